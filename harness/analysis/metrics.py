@@ -1,0 +1,110 @@
+"""What is known about each measured number: its name, its unit, which way is better, how it is printed."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """How one number is read and printed.
+
+    Attributes:
+        key: its name in a record or in the trial frame.
+        title: its name in tables and figures.
+        unit: printed after the title, empty for a pure number.
+        direction: which way is better, None where neither is.
+        scale: factor from the stored value to the printed one (100 for shares shown in percent).
+        decimals: decimals of a printed value; None prints three significant digits.
+        spread_decimals: decimals of a printed standard deviation or difference.
+        cost: True for what a trial cost; costs are reported but never tested.
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    direction: Direction | None = None
+    scale: float = 1.0
+    decimals: int | None = None
+    spread_decimals: int | None = None
+    cost: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title with unit, e.g. "Accuracy (%)"."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def show(self, value: float) -> str:
+        """Print a value in the printed unit; a value that is not finite is printed as inf, -inf or nan."""
+        return _fixed(value * self.scale, self.decimals)
+
+    def show_spread(self, value: float) -> str:
+        """Print a standard deviation in the printed unit."""
+        return _fixed(value * self.scale, self.spread_decimals)
+
+    def show_difference(self, value: float) -> str:
+        """Print a difference in the printed unit, always with its sign."""
+        text = _fixed(value * self.scale, self.spread_decimals)
+        return text if text.startswith("-") or not math.isfinite(value) else f"+{text}"
+
+
+def _fixed(value: float, decimals: int | None) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if decimals is None:
+        return f"{value:.3g}"
+    text = f"{value:.{decimals}f}"
+    # -0.00001 rounds to "-0.000": a sign without a digit behind it.
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _share(key: str, title: str, direction: Direction) -> MetricInfo:
+    # The paper prints shares with one decimal and their standard deviation with two.
+    return MetricInfo(key=key, title=title, unit="%", direction=direction, scale=100.0, decimals=1, spread_decimals=2)
+
+
+def _nats(key: str, title: str, unit: str) -> MetricInfo:
+    return MetricInfo(key=key, title=title, unit=unit, direction="lower", decimals=4, spread_decimals=4)
+
+
+def _cost(key: str, title: str, unit: str, decimals: int | None, *, scale: float = 1.0) -> MetricInfo:
+    return MetricInfo(
+        key=key, title=title, unit=unit, scale=scale, decimals=decimals, spread_decimals=decimals, cost=True
+    )
+
+
+QUALITY: tuple[MetricInfo, ...] = (
+    _share("accuracy", "Accuracy", "higher"),
+    _share("adherence", "Adherence", "higher"),
+    MetricInfo(key="perplexity", title="Perplexity", direction="lower", decimals=2, spread_decimals=2),
+    _share("ece", "ECE", "lower"),
+    _nats("heldout_loss", "Held-out loss", "nats/token"),
+    _nats("bits_per_byte", "Bits per byte", "bits"),
+    _nats("teacher_kl", "KL to teacher", "nats"),
+    _share("teacher_agreement", "Teacher agreement", "higher"),
+)
+
+COSTS: tuple[MetricInfo, ...] = (
+    _cost("realised_fraction", "Realised", "%", 1, scale=100.0),
+    _cost("wall_train_s", "Train", "s", 1),
+    _cost("wall_total_s", "Total", "s", 1),
+    _cost("peak_gib", "Peak", "GiB", 2),
+    _cost("flops_total", "FLOPs", "", None),
+)
+
+_KNOWN = {info.key: info for info in QUALITY + COSTS}
+
+
+def describe(key: str) -> MetricInfo:
+    """Return what is known about a metric.
+
+    `accuracy/<task>` is a share like `accuracy`. Any other unknown key stands for itself: no unit, no better
+    direction, three significant digits.
+    """
+    if key in _KNOWN:
+        return _KNOWN[key]
+    if key.startswith("accuracy/"):
+        return _share(key, f"Accuracy, {key.removeprefix('accuracy/')}", "higher")
+    return MetricInfo(key=key, title=key)

@@ -1,0 +1,1 @@
+"""Teacher caches: what the teacher said, kept so that it runs at most once per workload."""

@@ -1,0 +1,1 @@
+"""Text, evaluation items and packing."""

@@ -1,0 +1,90 @@
+"""The embedded corpus: short generated texts, addressed by split and index, with splits that cannot share a text."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.data.corpus.arithmetic import problem
+from harness.data.corpus.draws import Draws
+from harness.data.corpus.instructions import instruction
+from harness.data.corpus.stories import story
+
+CORPUS_SEED = 20261
+# The share of all prompts that each split may use, in sixteenths: a prompt's hash decides which split owns it.
+BUCKETS = {"pretrain": range(8), "train": range(8, 12), "validation": range(12, 14), "test": range(14, 16)}
+SPLITS = tuple(BUCKETS)
+# Documents, not tokens: stories are about twice as long as the others.
+KIND_SHARES = {"story": 0.5, "arithmetic": 0.2, "instruction": 0.3}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of the corpus.
+
+    Attributes:
+        kind: "story", "arithmetic" or "instruction".
+        text: the text, without an end-of-text mark.
+    """
+
+    kind: str
+    text: str
+
+
+def check_split(split: str) -> None:
+    """Refuse an unknown split.
+
+    Raises:
+        ValueError: `split` is not one of `SPLITS`.
+    """
+    if split not in BUCKETS:
+        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
+
+
+def owned(split: str, prompt: str) -> bool:
+    """Return whether a prompt (the text before its inferable end) belongs to a split."""
+    return hashlib.blake2b(prompt.encode(), digest_size=1).digest()[0] % 16 in BUCKETS[split]
+
+
+def _candidate(draws: Draws) -> tuple[str, Document]:
+    """Return a prompt and the document that completes it."""
+    position = draws.below(1000) / 1000
+    if position < KIND_SHARES["story"]:
+        tale = story(draws)
+        return tale.context, Document("story", f"{tale.context}{tale.ending}.")
+    if position < KIND_SHARES["story"] + KIND_SHARES["arithmetic"]:
+        task = problem(draws)
+        return task.prompt, Document("arithmetic", f"{task.prompt} {task.working}. #### {task.answer}")
+    request = instruction(draws)
+    return request.prompt, Document("instruction", f"{request.prompt} {request.response}")
+
+
+def document(split: str, index: int) -> Document:
+    """Return the document of a split at an index: a pure function of both and of `CORPUS_SEED`.
+
+    No two splits share a prompt, hence no two share a document.
+
+    Raises:
+        ValueError: `split` is unknown.
+    """
+    check_split(split)
+    draws = Draws("document", CORPUS_SEED, split, index)
+    while True:
+        prompt, made = _candidate(draws)
+        if owned(split, prompt):
+            return made
+
+
+def documents(split: str, *, start: int = 0) -> Iterator[Document]:
+    """Return the endless documents of a split, from an index on.
+
+    Raises:
+        ValueError: `split` is unknown.
+    """
+    check_split(split)
+    return _stream(split, start)
+
+
+def _stream(split: str, index: int) -> Iterator[Document]:
+    while True:
+        yield document(split, index)
+        index += 1

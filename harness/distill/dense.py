@@ -1,0 +1,36 @@
+"""The dense flow: every logit of a batch at once, everything left to autograd.
+
+It is what a straightforward implementation does: the memory baseline `full_kd_dense`, and the oracle that the chunked
+flow is tested against.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.distill.loss import row_losses
+from harness.distill.objective import Objective
+from harness.distill.score import Rows
+from harness.models import Head
+
+# M = positions, D = a model's hidden size
+
+
+def dense_loss(
+    objective: Objective,
+    rows: Rows,
+    signals: dict[str, Float[Tensor, " M"]],
+    coefficient: Float[Tensor, " M"],
+    student_head: Head,
+    teacher_head: Head | None,
+) -> Float[Tensor, ""]:
+    """Return the same sum as `weighted_loss`, from logits at all rows; unselected rows have coefficient 0."""
+    student_logits = rows.student @ student_head.weight.T
+    teacher_logits = None
+    if objective.loss_reads_teacher:
+        assert rows.teacher is not None
+        assert teacher_head is not None
+        with torch.no_grad():
+            teacher_logits = rows.teacher @ teacher_head.weight.T
+    losses = row_losses(objective, student_logits, teacher_logits, rows.targets, signals)
+    return (losses * coefficient).sum()

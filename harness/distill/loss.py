@@ -1,0 +1,130 @@
+"""The chunked loss: head, criterion and gradients of one chunk of rows before the next one exists.
+
+The gradient of a chunk is computed while its logits are alive, in the forward pass, so that neither logits nor their
+gradient ever exist for more than a chunk; backward only scales what forward left.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.distill.objective import Objective
+from harness.distill.score import Rows, slices
+from harness.models import Head
+from strategies.base import log_probs, pick
+
+# M = supervised positions, D = a model's hidden size, V = vocabulary
+
+# (logits of a chunk, which rows) -> one loss per row
+RowLosses = Callable[[Float[Tensor, "C V"], slice], Float[Tensor, " C"]]
+
+
+def weighted_loss(
+    objective: Objective,
+    rows: Rows,
+    signals: dict[str, Float[Tensor, " M"]],
+    coefficient: Float[Tensor, " M"],
+    student_head: Head,
+    teacher_head: Head | None,
+    *,
+    chunk: int,
+) -> Float[Tensor, ""]:
+    """Return sum_m coefficient_m * loss_m over supervised rows, differentiable in hidden states and head.
+
+    Args:
+        objective: what is compared and how.
+        rows: the supervised positions; `rows.student` carries the graph of the student's trunk.
+        signals: values of the signals that the criterion reads, at these rows.
+        coefficient: weight of every row, its normaliser included.
+        student_head: the student's head, a view of its parameter.
+        teacher_head: the teacher's head, None where the loss does not read it.
+        chunk: rows of logits that exist at a time.
+    """
+
+    def losses(student_logits: Tensor, piece: slice) -> Tensor:
+        teacher_logits = None
+        if objective.loss_reads_teacher:
+            assert rows.teacher is not None
+            assert teacher_head is not None
+            teacher_logits = rows.teacher[piece] @ teacher_head.weight.T
+        given = {name: values[piece] for name, values in signals.items()}
+        return row_losses(objective, student_logits, teacher_logits, rows.targets[piece], given)
+
+    result = _ChunkedSum.apply(  # type: ignore[no-untyped-call]
+        rows.student, student_head.weight, coefficient, losses, chunk
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+def row_losses(
+    objective: Objective,
+    student_logits: Float[Tensor, "M V"],
+    teacher_logits: Float[Tensor, "M V"] | None,
+    targets: Tensor,
+    signals: dict[str, Float[Tensor, " M"]],
+) -> Float[Tensor, " M"]:
+    """Return lambda * T^2 * D(p, q) + (1 - lambda) * CE(y, q) for each row.
+
+    Both distributions of D are taken at temperature T, the cross-entropy at 1.
+    """
+    temperature, kd_weight = objective.strategy.temperature, objective.strategy.kd_weight
+    total: Tensor | None = None
+    student_logprobs = log_probs(student_logits) if temperature == 1.0 or kd_weight < 1.0 else None
+    if kd_weight > 0.0:
+        values = {"targets": targets, **signals}
+        hot_student = student_logits if temperature == 1.0 else student_logits / temperature
+        values["student_logits"] = hot_student
+        values["student_logprobs"] = (
+            student_logprobs if temperature == 1.0 and student_logprobs is not None else log_probs(hot_student)
+        )
+        if teacher_logits is not None:
+            hot_teacher = teacher_logits if temperature == 1.0 else teacher_logits / temperature
+            values["teacher_logits"], values["teacher_logprobs"] = hot_teacher, log_probs(hot_teacher)
+        total = kd_weight * temperature**2 * objective.compare(values)
+    if kd_weight < 1.0:
+        assert student_logprobs is not None
+        cross_entropy = -(1.0 - kd_weight) * pick(student_logprobs, targets)
+        total = cross_entropy if total is None else total + cross_entropy
+    assert total is not None
+    return total
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """sum_m coefficient_m * losses(hidden @ weight.T)_m, gradients taken chunk by chunk in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, coefficient: Tensor, losses: RowLosses, chunk: int) -> Tensor:
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for piece in slices(len(hidden), chunk):
+            logits = (hidden[piece] @ weight.T).requires_grad_()
+            with torch.enable_grad():
+                value = (losses(logits, piece) * coefficient[piece]).sum()
+            total += value.detach()
+            if not (needs_hidden or needs_weight):
+                continue
+            (grad_logits,) = torch.autograd.grad(value, logits)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[piece])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_logits.T, hidden[piece])
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (scale,) = grads
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,92 @@
+"""A strategy resolved into callables: what the core runs, with the names of everything it has to compute first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.config import Strategy
+from strategies.base import Policy
+from strategies.registry import CRITERIA, POLICIES, SIGNALS, TEACHER_INPUTS, Component, order_signals, raw_inputs
+
+# N = supervised positions, V = vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a trial minimises and what it needs for that.
+
+    Attributes:
+        strategy: the strategy this was made of.
+        policy: the selection policy, its options set.
+        signal: name of the signal the policy ranks by, None if it reads no scores.
+        criterion: the alignment criterion.
+        scored: every signal to be computed at all valid positions before the loss, each after its inputs.
+        criterion_signals: those of them that the criterion reads, row by row.
+        batch_scope: whether selecting or scoring one sequence depends on the others of the global batch.
+    """
+
+    strategy: Strategy
+    policy: Policy
+    signal: str | None
+    criterion: Component
+    scored: tuple[str, ...]
+    criterion_signals: tuple[str, ...]
+    batch_scope: bool
+
+    @property
+    def scores_read_teacher(self) -> bool:
+        """Whether the teacher's head is needed at every valid position, not just at the selected ones."""
+        return any(raw_inputs(SIGNALS[name]) & TEACHER_INPUTS for name in self.scored)
+
+    @property
+    def loss_reads_teacher(self) -> bool:
+        """Whether the teacher's head is needed at the selected positions."""
+        return self.strategy.kd_weight > 0 and bool(set(self.criterion.inputs) & TEACHER_INPUTS)
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher is needed at all."""
+        return self.scores_read_teacher or self.loss_reads_teacher
+
+    def compare(self, rows: Mapping[str, Tensor]) -> Float[Tensor, " N"]:
+        """Apply the criterion to rows given by input name."""
+        options = self.strategy.criterion.options if self.strategy.criterion else {}
+        loss = self.criterion.build(**{name: rows[name] for name in self.criterion.inputs}, **options)
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def signal_function(self, name: str) -> Any:
+        """Return a signal's function, with the options set on it where it is the one the policy ranks by."""
+        position = self.strategy.position
+        if position is not None and position.signal is not None and position.signal.name == name:
+            return partial(SIGNALS[name].build, **position.signal.options)
+        return SIGNALS[name].build
+
+
+def compile_strategy(strategy: Strategy) -> Objective:
+    """Resolve a checked, trained strategy.
+
+    Raises:
+        UnknownNameError: a component nobody registered.
+    """
+    assert strategy.position is not None, "only trained strategies have an objective"
+    assert strategy.criterion is not None, "only trained strategies have an objective"
+    policy = POLICIES[strategy.position.policy.name]
+    criterion = CRITERIA[strategy.criterion.name]
+    signal = strategy.position.signal.name if strategy.position.signal else None
+    wanted = [name for name in criterion.inputs if name in SIGNALS]
+    scored = order_signals(([signal] if signal else []) + wanted)
+    return Objective(
+        strategy=strategy,
+        policy=policy.build(**strategy.position.policy.options),
+        signal=signal,
+        criterion=criterion,
+        scored=scored,
+        criterion_signals=tuple(wanted),
+        batch_scope=policy.traits["scope"] == "batch"
+        or any(SIGNALS[name].traits["scope"] == "batch" for name in scored),
+    )

@@ -1,0 +1,76 @@
+"""A dry run of a strategy's functions on a few random numbers: a broken plug-in is told before anything is loaded."""
+
+from typing import Any
+
+import torch
+
+from harness.config import Strategy
+from harness.distill.objective import Objective, compile_strategy
+from harness.distill.score import score_batch
+from harness.errors import UserError
+from strategies.base import StepContext, log_probs
+from strategies.noise import streams, uniform
+from strategies.registry import SIGNALS
+
+# A tiny batch: enough for every shape to be told apart.
+_SEQUENCES, _LENGTH, _VOCABULARY = 2, 5, 7
+
+
+def probe(strategy: Strategy) -> None:
+    """Run every function of a trained strategy once.
+
+    Raises:
+        UserError: one of them raises, returns another shape, or a number that is not finite; names it and its file.
+    """
+    objective = compile_strategy(strategy)
+    valid = torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
+    keys = streams(0, torch.arange(_SEQUENCES))
+    values = _inputs(int(valid.sum()))
+    values["noise"] = uniform(keys, _LENGTH)[valid]
+    rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
+    for name in rows:
+        values[name] = _call(objective, name, values)
+    scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
+    context = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
+    ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
+    selection, _ = objective.policy.select(ranked, valid, context, None)
+    if selection.weight.shape != valid.shape or not bool(torch.isfinite(selection.weight).all()):
+        raise UserError(
+            f"policy {type(objective.policy).__name__} returned weights of shape {tuple(selection.weight.shape)}"
+        )
+    signals = {name: scores[name][valid] for name in objective.criterion_signals}
+    _checked(f"criterion {objective.criterion.name!r}", objective.compare({**values, **signals}), int(valid.sum()))
+
+
+def _inputs(num: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = {model: torch.randn((num, _VOCABULARY), generator=generator) for model in ("student", "teacher")}
+    return {
+        **{f"{model}_logits": rows for model, rows in logits.items()},
+        **{f"{model}_logprobs": log_probs(rows) for model, rows in logits.items()},
+        "targets": torch.randint(_VOCABULARY, (num,), generator=generator),
+    }
+
+
+def _call(objective: Objective, name: str, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    component = SIGNALS[name]
+    try:
+        scores = objective.signal_function(name)(**{key: values[key] for key in component.inputs})
+    except Exception as error:
+        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise UserError(f"signal {name!r} fails on a trial input: {type(error).__name__}: {message}") from error
+    return _checked(f"signal {name!r}", scores, len(values["targets"]))
+
+
+def _checked(what: str, scores: Any, num: int) -> torch.Tensor:
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (num,):
+        found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{what} must return one number per position, shape ({num},); it returned {found}")
+    if not bool(torch.isfinite(scores).all()):
+        raise UserError(f"{what} returned {scores.tolist()} on ordinary logits; scores must be finite")
+    return scores
+
+
+def _budget(strategy: Strategy) -> float:
+    position = strategy.position
+    return position.budget if position is not None and position.budget is not None else 1.0

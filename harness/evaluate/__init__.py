@@ -1,0 +1,1 @@
+"""Task scores, calibration and task adherence."""

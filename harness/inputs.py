@@ -1,0 +1,129 @@
+"""What every trial of a workload shares: packed tokens and the teacher's hidden states, prepared once, then mapped."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness import models
+from harness.cache.hidden import HiddenCache, build_hidden, cache_key, open_hidden
+from harness.config import Split, Workload
+from harness.data.text import TextSplit
+from harness.data.tokens import Batch, Tokens, prepare
+
+# (what is being built, sequences done, sequences in all)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything a trial reads besides its models.
+
+    Attributes:
+        tokenizer: the shared tokenizer.
+        train: distillation text.
+        heldout: text of the reported split.
+        train_cache: the teacher over `train`, None where no trial reads it or there is no teacher.
+        heldout_cache: the teacher over `heldout`, None without a teacher.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Tokens
+    heldout: Tokens
+    train_cache: HiddenCache | None
+    heldout_cache: HiddenCache | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the tokenizer; logit columns beyond are padding."""
+        return len(self.tokenizer)
+
+
+def device_of(workload: Workload) -> str:
+    """Return where a trial computes: a GPU if the workload asks for one and there is one."""
+    return "cuda" if workload.resources.gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def prepare_inputs(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    split: Split,
+    *,
+    cache: Path,
+    needs_train_cache: bool,
+    on_progress: Progress | None = None,
+) -> Inputs:
+    """Map a workload's shared inputs, building what is missing. Idempotent, and safe to call from several processes.
+
+    Args:
+        workload: the workload.
+        fingerprints: see `harness.workload.fingerprints`.
+        split: the reported split.
+        cache: folder of caches.
+        needs_train_cache: whether a trial trains from the teacher's hidden states.
+        on_progress: told of the building of caches.
+    """
+    tokenizer = models.load_tokenizer(workload.student, workload.folder)
+    source_key = f"{fingerprints['data']}-{fingerprints['tokenizer']}"
+
+    def tokens(part: TextSplit) -> Tokens:
+        return prepare(workload.data, workload.folder, part, tokenizer, source_key=source_key, cache=cache)
+
+    train, heldout = tokens("train"), tokens(split)
+    wanted = {"heldout": heldout} | ({"train": train} if needs_train_cache else {})
+    caches = {} if workload.teacher is None else _caches(workload, fingerprints["teacher"], wanted, cache, on_progress)
+    return Inputs(
+        tokenizer=tokenizer,
+        train=train,
+        heldout=heldout,
+        train_cache=caches.get("train"),
+        heldout_cache=caches.get("heldout"),
+    )
+
+
+def missing_caches(
+    workload: Workload, fingerprints: Mapping[str, str], inputs: Mapping[str, Tokens], cache: Path
+) -> list[str]:
+    """Name the data sets whose teacher cache does not exist yet."""
+    return [
+        name
+        for name, tokens in inputs.items()
+        if open_hidden(cache, cache_key(tokens, fingerprints["teacher"], workload.resources.dtype)) is None
+    ]
+
+
+def _caches(
+    workload: Workload, fingerprint: str, wanted: Mapping[str, Tokens], cache: Path, on_progress: Progress | None
+) -> dict[str, HiddenCache]:
+    """Map the teacher's caches; load the teacher only if one has to be built."""
+    keys = {name: cache_key(tokens, fingerprint, workload.resources.dtype) for name, tokens in wanted.items()}
+    found = {name: open_hidden(cache, key) for name, key in keys.items()}
+    if all(found.values()):
+        return {name: opened for name, opened in found.items() if opened is not None}
+    assert workload.teacher is not None
+    device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
+    teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
+    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
+    for name, tokens in wanted.items():
+        if found[name] is None:
+            found[name] = build_hidden(
+                cache,
+                keys[name],
+                tokens,
+                lambda batch: models.trunk(teacher, batch.to(device).input_ids),
+                models.Head(weight=head.weight.detach()),
+                batch_size=workload.optimisation.micro_batch_size,
+                on_progress=None if on_progress is None else _named(on_progress, f"teacher states, {name}"),
+            )
+    return {name: opened for name, opened in found.items() if opened is not None}
+
+
+def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(name, done, total)
+
+
+def online_hidden(teacher: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:
+    """Return a source of hidden states that runs the teacher's trunk each time."""
+    return lambda batch: models.trunk(teacher, batch.input_ids)

@@ -1,0 +1,218 @@
+"""Models and tokenizers from the hub or from a folder written by save_pretrained, through one code path."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from harness.config import ModelSource
+from harness.errors import UserError
+
+# B = sequences, L = positions, D = hidden size, V = tokenizer vocabulary
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+_TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+# A head with any of these is not `hidden @ weight.T`, which is what the chunked core computes.
+_HEAD_MODIFIERS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A language-model head: logits are `hidden @ weight.T`.
+
+    Attributes:
+        weight: rows beyond the tokenizer's vocabulary (padding of the embedding matrix) are left out, so that they
+            take part in no distribution.
+    """
+
+    weight: Float[Tensor, "V D"]
+
+
+def locate(source: ModelSource, folder: Path) -> Path:
+    """Return a local folder with at least the configuration and the tokenizer of a model.
+
+    Args:
+        source: what the workload names.
+        folder: where relative folders are looked up.
+
+    Raises:
+        UserError: the folder does not exist or holds no model; or the hub does not have it or cannot be reached.
+    """
+    local = folder / Path(source.path).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").exists():
+            raise UserError(f"{local} holds no model: config.json is missing")
+        if source.revision is not None:
+            raise UserError(f"{source.path} is a folder, so revision {source.revision!r} would do nothing")
+        return local
+    if source.path.startswith((".", "/", "~")) or source.path.count("/") != 1:
+        raise UserError(f"no model folder at {local}")
+    try:
+        return Path(snapshot_download(source.path, revision=source.revision, allow_patterns=_TOKENIZER_FILES))
+    except RepositoryNotFoundError:
+        raise UserError(f"the hub has no model {source.path!r}, and there is no folder {local}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"model {source.path!r} is neither a folder ({local}) nor to be had from the hub: {type(error).__name__}"
+        ) from None
+
+
+def fingerprint(source: ModelSource, folder: Path) -> str:
+    """Return a hash that changes when the weights, the configuration or the tokenizer change.
+
+    A hub model is identified by its commit; a folder by the content of its files.
+    """
+    located = locate(source, folder)
+    if located.parent.name == "snapshots":
+        return located.name
+    digest = hashlib.sha256()
+    for path in sorted(located.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".txt", ".model", ".jinja"}:
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Raises:
+        UserError: the model's folder has no loadable tokenizer.
+    """
+    located = locate(source, folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(located)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{located} holds no loadable tokenizer: {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer in {located} has no end-of-text token, which separates packed documents")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash what maps text to ids: the vocabulary and the end-of-text token."""
+    payload = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id])
+    return hashlib.sha256(payload.encode()).hexdigest()[:16]
+
+
+def check_same_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Refuse a pair whose rows of logits do not mean the same tokens.
+
+    The maps are compared, not their sizes: equal sizes with other ids would train on noise without an error.
+
+    Raises:
+        UserError: the tokenizers differ; names a token on which they do.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    for token in sorted(ours.keys() | theirs.keys()):
+        if ours.get(token) != theirs.get(token):
+            raise UserError(
+                "teacher and student tokenizers differ, so their distributions cannot be compared: "
+                f"token {token!r} has id {theirs.get(token)} for the teacher and {ours.get(token)} for the student"
+            )
+
+
+def load_model(
+    source: ModelSource, folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode.
+
+    Raises:
+        UserError: it cannot be loaded, or its head is not a plain matrix.
+    """
+    located = locate(source, folder)
+    weights = located if any(located.glob("*.safetensors")) else source.path
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(weights, revision=source.revision, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model {source.path!r} cannot be loaded: {_first_line(error)}") from None
+    assert isinstance(model, PreTrainedModel)
+    _check_head(model, source.path)
+    return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
+
+
+def meta_model(source: ModelSource, folder: Path) -> PreTrainedModel:
+    """Build a model's shapes without its weights, for counting."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(source, folder)))
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def context_length(source: ModelSource, folder: Path) -> int:
+    """Return how many positions a model was made for."""
+    config = AutoConfig.from_pretrained(locate(source, folder))
+    return int(getattr(config, "max_position_embeddings", 0)) or torch.iinfo(torch.int64).max
+
+
+def trunk(model: PreTrainedModel, input_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    """Run everything but the head: final hidden states, after the last norm.
+
+    Causal attention makes a mask unnecessary: padding stands at the end of a sequence and no target looks at it.
+    """
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    assert isinstance(hidden, Tensor)
+    return hidden
+
+
+def head_of(model: PreTrainedModel, vocab_size: int) -> Head:
+    """Return a model's head, a view of its parameter, over the tokenizer's vocabulary only."""
+    embeddings = model.get_output_embeddings()
+    assert isinstance(embeddings, torch.nn.Linear)
+    weight = embeddings.weight
+    return Head(weight=weight if len(weight) == vocab_size else weight[:vocab_size])
+
+
+def load_head(source: ModelSource, folder: Path, vocab_size: int, *, dtype: torch.dtype) -> Head:
+    """Read only the head of a saved model, so that a trial fed from a cache holds no teacher.
+
+    Falls back to loading the model where its files do not name the head in the usual way.
+    """
+    located = locate(source, folder)
+    files = sorted(located.glob("*.safetensors"))
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        for path in files:
+            with safe_open(path, framework="pt") as tensors:
+                if name in tensors.keys():  # noqa: SIM118 - the handle is no mapping
+                    return Head(weight=tensors.get_tensor(name)[:vocab_size].to(dtype))
+    model = load_model(source, folder, dtype=dtype)
+    return Head(weight=head_of(model, vocab_size).weight.detach().clone())
+
+
+def _check_head(model: PreTrainedModel, name: str) -> None:
+    embeddings = model.get_output_embeddings()
+    plain = isinstance(embeddings, torch.nn.Linear) and embeddings.bias is None
+    scaled = [key for key in _HEAD_MODIFIERS if getattr(model.config, key, None) not in (None, 1.0)]
+    if not plain or scaled:
+        raise UserError(
+            f"model {name!r}: its head is not a plain matrix ({', '.join(scaled) or type(embeddings).__name__})"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars out of the trial's output."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

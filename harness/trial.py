@@ -1,0 +1,149 @@
+"""A trial: one strategy on one workload under one seed, identified by what it computes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import Grid, Split, Strategy, Workload
+from harness.distill import NUMERICS
+from harness.errors import unknown
+from harness.grid import check_workload, components
+from strategies.registry import source_digest
+
+# What changes where and how fast a trial runs, but not what it computes.
+_NOT_IDENTITY = {
+    "name": True,
+    "seeds": True,
+    "resources": {"cpus", "gpus", "logit_memory_mib"},
+    "optimisation": {"micro_batch_size"},
+    "evaluation": {"batch_size"},
+    "teacher": True,
+    "student": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row and one seed of a table.
+
+    Attributes:
+        strategy: what is distilled.
+        workload: what it is applied to.
+        seed: None where nothing is random: a model evaluated as it is.
+        split: what is reported on.
+        sources: digest of every registered component used, by "kind name".
+        fingerprints: what the workload's names stand for (see `harness.workload.fingerprints`).
+    """
+
+    strategy: Strategy
+    workload: Workload
+    seed: int | None
+    split: Split
+    sources: Mapping[str, str]
+    fingerprints: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """Hash of what the trial computes: not of its label, its grid or where it runs."""
+        payload = {
+            "numerics": NUMERICS,
+            "strategy": self.strategy.identity(),
+            "workload": self.workload.model_dump(mode="json", exclude=_NOT_IDENTITY),  # type: ignore[arg-type]
+            "seed": self.seed,
+            "split": self.split,
+            "sources": dict(self.sources),
+            "fingerprints": dict(self.fingerprints),
+        }
+        return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """How the trial is called on screen."""
+        return self.strategy.label if self.seed is None else f"{self.strategy.label}, seed {self.seed}"
+
+
+def make_trials(
+    grid: Grid, workload: Workload, fingerprints: Mapping[str, str], *, seeds: Iterable[int] | None = None
+) -> list[Trial]:
+    """Pair every strategy of a grid with every seed; a model evaluated as it is needs no seed.
+
+    Args:
+        grid: the grid.
+        workload: the workload it runs on.
+        fingerprints: what the workload's names stand for.
+        seeds: instead of the grid's or the workload's.
+
+    Raises:
+        UserError: a strategy that the workload cannot serve.
+    """
+    chosen = tuple(seeds) if seeds is not None else (grid.seeds or workload.seeds)
+    trials: list[Trial] = []
+    for strategy in grid.strategies:
+        check_workload(strategy, workload)
+        sources = {f"{part.kind} {part.name}": part.digest for part in components(strategy)}
+        trials.extend(
+            Trial(
+                strategy=strategy,
+                workload=workload,
+                seed=seed,
+                split=grid.split,
+                sources=sources,
+                fingerprints=fingerprints,
+            )
+            for seed in (chosen if strategy.train else (None,))
+        )
+    return trials
+
+
+def only(trials: list[Trial], labels: Iterable[str]) -> list[Trial]:
+    """Keep the trials whose label is named, or begins with what is named, letter case aside.
+
+    Raises:
+        UnknownNameError: no strategy of the grid is called that.
+    """
+    kept: list[Trial] = []
+    known = {trial.strategy.label for trial in trials}
+    for label in labels:
+        matching = {name for name in known if name.lower() == label.lower()} or {
+            name for name in known if name.lower().startswith(label.lower())
+        }
+        if not matching:
+            raise unknown("strategy label", label, known)
+        kept.extend(trial for trial in trials if trial.strategy.label in matching and trial not in kept)
+    return [trial for trial in trials if trial in kept]
+
+
+def core_digest() -> str:
+    """Hash the distillation core's source, so that a table can say when its rows come from different versions."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*(folder / "distill").glob("*.py"), folder / "models.py", folder / "data" / "tokens.py"]):
+        digest.update(source_digest(path.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def as_config(trial: Trial) -> dict[str, Any]:
+    """Return the trial as plain data, to hand it to a worker process."""
+    return {
+        "strategy": trial.strategy.model_dump(by_alias=True),
+        "workload": {**trial.workload.model_dump(by_alias=True), "folder": str(trial.workload.folder)},
+        "seed": trial.seed,
+        "split": trial.split,
+        "sources": dict(trial.sources),
+        "fingerprints": dict(trial.fingerprints),
+    }
+
+
+def from_config(config: Mapping[str, Any]) -> Trial:
+    """Rebuild a trial from `as_config`."""
+    return Trial(
+        strategy=Strategy.model_validate(config["strategy"]),
+        workload=Workload.model_validate(config["workload"]),
+        seed=config["seed"],
+        split=config["split"],
+        sources=config["sources"],
+        fingerprints=config["fingerprints"],
+    )

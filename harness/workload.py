@@ -1,0 +1,68 @@
+"""Workload files: loading, and what identifies the models, data and tasks they name."""
+
+import hashlib
+from pathlib import Path
+
+from harness.config import Workload
+from harness.errors import UserError, unknown
+from harness.files import parse, read_yaml
+from strategies.registry import source_digest
+
+_BUILT_IN = Path(__file__).parent / "workloads"
+_EVALUATE = Path(__file__).parent / "evaluate"
+
+
+def built_in() -> list[str]:
+    """Return the names of the workloads that ship with the harness."""
+    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+
+
+def load_workload(name: str) -> Workload:
+    """Load a workload by its built-in name or the path of a YAML file.
+
+    Raises:
+        UserError: the file is missing or wrong; names the key and the value.
+        UnknownNameError: no built-in workload of this name; suggests the nearest.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _BUILT_IN / f"{name}.yaml"
+    if not name.endswith((".yaml", ".yml")) and name not in built_in():
+        raise unknown("workload", name, built_in())
+    fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
+    return parse(Workload, fields, where=str(path))
+
+
+def fingerprints(workload: Workload) -> dict[str, str]:
+    """Hash what the workload's names stand for: weights, documents and evaluation tasks.
+
+    Raises:
+        UserError: a model or a file is missing, or the two tokenizers differ.
+    """
+    from harness import models
+    from harness.data import text
+
+    student_tokenizer = models.load_tokenizer(workload.student, workload.folder)
+    found = {
+        "student": models.fingerprint(workload.student, workload.folder),
+        "tokenizer": models.tokenizer_fingerprint(student_tokenizer),
+        "data": text.fingerprint(workload.data, workload.folder),
+        "evaluation": _evaluation_digest(),
+    }
+    if workload.teacher is not None:
+        models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
+        found["teacher"] = models.fingerprint(workload.teacher, workload.folder)
+    if workload.data.sequence_length > (limit := models.context_length(workload.student, workload.folder)):
+        raise UserError(
+            f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
+            f"student's context of {limit} tokens"
+        )
+    return found
+
+
+def _evaluation_digest() -> str:
+    """Hash the code and the task files that turn a student into metrics, and the items they are asked."""
+    digest = hashlib.sha256()
+    for path in sorted([*_EVALUATE.rglob("*.py"), _EVALUATE.parent / "data" / "items.py"]):
+        digest.update(source_digest(path.read_text(encoding="utf-8")).encode())
+    for path in sorted(_EVALUATE.rglob("*.yaml")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

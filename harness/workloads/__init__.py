@@ -1,0 +1,1 @@
+"""Workloads: a teacher, a student, their data and how they are trained."""

@@ -1,0 +1,1 @@
+"""What to distil: pure tensor functions, one file each, found by name. Imports torch, never the harness."""

@@ -1,0 +1,107 @@
+"""The contracts that strategies and the core share, and the few helpers every policy must agree on."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from strategies.noise import uniform
+
+# B = sequences, L = positions, N = flattened positions, V = vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a policy decided.
+
+    Attributes:
+        weight: non-negative weight of every position; 0 where nothing is distilled.
+        denom: what a sequence's weighted losses are divided by (the paper's Z_i).
+    """
+
+    weight: Float[Tensor, "B L"]
+    denom: Float[Tensor, " B"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a policy may know besides scores.
+
+    Attributes:
+        budget: share of valid positions to keep, in (0, 1].
+        progress: share of training done, in [0, 1).
+        keys: one noise stream per sequence; the same whatever the batch split, padding or device.
+    """
+
+    budget: float
+    progress: float
+    keys: Int[Tensor, " B"]
+
+    def uniform(self, num: int) -> Float[Tensor, "B num"]:
+        """Return `num` uniform numbers in [0, 1) per sequence; every call of a step returns the same ones."""
+        return uniform(self.keys, num)
+
+
+class Policy(Protocol):
+    """Turns scores into weights. State goes in and comes back out; nothing is kept on the policy."""
+
+    def select(
+        self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: Any
+    ) -> tuple[Selection, Any]:
+        """Select positions.
+
+        Args:
+            scores: higher is more important; meaningless where not valid. Zeros for a policy that reads no scores.
+            valid: positions that have a next-token target.
+            ctx: budget, progress and noise.
+            state: None at first, afterwards what the previous call returned; a checkpointable tree.
+        """
+
+
+def budget_count(valid: Bool[Tensor, "B L"], budget: float) -> Int[Tensor, " B"]:
+    """Return ceil(budget * valid positions) for each sequence: at least 1 where there is any, at most all.
+
+    The slack of 1e-6 keeps 0.07 * 100 = 7.000000000000001 at 7.
+    """
+    num_valid = valid.sum(dim=-1)
+    return (num_valid.double() * budget - 1e-6).ceil().long().clamp(min=1).minimum(num_valid)
+
+
+def rank_scores(
+    scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], *, descending: bool = True
+) -> Int[Tensor, "B L"]:
+    """Return each position's place in its sequence's order, 0 first; ties go to the earliest position.
+
+    Invalid positions come after all valid ones, whatever their score.
+    """
+    order = scores.argsort(dim=-1, descending=descending, stable=True)
+    # A second stable sort instead of masking with -inf: a valid score may itself be -inf.
+    order = order.gather(-1, (~valid).gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
+    return order.argsort(dim=-1)  # the argsort of a permutation is its inverse
+
+
+def keep_first(rank: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], count: Int[Tensor, " B"]) -> Selection:
+    """Select the `count` first-ranked valid positions of each sequence, weight 1 each."""
+    weight = ((rank < count[:, None]) & valid).float()
+    return Selection(weight=weight, denom=count.float())
+
+
+def log_probs(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    """Return log-probabilities in float32, or in float64 for float64 logits, whatever the model's dtype."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
+def expectation(logprobs: Float[Tensor, "N V"], values: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Return sum_v exp(logprobs) * values, where a class of probability zero contributes zero.
+
+    The mask is on the values, not on the product: 0 * inf would be nan, and so would its gradient.
+    """
+    probs = logprobs.exp()
+    return (probs * values.masked_fill(probs == 0, 0.0)).sum(dim=-1)
+
+
+def pick(logprobs: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Return the log-probability of each row's target."""
+    return logprobs.gather(-1, targets[:, None]).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Selection policies: scores to weights. One file each."""

@@ -1,0 +1,28 @@
+"""No selection: every position is distilled with a weight in proportion to its score."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from strategies.base import Selection, StepContext
+from strategies.registry import policy
+
+# B = sequences, L = positions
+
+
+@policy("weighted", source="arXiv:2602.01395 (SE-KD), weighted KD", budgeted=False)
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """Weigh each valid position by its score, normalised to mean 1 per sequence."""
+
+    def select(
+        self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: None
+    ) -> tuple[Selection, None]:
+        """Normalise the scores; a negative one counts as zero, and all zeros leave uniform weights."""
+        kept = valid.float()
+        num_valid = kept.sum(dim=-1)
+        mass = scores.float().clamp(min=0) * kept
+        total = mass.sum(dim=-1, keepdim=True)
+        weight = (mass / total * num_valid[:, None]).where(total > 0, kept)
+        return Selection(weight=weight, denom=num_valid), state

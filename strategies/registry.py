@@ -1,0 +1,249 @@
+"""One small registry per kind of strategy component: adding a component is adding a file.
+
+A component registers itself with a decorator; its file's stem is its name. The package is walked on first use, so there
+is no central table to edit. Importing this module needs no torch.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+Scope = Literal["row", "batch"]
+
+# The inputs that the core supplies. Any other keyword of a signal or criterion names a signal.
+TEACHER_INPUTS = frozenset({"teacher_logits", "teacher_logprobs"})
+STUDENT_INPUTS = frozenset({"student_logits", "student_logprobs"})
+RAW_INPUTS = TEACHER_INPUTS | STUDENT_INPUTS | {"targets", "noise", "valid"}
+
+
+class UnknownNameError(ValueError):
+    """A name nobody registered."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown name, with the nearest known one.
+
+    Args:
+        kind: what was looked up, e.g. "signal".
+        name: what was asked for.
+        allowed: every known name.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A registered function or class and what the harness may know of it without calling it.
+
+    Attributes:
+        kind: signal, policy or criterion.
+        name: what grids call it; equal to the stem of its file.
+        build: the function (signal, criterion) or the class (policy).
+        source: the paper and section that defines it.
+        inputs: names of the tensors it takes, raw inputs or signals. Empty for policies.
+        options: names of the scalars a grid may set, with `True` where the grid must.
+        traits: declared properties (scope, scored, ...).
+    """
+
+    kind: str
+    name: str
+    build: Callable[..., Any]
+    source: str
+    inputs: tuple[str, ...]
+    options: dict[str, bool]
+    traits: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring: of the component's module, where the idea is put in one line."""
+        module = inspect.getmodule(self.build)
+        doc = (module.__doc__ if module else None) or self.build.__doc__ or ""
+        return doc.strip().splitlines()[0] if doc.strip() else ""
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the component's file and the helpers it imports compute (see `source_digest`)."""
+        digests: dict[str, str] = {}
+        _digest_module(self.build.__module__, digests)
+        return hashlib.sha256("".join(f"{name}{digests[name]}" for name in sorted(digests)).encode()).hexdigest()[:16]
+
+
+@dataclass(kw_only=True)
+class Registry:
+    """The components of one kind, found by walking a package the first time one is asked for."""
+
+    kind: str
+    package: str
+    _components: dict[str, Component] = field(default_factory=dict)
+    _walked: bool = False
+
+    def add(self, component: Component) -> None:
+        """Register a component.
+
+        Raises:
+            ValueError: the name is taken, or differs from the stem of the file that defines it.
+        """
+        module = component.build.__module__
+        stem = module.rpartition(".")[2]
+        if module.startswith(f"{self.package}.") and stem != component.name:
+            raise ValueError(f"{self.kind} {component.name!r} must live in {component.name}.py, not {stem}.py")
+        known = self._components.get(component.name)
+        if known is not None and known.build.__module__ != module:
+            raise ValueError(f"{self.kind} {component.name!r} is registered twice: {known.build.__module__}, {module}")
+        self._components[component.name] = component
+
+    def __getitem__(self, name: str) -> Component:
+        self._walk()
+        if name not in self._components:
+            raise unknown(self.kind, name, self._components)
+        return self._components[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._walk()
+        return name in self._components
+
+    def __iter__(self) -> Iterator[str]:
+        self._walk()
+        return iter(sorted(self._components))
+
+    def _walk(self) -> None:
+        if self._walked:
+            return
+        self._walked = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self.package}.{module.name}")
+
+
+SIGNALS = Registry(kind="signal", package="strategies.signals")
+POLICIES = Registry(kind="policy", package="strategies.policies")
+CRITERIA = Registry(kind="criterion", package="strategies.criteria")
+
+
+def signal(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
+    """Register an importance signal u(t): a function whose keyword names are its inputs.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        scope: "row" signals get flattened positions, any number at a time, and return (N,); "batch" signals get their
+            inputs as (B, L) with a mask `valid` (B, L), and return (B, L).
+    """
+    return _register(SIGNALS, name, source, scope=scope)
+
+
+def criterion(name: str, *, source: str) -> Callable[[T], T]:
+    """Register an alignment criterion D(p, q): a function of rows, named like a signal's inputs, returning (N,) nats."""
+    return _register(CRITERIA, name, source)
+
+
+def policy(
+    name: str, *, source: str, scored: bool = True, budgeted: bool = True, scope: Scope = "row"
+) -> Callable[[T], T]:
+    """Register a selection policy: a frozen dataclass with `select(scores, valid, ctx, state)`.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        scored: it reads scores, so a strategy must name a signal.
+        budgeted: it reads the budget, so a strategy must state one.
+        scope: "row" when each sequence is selected on its own; "batch" when the selection of one sequence depends on
+            others, so that the core selects on the whole global batch at once.
+    """
+    return _register(POLICIES, name, source, scored=scored, budgeted=budgeted, scope=scope)
+
+
+def _register(registry: Registry, name: str, source: str, **traits: Any) -> Callable[[T], T]:
+    def add(build: T) -> T:
+        inputs, options = _keywords(build)
+        registry.add(
+            Component(
+                kind=registry.kind, name=name, build=build, source=source, inputs=inputs, options=options, traits=traits
+            )
+        )
+        return build
+
+    return add
+
+
+def _keywords(build: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
+    """Split keywords into tensors (inputs) and scalars (options, True where a value must be given)."""
+    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    inputs: list[str] = []
+    options: dict[str, bool] = {}
+    for parameter in inspect.signature(build).parameters.values():
+        if hints.get(parameter.name) in (int, float, bool, str):
+            options[parameter.name] = parameter.default is inspect.Parameter.empty
+        else:
+            inputs.append(parameter.name)
+    return tuple(inputs), options
+
+
+def order_signals(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the named signals and every signal they are made of, each after its inputs.
+
+    Raises:
+        UnknownNameError: a keyword is neither a raw input nor a signal.
+        ValueError: signals that are made of each other.
+    """
+    ordered: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(f"signals are made of each other: {' -> '.join((*path, name))}")
+        if name in ordered:
+            return
+        component = SIGNALS[name]
+        for needed in component.inputs:
+            if needed in RAW_INPUTS:
+                continue
+            visit(needed, (*path, name))
+            if component.traits["scope"] == "row" and SIGNALS[needed].traits["scope"] == "batch":
+                raise ValueError(f"row signal {name!r} reads batch signal {needed!r}: declare it scope='batch'")
+        ordered[name] = None
+
+    for name in names:
+        visit(name, ())
+    return tuple(ordered)
+
+
+def raw_inputs(component: Component) -> frozenset[str]:
+    """Return the raw inputs a signal or criterion reads, through every signal it is made of."""
+    direct = {name for name in component.inputs if name in RAW_INPUTS}
+    for name in order_signals(name for name in component.inputs if name not in RAW_INPUTS):
+        direct.update(needed for needed in SIGNALS[name].inputs if needed in RAW_INPUTS)
+    return frozenset(direct)
+
+
+def _digest_module(name: str, digests: dict[str, str]) -> None:
+    """Digest a module and every helper module of this package that it imports, except the registry itself."""
+    if name in digests or name == __name__:
+        return
+    text = inspect.getsource(importlib.import_module(name))
+    digests[name] = source_digest(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("strategies."):
+            _digest_module(node.module, digests)
+
+
+def source_digest(text: str) -> str:
+    """Hash Python source by what it computes: docstrings, comments and formatting do not count."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]

@@ -1,0 +1,294 @@
+"""A report of a grid in which one trial failed and one never ran: tables, figure, text, and rebuilding from itself."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from harness.analysis import tables
+from harness.analysis.frame import load
+from harness.analysis.report import Report, rebuild, shorten_paths, write_report
+from harness.errors import UnknownNameError, UserError
+from harness.results import (
+    Cost,
+    Failure,
+    Manifest,
+    ManifestEntry,
+    Metric,
+    Record,
+    Selection,
+    read_manifest,
+    trial_folder,
+    write_json,
+    write_record,
+)
+
+GRID = "synthetic"
+ODD = "Random | 20% & x_1 $k"
+# Per seed: held-out loss, accuracy, perplexity, KL to the teacher.
+SEEDED = {
+    "Full KD": [(2.10, 0.640, 7.3, 0.30), (2.14, 0.644, 7.5, 0.32), (2.12, 0.648, 7.1, 0.31)],
+    "SE-KD": [(2.05, 0.650, 6.9, 0.28), (2.092, 0.652, 7.2, 0.30), (2.068, 0.660, 6.8, 0.288)],
+    ODD: [(2.11, 0.639, 7.6, 0.31), (2.12, 0.646, 7.2, 0.31), (2.13, 0.645, 7.3, 0.31)],
+    "Weighted KD": [(2.20, 0.630, 8.0, 0.40), None, None],
+    "AT-KD": [(2.20, 0.62, 8.4, 0.36), (2.242, 0.622, 8.7, 0.382), (2.219, 0.63, 8.1, 0.369)],
+}
+SEEDLESS = {"No KD": (2.90, 0.619, 12.2, 0.90), "Teacher": (1.60, 0.738, 4.6, 0.0)}
+MISSING = ("Weighted KD", 2)
+
+
+def entries() -> tuple[ManifestEntry, ...]:
+    seeded = [(label, seed) for label in SEEDED for seed in range(3)]
+    pairs = [*((label, None) for label in SEEDLESS), *seeded]
+    return tuple(ManifestEntry(trial_id=f"t{n:02d}", label=label, seed=seed) for n, (label, seed) in enumerate(pairs))
+
+
+def record(entry: ManifestEntry, values: tuple[float, ...] | None) -> Record:
+    keys = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
+    metrics = {key: Metric(value=value, stderr=0.01, num=500) for key, value in zip(keys, values or (), strict=False)}
+    if values:
+        metrics |= {"accuracy/tiny_arithmetic": Metric(value=0.5, num=100), "novel": Metric(value=3.0, num=1)}
+    trained = entry.seed is not None
+    failure = Failure(
+        kind="OutOfMemoryError",
+        message="CUDA out of memory, see /home/someone/project/harness/distill/step.py",
+        traceback='File "/home/someone/project/harness/distill/step.py", line 3',
+    )
+    return Record(
+        trial_id=entry.trial_id,
+        label=entry.label,
+        strategy={},
+        workload={"name": "tiny"},
+        seed=entry.seed,
+        sources={},
+        core="c0ffee",
+        status="finished" if values else "failed",
+        metrics=metrics,
+        selection=Selection(valid_positions=100, supervised_positions=20, realised_fraction=0.2) if trained else None,
+        cost=Cost(
+            wall_s={"load": 1.0, "eval": 2.0} | ({"train": 30.0} if trained else {}),
+            peak_gib={"process": 1.5},
+            flops={"student_trunk": 1e12, "student_head": 5e11} if trained else {},
+            tokens=1000,
+        ),
+        environment={"torch": "2.13.0", "device": "cpu"},
+        started_at="2026-01-01T00:00:00Z",
+        finished_at="2026-01-01T00:01:00Z",
+        failure=None if values else failure,
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    manifest = Manifest(
+        grid=GRID,
+        hypothesis="Uncertain positions suffice.\nSecond line.",
+        workload="tiny",
+        baseline="Full KD",
+        split="validation",
+        command=f"harness run grids/{GRID}.yaml",
+        trials=entries(),
+    )
+    write_json(folder / GRID / "manifest.json", manifest.model_dump_json(indent=1))
+    for entry in manifest.trials:
+        if (entry.label, entry.seed) == MISSING:
+            continue
+        values = SEEDLESS[entry.label] if entry.seed is None else SEEDED[entry.label][entry.seed]
+        items = pd.DataFrame({"task": "tiny", "item": range(5), "metric": "accuracy", "value": 1.0}) if values else None
+        write_record(folder, record(entry, values), items=items, curve=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report(results, GRID, tmp_path_factory.mktemp("reports"))
+
+
+def cells(text: str, label: str) -> dict[str, str]:
+    """A row of a Markdown table by heading."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    (row,) = (row for row in rows if row[0] == label)
+    return dict(zip(rows[0], row, strict=True))
+
+
+def read(report: Report, name: str) -> str:
+    return (report.folder / name).read_text(encoding="utf-8")
+
+
+def test_every_planned_trial_has_its_rows(report: Report):
+    trials, metrics = report.frames.trials, report.frames.metrics
+    assert list(trials["trial_id"]) == [entry.trial_id for entry in entries()]
+    assert trials["status"].value_counts().to_dict() == {"finished": 15, "failed": 1, "missing": 1}
+    assert (metrics.groupby("trial_id").size() == metrics["metric"].nunique()).all()
+    failed = trials[trials["status"] == "failed"].iloc[0]
+    assert (failed["label"], failed["seed"], failed["failure_kind"]) == ("Weighted KD", 1, "OutOfMemoryError")
+    assert trials.loc[trials["label"] == "SE-KD", "wall_total_s"].tolist() == [33.0] * 3
+    assert trials.loc[trials["label"] == "Teacher", "wall_train_s"].isna().all()
+    assert trials.loc[trials["label"] == "SE-KD", "flops_total"].tolist() == [1.5e12] * 3
+
+
+def test_table_in_markdown(report: Report):
+    text = read(report, "table.md")
+    ours = cells(text, "SE-KD")
+    assert ours["Held-out loss (nats/token) ↓"] == "**2.0700 ± 0.0211**"
+    assert ours["Accuracy (%) ↑"] == "**65.4 ± 0.53**"
+    assert (ours["Seeds"], ours["Realised (%)"], ours["Train (s)"], ours["FLOPs"]) == ("3/3", "20.0", "30.0", "1.5e+12")
+    assert cells(text, "Full KD")["Held-out loss (nats/token) ↓"] == "2.1200 ± 0.0200"
+    assert cells(text, "AT-KD")["Held-out loss (nats/token) ↓"].endswith(" †")
+    odd = cells(text, ODD.replace("|", r"\|"))["Held-out loss (nats/token) ↓"]
+    assert odd == "2.1200 ± 0.0100"  # neither bold nor dagger
+    part = cells(text, "Weighted KD")
+    assert (part["Seeds"], part["Held-out loss (nats/token) ↓"]) == ("1/3 (1 failed, 1 missing)", "2.2000")
+    assert cells(text, "Teacher")["Train (s)"] == "—"
+    assert "Adherence" not in text  # nothing measured it
+    assert [row.label for row in report.table.rows] == [*SEEDLESS, *SEEDED]
+
+
+def test_bold_means_distinguishable_and_better(report: Report):
+    compared = report.numbers[report.numbers["verdict"].notna()]
+    keys = [info.key for info in report.table.columns]
+    cell = {(row.label, key): c for row in report.table.rows for key, c in zip(keys, row.cells, strict=True)}
+    for row in compared.to_dict("records"):
+        excludes = row["ci_low"] > 0 or row["ci_high"] < 0
+        assert row["distinguishable"] == excludes
+        assert (row["verdict"] in {"better", "worse", "different"}) == excludes
+        if (row["label"], row["metric"]) in cell:
+            assert cell[row["label"], row["metric"]].verdict == row["verdict"]
+    assert {"better", "worse", "not distinguishable", "untested"} <= set(compared["verdict"])
+
+
+def test_table_in_csv(report: Report):
+    rows = list(csv.DictReader(io.StringIO(read(report, "table.csv"))))
+    (row,) = (row for row in rows if (row["label"], row["metric"]) == ("SE-KD", "heldout_loss"))
+    assert float(row["mean"]) == pytest.approx(2.07)
+    assert (row["n"], row["num_planned"], row["verdict"]) == ("3", "3", "better")
+    (cost,) = (row for row in rows if (row["label"], row["metric"]) == ("SE-KD", "wall_train_s"))
+    assert (cost["mean"], cost["std"], cost["verdict"]) == ("30", "0", "")
+
+
+def test_table_in_latex_is_escaped(report: Report):
+    text = read(report, "table.tex")
+    assert r"Random \textbar{} 20\% \& x\_1 \$k" in text
+    assert r"\textbf{2.0700 $\pm$ 0.0211}" in text
+    assert r"$^\dagger$" in text
+    assert text.count(r"\begin") == text.count(r"\end{") == 2
+    widths = {line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")}
+    assert len(widths) == 1
+    assert not re.search("[±↑↓†—]", text)
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_table_in_a_terminal(report: Report, width: int):
+    stream = io.StringIO()
+    tables.print_table(Console(file=stream, width=width), report.table)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    (ours,) = (line for line in lines if line.startswith("SE-KD"))
+    assert "2.0700 ± 0.0211*" in ours
+    assert any(line.startswith(ODD) for line in lines)
+    assert "Weighted KD: 1 failed, 1 missing" in lines
+
+
+def test_page_says_what_the_numbers_say(report: Report):
+    text = read(report, "report.md")
+    assert "> Uncertain positions suffice.\n> Second line." in text
+    assert "harness run grids/synthetic.yaml" in text
+    assert "Full KD against No KD: Held-out loss (nats/token) 2.9000 → 2.1200, difference -0.7800 [-0.8297," in text
+    tally = (
+        "5 trained strategies against No KD, Accuracy: 3 distinguishably better, 1 not distinguishable, 1 not testable"
+    )
+    assert tally in text
+    assert "- Distinguishably better: Teacher" in text
+    assert f"Not distinguishable: {ODD.replace('|', chr(92) + '|')} +0.0000 [-0.0" in text
+    assert "Weighted KD, seed 1 (`t12`): failed; OutOfMemoryError: CUDA out of memory" in text
+    assert "Weighted KD, seed 2 (`t13`): missing" in text
+    assert "- torch: 2.13.0" in text
+    assert "novel" in text
+    assert report.warnings == ("The grid is incomplete: of 17 trials, 1 failed, 1 missing.",)
+
+
+def test_rebuilding_gives_the_same_bytes(report: Report):
+    before = {path.relative_to(report.folder): path.read_bytes() for path in report.folder.rglob("*") if path.is_file()}
+    rebuild(report.folder)
+    after = {path.relative_to(report.folder): path.read_bytes() for path in report.folder.rglob("*") if path.is_file()}
+    assert before.keys() == after.keys()
+    assert [str(name) for name in before if before[name] != after[name]] == []
+    assert {"figure.png", "figure.svg", "records/items.parquet", "records/t00.json"} <= {str(name) for name in before}
+    assert [path.name for path in report.folder.parent.iterdir()] == [GRID]
+
+
+def test_report_names_no_folder_of_its_machine(report: Report):
+    assert all("/home/" not in path.read_text() for path in report.folder.rglob("*.[jm][sd]*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('File "/a/b/harness/distill/step.py", line 3', 'File "harness/distill/step.py", line 3'),
+        ("/a/lib/python3.11/site-packages/torch/nn/x.py", "torch/nn/x.py"),
+        ("no file /data/cache/x.bin", "no file cache/x.bin"),
+        ("see https://example.org/a/b, 3/4 of it", "see https://example.org/a/b, 3/4 of it"),
+    ],
+)
+def test_shortened_paths(text: str, expected: str):
+    assert shorten_paths(text) == shorten_paths(shorten_paths(text)) == expected
+
+
+def test_crash_leaves_the_old_report(report: Report, results: Path, monkeypatch: pytest.MonkeyPatch):
+    before = read(report, "report.md")
+    monkeypatch.setattr("harness.analysis.figures.save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(results, GRID, report.folder.parent)
+    assert [path.name for path in report.folder.parent.iterdir()] == [GRID]
+    assert read(report, "report.md") == before
+
+
+def altered(results: Path, folder: Path, **changes: object) -> Path:
+    """A results folder that has the manifest, altered, and no trials."""
+    manifest = json.loads((results / GRID / "manifest.json").read_text()) | changes
+    write_json(folder / GRID / "manifest.json", json.dumps(manifest))
+    return folder
+
+
+def test_grid_that_never_ran_still_has_a_report(results: Path, tmp_path: Path):
+    report = write_report(altered(results, tmp_path), GRID, tmp_path / "reports")
+    assert len(report.table.rows) == 7
+    assert "The baseline has no finished trial" in read(report, "report.md")
+    rebuild(report.folder)
+
+
+def test_mixed_versions_are_a_warning(results: Path, tmp_path: Path):
+    folder = altered(results, tmp_path, trials=[entry.model_dump() for entry in entries()[2:5]])
+    for entry in entries()[2:5]:
+        values = SEEDED["Full KD"][entry.seed or 0]
+        changes = {"core": f"core{entry.seed}", "environment": {"torch": f"2.{entry.seed}"}}
+        write_record(folder, record(entry, values).model_copy(update=changes), items=None, curve=None)
+    text = " ".join(write_report(folder, GRID, tmp_path / "reports").warnings)
+    assert "core0, core1, core2" in text
+    assert "different torch: 2.0, 2.1, 2.2" in text
+
+
+def test_unusable_input_is_named(results: Path, report: Report, tmp_path: Path):
+    twice = [entries()[2].model_dump(), entries()[2].model_dump()]
+    with pytest.raises(UserError, match="two trials labelled 'Full KD' with seed 0"):
+        write_report(altered(results, tmp_path / "a", trials=twice), GRID, tmp_path / "reports")
+    with pytest.raises(UnknownNameError, match=r"unknown baseline 'Ful KD'\. Did you mean 'Full KD'"):
+        write_report(altered(results, tmp_path / "b", baseline="Ful KD"), GRID, tmp_path / "reports")
+    (tmp_path / "reports" / GRID).mkdir(parents=True)
+    with pytest.raises(UserError, match="is not a report"):
+        write_report(results, GRID, tmp_path / "reports")
+    with pytest.raises(UserError, match="is not a report"):
+        rebuild(results)
+    swapped = altered(results, tmp_path / "c")
+    source = trial_folder(results, "t00") / "record.json"
+    write_json(trial_folder(swapped, "t01") / "record.json", source.read_text())
+    with pytest.raises(UserError, match="the manifest expects t01"):
+        load(swapped, read_manifest(report.folder / "manifest.json"))
