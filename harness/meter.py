@@ -4,11 +4,12 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -76,11 +77,12 @@ def _peak_resident_bytes() -> int:
 def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
     """Count the floating-point operations of one sequence's forward pass through a trunk, matrix products only.
 
-    Works on a model without weights (device meta) as on a real one.
+    Works on a model of fake tensors as on a real one.
     """
-    ids = torch.zeros((1, sequence_length), dtype=torch.long, device=model.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        trunk(model, ids)
+    parameter = next(model.parameters())
+    shapes_only = parameter.fake_mode if isinstance(parameter, FakeTensor) else nullcontext()
+    with torch.no_grad(), shapes_only, FlopCounterMode(display=False) as counter:
+        trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
     return float(counter.get_total_flops())
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +24,7 @@ from harness.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 # A head with any of these is not `hidden @ weight.T`, which is what the chunked core computes.
 _HEAD_MODIFIERS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
@@ -91,6 +93,9 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
         UserError: the model's folder has no loadable tokenizer.
     """
     located = locate(source, folder)
+    # Without this check the library makes up an empty tokenizer for some model types, without a word.
+    if not any((located / name).exists() for name in _VOCABULARY_FILES):
+        raise UserError(f"{located} holds no tokenizer: one of {', '.join(_VOCABULARY_FILES)} is needed")
     try:
         tokenizer = AutoTokenizer.from_pretrained(located)
     except (OSError, ValueError, KeyError) as error:
@@ -100,6 +105,9 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    rows = int(AutoConfig.from_pretrained(located).vocab_size)
+    if len(tokenizer) > rows:
+        raise UserError(f"{located}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} rows of logits")
     return tokenizer
 
 
@@ -146,9 +154,9 @@ def load_model(
     return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
 
 
-def meta_model(source: ModelSource, folder: Path) -> PreTrainedModel:
-    """Build a model's shapes without its weights, for counting."""
-    with torch.device("meta"):
+def shape_model(source: ModelSource, folder: Path) -> PreTrainedModel:
+    """Build a model of fake tensors: shapes without storage, for counting at any scale."""
+    with FakeTensorMode():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(source, folder)))
     assert isinstance(model, PreTrainedModel)
     return model

@@ -15,7 +15,7 @@ from harness.distill.train import count_steps
 from harness.errors import UserError
 from harness.grid import load_grid
 from harness.meter import count_flops, count_trunk_flops
-from harness.models import load_tokenizer, meta_model
+from harness.models import load_tokenizer, shape_model
 from harness.results import finished, read_record, trial_folder
 from harness.trial import Trial, make_trials, only
 from harness.workload import fingerprints, load_workload
@@ -121,8 +121,8 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         teacher_passes=sequences if objective.reads_teacher and trial.strategy.teacher == "online" else 0,
     )
     vocab = len(load_tokenizer(workload.student, workload.folder))
-    student = meta_model(workload.student, workload.folder)
-    teacher = meta_model(workload.teacher, workload.folder) if workload.teacher and objective.reads_teacher else None
+    student = shape_model(workload.student, workload.folder)
+    teacher = shape_model(workload.teacher, workload.folder) if workload.teacher and objective.reads_teacher else None
     return count_flops(
         tally,
         student_trunk=count_trunk_flops(student, length),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from harness.analysis.report import Report, write_report
+from harness.analysis.report import print_report, write_report
 from harness.errors import UserError
 from harness.inputs import prepare_inputs
 from harness.plan import Plan
@@ -26,7 +26,7 @@ def check_writable(folder: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise UserError(f"{folder} cannot be a results folder: {existing} is a file")
+        raise UserError(f"{folder} cannot be a results folder: {"it" if existing == folder else existing} is a file")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -71,16 +71,6 @@ def write_manifest(plan: Plan, results: Path, command: str) -> None:
         trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
     )
     write_json(results / plan.grid.name / "manifest.json", manifest.model_dump_json(indent=1))
-
-
-def print_report(report: Report, console: Console) -> None:
-    """Print a report's table, its warnings and where the rest is."""
-    from harness.analysis.tables import print_table
-
-    print_table(console, report.table)
-    for warning in report.warnings:
-        console.print(f"Warning: {warning}", style="yellow", highlight=False)
-    console.print(f"Report: {report.page}", highlight=False, soft_wrap=True)
 
 
 def _prepare(plan: Plan, results: Path, console: Console) -> None:

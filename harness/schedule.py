@@ -126,10 +126,11 @@ def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
             last = time.monotonic()
-            tune.report({"done": done, "total": total, "loss_nats": loss_nats})
+            # Not "done": Tune takes that word as the order to end the trial.
+            tune.report({"steps": done, "total": total, "loss_nats": loss_nats})
 
     run_and_write(trial, Path(results), on_step=on_step)
-    tune.report({"done": 1, "total": 1, "loss_nats": float("nan")})
+    tune.report({"steps": 1, "total": 1, "loss_nats": float("nan")})
 
 
 class _Relay(tune.Callback):
@@ -141,6 +142,10 @@ class _Relay(tune.Callback):
         self._watcher = watcher
         self._failed = failed
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out of the experiment state that Tune saves: this run is never restored from it."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.started(self._by_id[trial.config["trial_id"]])
 
@@ -149,7 +154,7 @@ class _Relay(tune.Callback):
     ) -> None:
         if result.get("loss_nats") == result.get("loss_nats"):  # the closing report carries no loss (nan)
             ours = self._by_id[trial.config["trial_id"]]
-            self._watcher.advanced(ours, result["done"], result["total"], result["loss_nats"])
+            self._watcher.advanced(ours, result["steps"], result["total"], result["loss_nats"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.ended(self._by_id[trial.config["trial_id"]], None)

@@ -9,6 +9,7 @@ from harness.files import parse, read_yaml
 from strategies.registry import source_digest
 
 _BUILT_IN = Path(__file__).parent / "workloads"
+ASSETS = _BUILT_IN / "tiny"
 _EVALUATE = Path(__file__).parent / "evaluate"
 
 

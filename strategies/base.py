@@ -1,7 +1,7 @@
 """The contracts that strategies and the core share, and the few helpers every policy must agree on."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +44,7 @@ class StepContext:
         return uniform(self.keys, num)
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Turns scores into weights. State goes in and comes back out; nothing is kept on the policy."""
 

@@ -145,7 +145,7 @@ def signal(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
 
 
 def criterion(name: str, *, source: str) -> Callable[[T], T]:
-    """Register an alignment criterion D(p, q): a function of rows, named like a signal's inputs, returning (N,) nats."""
+    """Register an alignment criterion D(p, q): a function of rows, inputs named as a signal's, returning (N,) nats."""
     return _register(CRITERIA, name, source)
 
 

@@ -49,7 +49,7 @@ def findings(numbers: pd.DataFrame, frames: Frames, manifest: Manifest) -> str:
     return ("\n".join(lines).strip() or "The baseline has no finished trial, so nothing is compared.") + "\n"
 
 
-def noise(numbers: pd.DataFrame, frames: Frames, manifest: Manifest) -> str:
+def noise(numbers: pd.DataFrame, frames: Frames) -> str:
     """Write, as Markdown, what the intervals cover, what they leave out, and how large what they leave out is."""
     seeds = sorted(int(seed) for seed in frames.trials["seed"].dropna().unique())
     pairs = numbers["num_pairs"].dropna() if "num_pairs" in numbers else pd.Series(dtype="float64")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
 from harness.analysis import figures, findings, tables
 from harness.analysis.frame import Frames, is_report, load, record_path
@@ -78,6 +79,14 @@ def rebuild(folder: Path) -> Report:
     if not is_report(folder):
         raise UserError(f"{folder} is not a report: it needs manifest.json and records/")
     return _publish(folder, read_manifest(folder / "manifest.json"), folder)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a report's table, its warnings and where the rest is."""
+    tables.print_table(console, report.table)
+    for warning in report.warnings:
+        console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
+    console.print(f"Report: {report.page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _publish(source: Path, manifest: Manifest, folder: Path) -> Report:
@@ -167,7 +176,7 @@ def _page(report: Report, manifest: Manifest) -> str:
         "Warnings": "\n".join(f"- {markdown(text)}" for text in report.warnings),
         "Results": f"{tables.to_markdown(report.table)}\n![{markdown(manifest.grid)}](figure.svg)\n\n{figures.NOTE}",
         "Findings": findings.findings(numbers, frames, manifest),
-        "What is noise": findings.noise(numbers, frames, manifest),
+        "What is noise": findings.noise(numbers, frames),
         "Further metrics": tables.to_markdown(further) if further.columns else "",
         "Failures": _failures(frames),
         "Reproduce": _reproduce(report, manifest),

@@ -1,0 +1,295 @@
+"""What the tests share: shape checks, a small pair of models, and a whole workload of local files.
+
+The hook is installed before anything of the project is imported, so that every shape in a signature is really checked.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    [
+        "strategies",
+        "harness.cache",
+        "harness.data",
+        "harness.distill",
+        "harness.evaluate.heldout",
+        "harness.execute",
+        "harness.inputs",
+        "harness.meter",
+        "harness.models",
+    ],
+    "beartype.beartype",
+)
+
+import typing
+
+import strategies.base
+
+# Instances can be checked against a protocol only if it says so.
+typing.runtime_checkable(strategies.base.Policy)
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from harness.config import Strategy
+from harness.data.tokens import Batch, with_targets
+from harness.distill.objective import compile_strategy
+from harness.distill.step import Core
+from harness.distill.teacher import Teacher
+from harness.models import Head, head_of, trunk
+
+VOCAB = 97
+ROWS = 104  # more rows than tokens, as padded embedding matrices have
+SEPARATOR = 1
+END_OF_TEXT = "<|end|>"
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A student and a teacher over one vocabulary."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    vocab_size: int = VOCAB
+
+
+class ExactNorm(torch.nn.Module):
+    """RMSNorm in its input's dtype: Qwen3's own goes through float32, which would limit a float64 gradient to 1e-7."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
+
+
+def small_model(
+    hidden_size: int, *, seed: int, dtype: torch.dtype, rows: int = ROWS, tied: bool = False, context: int = 1024
+) -> PreTrainedModel:
+    """Build a two-layer model whose weights do not depend on a library's initialisation, exact in its dtype."""
+    config = Qwen3Config(
+        vocab_size=rows,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=context,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=SEPARATOR,
+        pad_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Qwen3RMSNorm):
+                setattr(module, name, ExactNorm(len(child.weight), child.variance_epsilon))
+    draws = np.random.RandomState(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.from_numpy(0.35 * draws.standard_normal(tuple(parameter.shape)))
+            parameter.copy_(1.0 + noise if parameter.ndim == 1 else noise)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="session")
+def make_pair() -> Callable[..., Pair]:
+    """Build a fresh pair: a tied student of hidden size 16 and an untied teacher of 24."""
+
+    def make(dtype: torch.dtype = torch.float64, *, rows: int = ROWS, vocab_size: int = VOCAB, seed: int = 0) -> Pair:
+        return Pair(
+            student=small_model(16, seed=2 * seed, dtype=dtype, rows=rows, tied=True),
+            teacher=small_model(24, seed=2 * seed + 1, dtype=dtype, rows=rows),
+            vocab_size=vocab_size,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """Build packed sequences with a few separators and of unequal lengths, padded to the right."""
+
+    def make(num: int = 6, length: int = 13, *, vocab_size: int = VOCAB, seed: int = 0, padding: int = 0) -> Batch:
+        draws = np.random.RandomState(seed)
+        ids = torch.from_numpy(draws.randint(2, vocab_size, size=(num, length))).long()
+        ids[torch.from_numpy(draws.random_sample((num, length)) < 0.08)] = SEPARATOR
+        batch = with_targets(ids, index=torch.arange(num), separator=SEPARATOR)
+        lengths = torch.from_numpy(draws.randint(length // 2, length + 1, size=num))
+        valid = batch.valid & (torch.arange(length) < lengths[:, None] - 1)
+        junk = torch.from_numpy(draws.randint(2, vocab_size, size=(num, padding))).long()
+        return Batch(
+            index=batch.index,
+            input_ids=torch.cat([ids, junk], dim=1),
+            targets=torch.cat([batch.targets, torch.zeros_like(junk)], dim=1),
+            valid=torch.cat([valid, torch.zeros_like(junk, dtype=torch.bool)], dim=1),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_core() -> Callable[..., Core]:
+    """Put a strategy and a pair together, the teacher online."""
+
+    def make(strategy: Strategy, pair: Pair, *, chunk: int = 5, seed: int = 7, with_teacher: bool = True) -> Core:
+        teacher = Teacher(
+            hidden=lambda batch: trunk(pair.teacher, batch.input_ids),
+            head=Head(weight=head_of(pair.teacher, pair.vocab_size).weight.detach()),
+            online=True,
+        )
+        return Core(
+            student=pair.student,
+            teacher=teacher if with_teacher else None,
+            objective=compile_strategy(strategy),
+            vocab_size=pair.vocab_size,
+            chunk=chunk,
+            seed=seed,
+        )
+
+    return make
+
+
+def split_batch(batch: Batch, sizes: list[int]) -> list[Batch]:
+    """Cut a global batch into micro-batches."""
+    assert sum(sizes) == len(batch.input_ids)
+    parts = [getattr(batch, name).split(sizes) for name in ("index", "input_ids", "targets", "valid")]
+    return [
+        Batch(index=index, input_ids=ids, targets=targets, valid=valid)
+        for index, ids, targets, valid in zip(*parts, strict=True)
+    ]
+
+
+def _sentences(seed: int, num: int) -> list[str]:
+    draws = random.Random(seed)
+    words = "a cat dog bird sees finds the red blue small stone river and then it runs home to sleep under".split()
+    return [" ".join(draws.choices(words, k=draws.randint(6, 18))).capitalize() + "." for _ in range(num)]
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level tokenizer of exactly VOCAB tokens."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=["<unk>", END_OF_TEXT], show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, unk_token="<unk>")
+    assert len(tokenizer) == VOCAB
+    assert tokenizer.eos_token_id == SEPARATOR
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 97 tokens; tests must not change it."""
+    return train_tokenizer(_sentences(0, 200))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a saved teacher, a saved student, text in two formats and `workload.yaml`; read only."""
+    folder = tmp_path_factory.mktemp("workload")
+    for name, hidden_size, seed in (("student", 16, 0), ("teacher", 24, 1)):
+        small_model(hidden_size, seed=seed, dtype=torch.float32, tied=name == "student").save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for seed, split in enumerate(("train", "validation")):
+        lines = (json.dumps({"text": text}) for text in _sentences(seed, 60))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = (json.dumps({"text": text, "source": "made up"}) for text in _sentences(2, 60))
+    (folder / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "workload.yaml").write_text(yaml.safe_dump(workload_fields()), encoding="utf-8")
+    return folder
+
+
+def workload_fields() -> dict[str, Any]:
+    """Return the fields of the small workload: 3 steps of 4 sequences of 32 tokens."""
+    return {
+        "teacher": {"path": "./teacher"},
+        "student": {"path": "./student"},
+        "data": {
+            "dataset": "json",
+            "data_files": {split: f"{split}.jsonl" for split in ("train", "validation", "test")},
+            "sequence_length": 32,
+            "train_tokens": 384,
+            "heldout_tokens": 192,
+            "cross_document_targets": False,
+        },
+        "optimisation": {
+            "learning_rate": 0.001,
+            "betas": [0.9, 0.95],
+            "weight_decay": 0.0,
+            "schedule": "cosine",
+            "warmup": 0.1,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "epochs": 1,
+            "max_grad_norm": 1.0,
+        },
+        "evaluation": {"suite": "tiny", "num_items": 4, "batch_size": 4},
+        "resources": {"cpus": 1, "gpus": 0, "dtype": "float32", "logit_memory_mib": 1},
+        "seeds": [1, 2],
+    }
+
+
+@pytest.fixture(scope="session")
+def workload_file(checkpoints: Path) -> Path:
+    """The small workload's file."""
+    return checkpoints / "workload.yaml"
+
+
+@pytest.fixture
+def write_workload(checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write a variant of the small workload: `section__key=value` sets a key, a dict replaces a section."""
+
+    def write(name: str = "variant", **changes: Any) -> Path:
+        fields = workload_fields()
+        fields["teacher"]["path"] = str(checkpoints / "teacher")
+        fields["student"]["path"] = str(checkpoints / "student")
+        files = fields["data"]["data_files"]
+        files.update({split: str(checkpoints / path) for split, path in files.items()})
+        for dotted, value in changes.items():
+            *parents, leaf = dotted.split("__")
+            node = fields
+            for parent in parents:
+                node = node[parent]
+            node[leaf] = value
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_grid(tmp_path: Path) -> Callable[..., Path]:
+    """Write a grid file from text (the part from `strategies:` on) or from a list of entries."""
+
+    def write(strategies: Any, *, name: str = "question", workload: str = "tiny", **fields: Any) -> Path:
+        path = tmp_path / f"{name}.yaml"
+        payload = {"workload": workload, "split": "validation", "strategies": strategies, **fields}
+        path.write_text("# A question.\n" + yaml.safe_dump(payload), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,107 @@
+"""`harness new signal`: a file, its test and a line in a grid; then only the new trials are missing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.grid import load_grid
+from harness.scaffold import new_signal
+
+PROJECT = Path(__file__).parent.parent
+
+GRID = """# A question.
+workload: {workload}
+split: validation
+seeds: [1, 2, 3]
+strategies:
+  - no_kd
+  - label: "{{signal}}"
+    position: {{policy: top_k, budget: 0.2}}
+    criterion: forward_kl
+    sweep:
+      position.signal:
+        - kl   # a comment that stays
+        - student_entropy
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path, workload_file: Path) -> Path:
+    path = tmp_path / "question.yaml"
+    path.write_text(GRID.format(workload=workload_file))
+    return path
+
+
+def test_it_adds_the_signal_to_the_end_of_the_sweep_and_keeps_comments(grid: Path, tmp_path: Path) -> None:
+    (tmp_path / "strategies" / "signals").mkdir(parents=True)
+    before = grid.read_text()
+    new_signal("my_signal", grid=grid, root=tmp_path)
+    assert grid.read_text() == before + "        - my_signal\n"
+    assert "raise NotImplementedError" in (tmp_path / "strategies" / "signals" / "my_signal.py").read_text()
+
+
+def test_a_sweep_in_the_middle_of_a_file_is_found_too(grid: Path, tmp_path: Path) -> None:
+    (tmp_path / "strategies" / "signals").mkdir(parents=True)
+    grid.write_text(grid.read_text() + "  - full_kd\n")
+    new_signal("my_signal", grid=grid, root=tmp_path)
+    assert grid.read_text().endswith("        - student_entropy\n        - my_signal\n  - full_kd\n")
+
+
+@pytest.mark.parametrize("name", ["My-Signal", "3rd", "", "../up", "kl"])
+def test_a_name_that_cannot_be_is_refused_and_nothing_is_written(name: str, grid: Path, tmp_path: Path) -> None:
+    before = grid.read_text()
+    with pytest.raises(UserError, match=r"signal"):
+        new_signal(name, grid=grid, root=tmp_path)
+    assert grid.read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == [grid.name]
+
+
+def test_a_grid_without_a_sweep_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    grid = tmp_path / "flat.yaml"
+    grid.write_text("workload: tiny\nsplit: test\nstrategies: [no_kd]\n")
+    with pytest.raises(UserError, match="no sweep over position.signal"):
+        new_signal("my_signal", grid=grid, root=tmp_path)
+    assert not (tmp_path / "strategies").exists()
+
+
+def test_from_idea_to_missing_trials(grid: Path, tmp_path: Path) -> None:
+    """In a copy of the project: the unfilled template is refused; one line later only its trials are to run."""
+    clone = tmp_path / "clone"
+    for folder in ("harness", "strategies"):
+        shutil.copytree(PROJECT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", *map(str, arguments)]
+        return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=120, check=False)
+
+    made = harness("new", "signal", "my_signal", "--grid", grid)
+    assert made.returncode == 0, made.stderr
+    refused = harness("plan", grid, "--results", tmp_path / "results")
+    assert refused.returncode == 2
+    assert "signal 'my_signal' fails on a trial input: NotImplementedError" in refused.stderr
+    source = clone / "strategies" / "signals" / "my_signal.py"
+    source.write_text(
+        source.read_text().replace(
+            'raise NotImplementedError("replace this line by the score")',
+            "return (teacher_logprobs - student_logprobs).abs().amax(dim=-1)",
+        )
+    )
+    planned = harness("plan", grid, "--results", tmp_path / "results")
+    assert planned.returncode == 0, planned.stderr
+    assert "my signal" in planned.stdout
+    assert "10 of 10 trials to run" in planned.stdout
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_signal_my_signal.py"],
+        cwd=clone, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stdout
+
+
+def test_the_shipped_grid_has_a_sweep_to_add_to() -> None:
+    labels = [strategy.label for strategy in load_grid(PROJECT / "grids" / "position_axis.yaml").strategies]
+    assert labels[:6] == ["No KD", "Teacher", "Full KD", "RandomPos 20%", "AT-KD", "SE-KD 20%"]
+    assert len(labels) == 14

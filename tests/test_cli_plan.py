@@ -1,0 +1,65 @@
+"""`harness plan`: what would run and what it costs, and that the cost is what a trial then records."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.execute import run_trial
+from harness.plan import make_plan, predict_flops, print_plan, reads_cache
+from harness.results import write_record
+
+
+@pytest.mark.parametrize("preset", ["full_kd", "se_kd", "random_pos", "sft", "at_kd", "full_kd_dense"])
+def test_predicted_flops_are_those_of_the_trial(
+    preset: str, write_grid: Callable[..., Path], write_workload: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Whole documents of targets: with separators supervised, every position but the last is valid, as predicted.
+    workload = write_workload(data__cross_document_targets=True, optimisation__micro_batch_size=4)
+    plan = make_plan(write_grid([preset], workload=str(workload)), tmp_path / "results", seeds=(1,))
+    (trial,) = plan.trials
+    measured = run_trial(trial, cache=tmp_path / "cache").record.cost.flops
+    assert predict_flops(trial) == pytest.approx(measured, rel=1e-12)
+
+
+def test_a_finished_trial_is_not_planned_again_unless_forced(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    grid, results = write_grid(["no_kd", "sft"], workload=str(workload_file)), tmp_path / "results"
+    plan = make_plan(grid, results)
+    assert [trial.name for trial in plan.todo] == ["No KD", "SFT (no teacher), seed 1", "SFT (no teacher), seed 2"]
+    assert not plan.needs_train_cache  # neither trains from the teacher
+    outcome = run_trial(plan.todo[0], cache=tmp_path / "cache")
+    write_record(results, outcome.record, items=outcome.items, curve=outcome.curve)
+    assert [trial.seed for trial in make_plan(grid, results).todo] == [1, 2]
+    assert len(make_plan(grid, results, force=True).todo) == 3
+    assert [trial.seed for trial in make_plan(grid, results, labels=("sft",), seeds=(2,)).todo] == [2]
+
+
+def test_online_and_teacherless_strategies_need_no_cache(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    entries = [{"preset": "full_kd", "label": "online", "teacher": "online"}, "sft", "full_kd"]
+    plan = make_plan(write_grid(entries, workload=str(workload_file)), tmp_path, seeds=(1,))
+    assert [reads_cache(trial) for trial in plan.trials] == [False, False, True]
+
+
+def test_labels_that_compute_the_same_share_a_trial(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    entries = ["full_kd", {"preset": "full_kd", "label": "the same again"}]
+    plan = make_plan(write_grid(entries, workload=str(workload_file)), tmp_path, seeds=(1,))
+    assert len(plan.trials) == 1
+    assert [label for label, _ in plan.rows] == ["Full KD", "the same again"]
+
+
+def test_the_printed_plan_names_every_row(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(write_grid(["no_kd", "full_kd"], workload=str(workload_file)), tmp_path)
+    print_plan(Console(width=120), plan, tmp_path)
+    printed = capsys.readouterr().out
+    assert "No KD" in printed
+    assert "Full KD" in printed
+    assert "3 of 3 trials to run" in printed

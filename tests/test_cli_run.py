@@ -1,0 +1,191 @@
+"""`harness run` as a user types it: trials through Ray, nothing run twice, failures contained, bad input refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.results import read_manifest, read_record
+
+PROJECT = Path(__file__).parent.parent
+
+
+def harness(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> tuple[Path, Path, str]:
+    """A grid of three trials that has run once: its file, its folder and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+    grid = folder / "question.yaml"
+    grid.write_text(
+        "# Does it run?\n"
+        f"workload: {workload_file}\nsplit: validation\nbaseline: Full KD\nseeds: [5]\n"
+        "strategies: [no_kd, full_kd, se_kd]\n"
+    )
+    done = harness("run", grid, "--results", folder / "results", "--reports", folder / "reports")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return grid, folder, done.stdout
+
+
+def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple[Path, Path, str]) -> None:
+    _, folder, printed = finished
+    manifest = read_manifest(folder / "results" / "question" / "manifest.json")
+    assert [(entry.label, entry.seed) for entry in manifest.trials] == [("No KD", None), ("Full KD", 5), ("SE-KD 20%", 5)]
+    for entry in manifest.trials:
+        record = read_record(folder / "results" / "trials" / entry.trial_id / "record.json")
+        assert record.status == "finished"
+        assert {"accuracy", "adherence", "perplexity", "ece", "heldout_loss", "teacher_kl"} <= record.metrics.keys()
+        assert (folder / "results" / "trials" / entry.trial_id / "items.parquet").exists()
+        assert record.cost.wall_s.keys() >= {"load", "eval"}
+    assert all(label in printed for label in ("No KD", "Full KD", "SE-KD 20%"))
+    assert "3 finished, 0 failed, 0 not run" in printed
+    for name in ("report.md", "table.md", "table.csv", "table.tex", "figure.png", "figure.svg", "manifest.json"):
+        assert (folder / "reports" / "question" / name).stat().st_size > 0
+
+
+def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str]) -> None:
+    grid, folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "trials").rglob("*") if path.is_file()}
+    again = harness("run", grid, "--results", folder / "results", "--reports", folder / "reports")
+    assert again.returncode == 0
+    assert "nothing to run" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_dry_run_runs_and_writes_nothing(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+    grid, _, _ = finished
+    shown = harness("run", grid, "--dry-run", "--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert shown.returncode == 0
+    assert "3 of 3 trials to run" in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_and_only_run_one_finished_trial_again(finished: tuple[Path, Path, str]) -> None:
+    grid, folder, _ = finished
+    options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
+    shown = harness("run", grid, *options, "--dry-run")
+    assert "1 of 1 trials to run" in shown.stdout, shown.stderr
+
+
+def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(
+    tmp_path: Path, write_workload: Callable[..., Path]
+) -> None:
+    workload = write_workload(optimisation__learning_rate=1e30)  # diverges at once
+    grid = tmp_path / "fails.yaml"
+    grid.write_text(f"workload: {workload}\nsplit: validation\nseeds: [5]\nstrategies: [full_kd, no_kd]\n")
+    done = harness("run", grid, "--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert done.returncode == 1, done.stdout + done.stderr
+    manifest = read_manifest(tmp_path / "results" / "fails" / "manifest.json")
+    diverged, untouched = (
+        read_record(tmp_path / "results" / "trials" / entry.trial_id / "record.json") for entry in manifest.trials
+    )
+    assert untouched.status == "finished"
+    assert diverged.status == "failed"
+    assert diverged.failure is not None
+    assert diverged.failure.kind == "NotFiniteError"
+    assert "step" in diverged.failure.message
+    assert "Traceback" in diverged.failure.traceback
+    assert "FAILED" in done.stdout
+    assert "NotFiniteError" in (tmp_path / "reports" / "fails" / "report.md").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker through /proc")
+def test_a_killed_worker_is_a_failure_and_does_not_stop_the_others(
+    tmp_path: Path, write_workload: Callable[..., Path]
+) -> None:
+    workload = write_workload(optimisation__epochs=4000)  # long enough to be caught
+    grid = tmp_path / "killed.yaml"
+    grid.write_text(f"workload: {workload}\nsplit: validation\nseeds: [5]\nstrategies: [full_kd, no_kd]\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", str(grid), "--results", str(tmp_path / "results"), "--reports",
+         str(tmp_path / "reports")], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline, killed = time.monotonic() + 120, False
+    while time.monotonic() < deadline and process.poll() is None and not killed:
+        manifest = tmp_path / "results" / "killed" / "manifest.json"
+        if manifest.exists():
+            no_kd = json.loads(manifest.read_text())["trials"][1]["trial_id"]
+            if (tmp_path / "results" / "trials" / no_kd / "record.json").exists():
+                killed = _kill_trainable(process.pid)
+        time.sleep(0.5)
+    output, _ = process.communicate(timeout=120)
+    assert killed, output
+    assert process.returncode == 1, output
+    full_kd = read_manifest(tmp_path / "results" / "killed" / "manifest.json").trials[0].trial_id
+    record = read_record(tmp_path / "results" / "trials" / full_kd / "record.json")
+    assert record.status == "failed", output
+    assert "1 finished, 1 failed" in output
+
+
+def _kill_trainable(driver: int) -> bool:
+    """Kill the busiest Ray worker among a driver's descendants."""
+    parents, ticks = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().rpartition(")")
+            fields = rest.split()
+        except OSError:
+            continue
+        pid = int(stat.parent.name)
+        parents[pid] = int(fields[1])
+        if "ray::" in name:
+            ticks[pid] = int(fields[11]) + int(fields[12])
+
+    def descends(pid: int) -> bool:
+        while pid in parents and pid != driver:
+            pid = parents[pid]
+        return pid == driver
+
+    workers = [pid for pid in ticks if descends(pid) and ticks[pid] > 200]
+    if not workers:
+        return False
+    os.kill(max(workers, key=lambda pid: ticks[pid]), signal.SIGKILL)
+    return True
+
+
+def test_results_that_are_a_file_are_refused(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+    grid, _, _ = finished
+    (tmp_path / "results").write_text("not a folder")
+    refused = harness("run", grid, "--results", tmp_path / "results")
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr == f"harness: {tmp_path / 'results'} cannot be a results folder: it is a file\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("grids/absent.yaml",), "no such file: grids/absent.yaml"),
+        (("grids/position_axis.yaml", "--workload", "tny"), "unknown workload 'tny'. Did you mean 'tiny'?"),
+        (("grids/position_axis.yaml", "--only", "full kf"), "unknown strategy label 'full kf'. Did you mean 'Full KD'?"),
+        (("grids/position_axis.yaml", "--seeds", "one"), "--seeds takes whole numbers separated by commas"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    refused = harness("run", *arguments, "--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert refused.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in harness("run", tmp_path / "absent.yaml", "--debug").stderr

@@ -1,0 +1,567 @@
+"""The core against a dense oracle: same loss and gradients however the work is cut up."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Pair, small_model, split_batch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.cache.hidden import build_hidden
+from harness.config import Choice, Strategy
+from harness.data.tokens import Batch, Tokens
+from harness.distill import loss as loss_module
+from harness.distill import step as step_module
+from harness.distill.loss import weighted_loss
+from harness.distill.objective import compile_strategy
+from harness.distill.score import Rows, chunk_rows, slices
+from harness.distill.step import Core, StepResult, accumulate
+from harness.distill.teacher import Teacher
+from harness.evaluate.heldout import measure_heldout
+from harness.grid import presets
+from harness.models import Head, head_of, trunk
+from harness.seeds import derive
+from strategies.noise import streams, uniform
+
+TRAINED = sorted(name for name, preset in presets().items() if preset.train)
+NORMALISERS = ("sequence_mean", "batch_mean", "all_positions", "sum")
+SPLITS = ([6], [3, 3], [1, 1, 1, 1, 1, 1], [4, 2])
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def variant(base: str | Strategy, **changes: Any) -> Strategy:
+    """Change fields of a preset or a strategy, checked again."""
+    start = presets()[base] if isinstance(base, str) else base
+    return Strategy.model_validate({**start.model_dump(), **changes})
+
+
+def top_k(signal: str, budget: float, **changes: Any) -> Strategy:
+    position = {"signal": signal, "policy": "top_k", "budget": budget}
+    return variant("se_kd", position=position, label=signal, **changes)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """A step's outcome, taken off the model."""
+
+    loss: float
+    grads: dict[str, Tensor]
+    result: StepResult | None = None
+
+
+# ---- the oracle: every logit at once, plain torch, autograd, no code of the core
+
+
+def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor) -> Tensor:
+    p, q = log_p.exp(), log_q.exp()
+    gold = targets[..., None]
+    scores = {
+        "student_entropy": -(q * log_q).sum(-1),
+        "teacher_entropy": -(p * log_p).sum(-1),
+        "student_ce": -log_q.gather(-1, gold)[..., 0],
+        "teacher_ce": -log_p.gather(-1, gold)[..., 0],
+        "kl": (p * (log_p - log_q)).sum(-1),
+        "reverse_kl": (q * (log_q - log_p)).sum(-1),
+    }
+    return scores[signal]
+
+
+def oracle_weights(strategy: Strategy, scores: Tensor | None, valid: Tensor, noise: Tensor) -> Tensor:
+    assert strategy.position is not None
+    policy, budget = strategy.position.policy.name, strategy.position.budget
+    weights = torch.zeros(valid.shape, dtype=torch.float64)
+    for row in range(len(valid)):
+        places = [t for t in range(valid.shape[1]) if valid[row, t]]
+        if policy == "all":
+            for t in places:
+                weights[row, t] = 1.0
+        elif policy == "weighted":
+            assert scores is not None
+            mean = sum(float(scores[row, t]) for t in places) / max(len(places), 1)
+            for t in places:
+                weights[row, t] = float(scores[row, t]) / mean
+        else:
+            ranked = noise if policy == "random" else scores
+            assert ranked is not None
+            assert budget is not None
+            count = math.ceil(budget * len(places) - 1e-6)
+            for t in sorted(places, key=lambda t: (-float(ranked[row, t]), t))[:count]:
+                weights[row, t] = 1.0
+    return weights
+
+
+def oracle_at_kd(log_p: Tensor, log_q: Tensor, targets: Tensor, hard: Tensor, easy_weight: float) -> Tensor:
+    gold = F.one_hot(targets, log_p.shape[-1]).bool()
+    p, q = log_p.exp(), log_q.exp()
+    p_gold, q_gold = p[gold].view(targets.shape), q[gold].view(targets.shape)
+    tckd = p_gold * (p_gold / q_gold).log() + (1 - p_gold) * ((1 - p_gold) / (1 - q_gold)).log()
+    p_others, q_others = p / (1 - p_gold[..., None]), q / (1 - q_gold[..., None])
+    nckd = (p_others * (p_others / q_others).log()).masked_fill(gold, 0.0).sum(-1)
+    return torch.where(hard, (1 - easy_weight) * (tckd + nckd), easy_weight * nckd)
+
+
+def oracle_loss(strategy: Strategy, pair: Pair, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Return the loss as a graph, and the weights."""
+    assert strategy.position is not None
+    assert strategy.criterion is not None
+    student = pair.student(input_ids=batch.input_ids, use_cache=False).logits[..., : pair.vocab_size]
+    with torch.no_grad():
+        teacher = pair.teacher(input_ids=batch.input_ids, use_cache=False).logits[..., : pair.vocab_size]
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    rows = torch.arange(len(batch.input_ids))
+    noise = uniform(streams(derive(seed, "selection", step), rows), batch.valid.shape[1])
+    signal = strategy.position.signal
+    scores = None
+    if signal is not None:
+        scores = noise if signal.name == "random" else oracle_scores(signal.name, log_p, log_q.detach(), batch.targets)
+    weights = oracle_weights(strategy, scores, batch.valid, noise)
+
+    temperature, gold = strategy.temperature, batch.targets[..., None]
+    hot_p, hot_q = F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
+    if strategy.criterion.name == "forward_kl":
+        distance = (hot_p.exp() * (hot_p - hot_q)).sum(-1)
+    elif strategy.criterion.name == "cross_entropy":
+        distance = -hot_q.gather(-1, gold)[..., 0]
+    else:
+        options = strategy.criterion.options
+        difficulty = 1 - log_p.exp().gather(-1, gold)[..., 0]
+        places = [(float(difficulty[i, t]), i, t) for i, t in batch.valid.nonzero().tolist()]
+        hard = torch.zeros_like(batch.valid)
+        for rank, (_, i, t) in enumerate(sorted(places)):
+            hard[i, t] = rank >= len(places) * (1 - float(options["hard_fraction"]))
+        distance = oracle_at_kd(hot_p, hot_q, batch.targets, hard, float(options["easy_weight"]))
+    cross_entropy = -log_q.gather(-1, gold)[..., 0]
+    losses = strategy.kd_weight * temperature**2 * distance + (1 - strategy.kd_weight) * cross_entropy
+    summed = (weights * losses.masked_fill(weights == 0, 0.0)).sum(-1)
+    num_valid = batch.valid.sum(-1)
+    mask = num_valid > 0
+    per_sequence = {
+        "sequence_mean": weights.sum(-1),
+        "all_positions": num_valid,
+    }
+    if strategy.normaliser in per_sequence:
+        return (summed[mask] / per_sequence[strategy.normaliser][mask]).mean(), weights
+    return (summed.sum() / weights.sum() if strategy.normaliser == "batch_mean" else summed.sum()), weights
+
+
+def oracle(strategy: Strategy, pair: Pair, batch: Batch, *, seed: int = 7, step: int = 3) -> Gradients:
+    pair = replace(pair, student=copy.deepcopy(pair.student).double(), teacher=copy.deepcopy(pair.teacher).double())
+    loss, _ = oracle_loss(strategy, pair, batch, seed=seed, step=step)
+    loss.backward()
+    return Gradients(loss=float(loss.detach()), grads=_gradients(pair.student))
+
+
+def _gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def run(core: Core, micro_batches: list[Batch], *, step: int = 3) -> Gradients:
+    core.student.zero_grad(set_to_none=True)
+    result = accumulate(core, micro_batches, None, step=step, num_steps=10)
+    return Gradients(loss=result.loss, grads=_gradients(core.student), result=result)
+
+
+def assert_same(found: Gradients, wanted: Gradients, tolerance: float) -> None:
+    assert found.loss == pytest.approx(wanted.loss, rel=tolerance, abs=0)
+    assert found.grads.keys() == wanted.grads.keys()
+    assert found.grads
+    for name, reference in wanted.grads.items():
+        error = float((found.grads[name].double() - reference.double()).norm())
+        scale = float(reference.double().norm())
+        assert scale > 0, name
+        assert error <= tolerance * scale, f"{name}: relative error {error / scale:.1e}"
+
+
+@pytest.fixture(scope="module")
+def pair64(make_pair: Callable[..., Pair]) -> Pair:
+    return make_pair(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def pair32(make_pair: Callable[..., Pair]) -> Pair:
+    return make_pair(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def batch(make_batch: Callable[..., Batch]) -> Batch:
+    made = make_batch(6, 13)
+    assert 0 < int(made.valid.sum()) < made.valid.numel()
+    assert len(set(made.valid.sum(-1).tolist())) > 1, "the normalisers must differ"
+    return made
+
+
+# ---- the oracle's loss and gradients
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("kd_weight", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_loss_and_gradients_equal_the_dense_oracle_in_float64(
+    name: str, normaliser: str, kd_weight: float, temperature: float, pair64: Pair, batch: Batch, make_core: Any
+) -> None:
+    strategy = variant(name, normaliser=normaliser, kd_weight=kd_weight, temperature=temperature)
+    found = run(make_core(strategy, pair64, chunk=5), [batch])
+    assert_same(found, oracle(strategy, pair64, batch), TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize(("kd_weight", "temperature"), [(1.0, 1.0), (0.5, 2.0)])
+def test_loss_and_gradients_equal_the_dense_oracle_in_float32(
+    name: str, normaliser: str, kd_weight: float, temperature: float, pair32: Pair, batch: Batch, make_core: Any
+) -> None:
+    strategy = variant(name, normaliser=normaliser, kd_weight=kd_weight, temperature=temperature)
+    found = run(make_core(strategy, pair32, chunk=5), [batch])
+    assert_same(found, oracle(strategy, pair32, batch), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("kd_weight", [1.0, 0.5])
+def test_the_dense_flow_equals_the_dense_oracle(
+    name: str, kd_weight: float, pair64: Pair, batch: Batch, make_core: Any
+) -> None:
+    strategy = variant(name, flow="dense", kd_weight=kd_weight)
+    assert_same(run(make_core(strategy, pair64), [batch]), oracle(strategy, pair64, batch), 1e-10)
+
+
+@pytest.mark.parametrize("signal", ["teacher_entropy", "student_ce", "teacher_ce", "kl", "reverse_kl", "random"])
+def test_selection_by_any_signal_equals_the_oracle(signal: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
+    strategy = top_k(signal, 0.3)
+    assert_same(run(make_core(strategy, pair64), [batch]), oracle(strategy, pair64, batch), 1e-10)
+
+
+def test_the_oracle_can_tell_wrong_masks(pair64: Pair, batch: Batch, make_core: Any) -> None:
+    shifted = replace(batch, targets=batch.targets.roll(1, dims=1))
+    strategy = variant("sft")
+    found = run(make_core(strategy, pair64), [shifted])
+    assert found.loss != pytest.approx(oracle(strategy, pair64, batch).loss, rel=1e-3)
+
+
+# ---- independence of how the work is cut up
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("chunk", [1, 3, 10_000])
+def test_chunk_size_does_not_matter(name: str, chunk: int, pair64: Pair, batch: Batch, make_core: Any) -> None:
+    strategy = variant(name, kd_weight=0.5)
+    wanted = run(make_core(strategy, pair64, chunk=7), [batch])
+    assert_same(run(make_core(strategy, pair64, chunk=chunk), [batch]), wanted, 1e-10)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_micro_batches_do_not_matter(
+    name: str, normaliser: str, pair64: Pair, batch: Batch, make_core: Any
+) -> None:
+    core = make_core(variant(name, normaliser=normaliser, kd_weight=0.5), pair64)
+    whole, *others = (run(core, split_batch(batch, sizes)) for sizes in SPLITS)
+    for found in others:
+        assert_same(found, whole, 1e-10)
+        assert found.result is not None
+        assert whole.result is not None
+        assert found.result.tally.supervised == whole.result.tally.supervised
+        assert found.result.tally.valid == whole.result.tally.valid
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_right_padding_does_not_matter(
+    name: str, normaliser: str, pair64: Pair, make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    core = make_core(variant(name, normaliser=normaliser, kd_weight=0.5), pair64)
+    wanted, found = run(core, [make_batch(6, 13)]), run(core, [make_batch(6, 13, padding=9)])
+    assert_same(found, wanted, 1e-10)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_sequence_without_targets_changes_nothing(name: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
+    core = make_core(variant(name, kd_weight=0.5), pair64)
+    empty = replace(
+        batch,
+        index=torch.cat([batch.index, batch.index[:1]]),
+        input_ids=torch.cat([batch.input_ids, batch.input_ids[:1]]),
+        targets=torch.cat([batch.targets, torch.zeros_like(batch.targets[:1])]),
+        valid=torch.cat([batch.valid, torch.zeros_like(batch.valid[:1])]),
+    )
+    assert_same(run(core, [empty]), run(core, [batch]), 1e-10)
+
+
+@pytest.mark.parametrize("position", [{"policy": "random", "budget": 0.3}, {"signal": "random", "policy": "top_k",
+                                                                         "budget": 0.3}])
+def test_random_selection_is_the_same_whatever_the_split(
+    position: dict[str, Any], pair64: Pair, make_batch: Callable[..., Batch], make_core: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = make_core(variant("full_kd", position=position), pair64)
+    seen: list[Tensor] = []
+    original = step_module._select
+
+    def spy(*args: Any) -> Any:
+        selection, state = original(*args)
+        seen.append(selection.weight)
+        return selection, state
+
+    monkeypatch.setattr(step_module, "_select", spy)
+    selected = []
+    for sizes, padding in itertools.product(SPLITS, (0, 4)):
+        seen.clear()
+        run(core, split_batch(make_batch(6, 13, padding=padding), sizes))
+        selected.append(torch.cat(seen)[:, :13])
+    assert all(torch.equal(each, selected[0]) for each in selected)
+    seen.clear()
+    run(core, [make_batch(6, 13)], step=4)
+    assert not torch.equal(seen[0], selected[0]), "every step must draw anew"
+
+
+# ---- facts that trip implementations
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_online_and_cached_teacher_are_bit_identical(
+    dtype: torch.dtype, make_pair: Callable[..., Pair], batch: Batch, make_core: Any, tmp_path: Any
+) -> None:
+    pair = make_pair(dtype)
+    core = make_core(presets()["se_kd"], pair)
+    tokens = Tokens(
+        ids=batch.input_ids.to(torch.int32).numpy(), separator=1, cross_document_targets=False, tokens_per_byte=1.0,
+        key="k",
+    )
+    assert core.teacher is not None
+    cache = build_hidden(
+        tmp_path, "key", tokens, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=6
+    )
+    online = run(core, [batch])
+    cached = run(replace(core, teacher=Teacher(hidden=cache.hidden, head=cache.head, online=False)), [batch])
+    assert online.loss == cached.loss
+    assert all(torch.equal(online.grads[name], cached.grads[name]) for name in online.grads)
+
+
+@pytest.mark.parametrize("signal", ["student_entropy", "teacher_ce", "random"])
+def test_top_k_at_budget_one_is_full_kd(signal: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
+    full = run(make_core(presets()["full_kd"], pair64), [batch])
+    selected = run(make_core(top_k(signal, 1.0), pair64), [batch])
+    assert selected.loss == full.loss
+    assert all(torch.equal(selected.grads[name], full.grads[name]) for name in full.grads)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"sft"}))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_teacher_that_equals_the_student_gives_exactly_zero(
+    name: str, dtype: torch.dtype, make_pair: Callable[..., Pair], batch: Batch, make_core: Any
+) -> None:
+    student = make_pair(dtype).student
+    found = run(make_core(presets()[name], Pair(student=student, teacher=copy.deepcopy(student))), [batch])
+    assert found.loss == 0.0
+    largest = max(float(grad.abs().max()) for grad in found.grads.values())
+    assert largest <= 1e3 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["se_kd", "random_pos", "full_kd", "at_kd"])
+@pytest.mark.parametrize("flow", ["chunked", "dense"])
+def test_unselected_positions_get_exactly_zero_gradient(
+    name: str, flow: str, pair64: Pair, batch: Batch, make_core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = variant(name, flow=flow)
+    _, weights = oracle_loss(strategy, pair64, batch, seed=7, step=3)
+    kept: list[Tensor] = []
+
+    def spy(model: Any, input_ids: Tensor) -> Tensor:
+        hidden = trunk(model, input_ids)
+        if hidden.requires_grad:
+            hidden.retain_grad()
+            kept.append(hidden)
+        return hidden
+
+    monkeypatch.setattr(step_module, "trunk", spy)
+    run(make_core(strategy, pair64), [batch])
+    (hidden,) = kept
+    assert hidden.grad is not None
+    norms = hidden.grad.norm(dim=-1)
+    assert bool((norms[weights == 0] == 0).all())
+    assert bool((norms[weights > 0] > 0).all())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_padded_vocabulary_columns_take_no_part(
+    name: str, make_pair: Callable[..., Pair], batch: Batch, make_core: Any
+) -> None:
+    plain, loud = make_pair(), make_pair()
+    with torch.no_grad():
+        for model in (loud.student, loud.teacher):
+            weight = model.get_output_embeddings().weight
+            assert len(weight) > loud.vocab_size
+            weight[loud.vocab_size :] = 1e3
+    strategy = variant(name, kd_weight=0.5)
+    found, wanted = run(make_core(strategy, loud), [batch]), run(make_core(strategy, plain), [batch])
+    assert found.loss == wanted.loss
+    embeddings = found.grads["model.embed_tokens.weight"]
+    assert not embeddings[loud.vocab_size :].any()
+    assert torch.equal(embeddings, wanted.grads["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_lambda_zero_needs_no_teacher(name: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
+    strategy = variant(name, kd_weight=0.0)
+    core = make_core(strategy, pair64, with_teacher=False)
+    assert not core.objective.reads_teacher
+    assert_same(run(core, [batch]), oracle(strategy, pair64, batch), 1e-10)
+
+
+def test_sft_and_student_signals_leave_the_teachers_head_alone(pair64: Pair, batch: Batch, make_core: Any) -> None:
+    sft = run(make_core(presets()["sft"], pair64, with_teacher=False), [batch]).result
+    entropy = run(make_core(presets()["se_kd"], pair64), [batch]).result
+    assert sft is not None
+    assert entropy is not None
+    assert sft.tally.teacher_rows == sft.tally.teacher_passes == 0
+    assert entropy.tally.teacher_rows == entropy.tally.supervised < entropy.tally.valid
+
+
+# ---- memory
+
+
+class Largest(TorchDispatchMode):
+    """Record the largest tensor that any operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        found = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *found])
+        return out
+
+
+@pytest.fixture(scope="module")
+def wide(make_pair: Callable[..., Pair]) -> Pair:
+    return make_pair(torch.float32, rows=1000, vocab_size=990)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"full_kd_dense"}))
+@pytest.mark.parametrize("sizes", [[8], [4, 4]])
+def test_no_logits_of_a_whole_batch_exist(
+    name: str, sizes: list[int], wide: Pair, make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    batch, chunk = make_batch(8, 32, vocab_size=990), 4
+    core = make_core(presets()[name], wide, chunk=chunk)
+    with Largest() as largest:
+        result = run(core, split_batch(batch, sizes)).result
+    assert result is not None
+    heads = 24 * 1000  # the larger head, its rows of padding included
+    assert largest.numel <= max(chunk * 990, heads)
+    assert result.tally.supervised * 990 > heads, "logits at the supervised positions alone would be noticed"
+
+
+def test_the_dense_flow_would_be_noticed(wide: Pair, make_batch: Callable[..., Batch], make_core: Any) -> None:
+    core = make_core(presets()["full_kd_dense"], wide, chunk=4)
+    with Largest() as largest:
+        run(core, [make_batch(8, 32, vocab_size=990)])
+    assert largest.numel >= 8 * 32 * 990
+
+
+def test_held_out_text_is_measured_in_chunks_too(
+    wide: Pair, make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    core = make_core(presets()["full_kd"], wide)
+    ids = make_batch(4, 64, vocab_size=990).input_ids.to(torch.int32).numpy()
+    tokens = Tokens(ids=ids, separator=1, cross_document_targets=False, tokens_per_byte=1.0, key="k")
+    with Largest() as largest:
+        measure_heldout(wide.student, tokens, core.teacher, vocab_size=990, batch_size=2, chunk=4)
+    assert largest.numel <= 24 * 1000
+
+
+def test_chunk_rows_keeps_to_its_budget() -> None:
+    assert chunk_rows(151_936, 64) * 151_936 * 4 * 6 <= 64 << 20
+    assert (chunk_rows(151_936, 64) + 1) * 151_936 * 4 * 6 > 64 << 20
+    assert chunk_rows(1 << 30, 1) == 1
+    assert [(piece.start, piece.stop) for piece in slices(7, 3)] == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_head_gradient_of_many_chunks_does_not_stagnate_in_bfloat16() -> None:
+    # Addends below 1/256 of a bfloat16 sum vanish: summed chunk by chunk in bfloat16, the gradient stops growing.
+    num, hidden_size, vocab_size = 2048, 4, 8
+    generator = torch.Generator().manual_seed(0)
+    hidden = 1.0 + 0.1 * torch.randn((num, hidden_size), generator=generator)
+    weight = 0.1 * torch.randn((vocab_size, hidden_size), generator=generator)
+    targets = torch.zeros(num, dtype=torch.long)
+    objective = compile_strategy(presets()["sft"])
+
+    def gradient(dtype: torch.dtype, chunk: int) -> Tensor:
+        head = weight.to(torch.bfloat16).to(dtype).requires_grad_()
+        rows = Rows(student=hidden.to(torch.bfloat16).to(dtype), teacher=None, targets=targets)
+        coefficient = torch.ones(num, dtype=torch.promote_types(dtype, torch.float32))
+        weighted_loss(objective, rows, {}, coefficient, Head(weight=head), None, chunk=chunk).backward()
+        assert head.grad is not None
+        return head.grad.double()
+
+    reference = gradient(torch.float64, num)
+    error = float((gradient(torch.bfloat16, 2) - reference).norm() / reference.norm())
+    assert error < 0.01
+
+
+# ---- the autograd function on its own
+
+
+@pytest.mark.parametrize("scale", [1.0, -2.5])
+def test_backward_scales_what_forward_left(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn((9, 4), generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn((11, 4), generator=generator, dtype=torch.float64, requires_grad=True)
+    coefficient = torch.rand(9, generator=generator, dtype=torch.float64)
+    targets = torch.randint(11, (9,), generator=generator)
+
+    def losses(logits: Tensor, piece: slice) -> Tensor:
+        return F.cross_entropy(logits, targets[piece], reduction="none")
+
+    chunked = loss_module._ChunkedSum.apply(hidden, weight, coefficient, losses, 4)
+    found = torch.autograd.grad(scale * chunked, (hidden, weight))
+    dense = (losses(hidden @ weight.T, slice(0, 9)) * coefficient).sum()
+    wanted = torch.autograd.grad(scale * dense, (hidden, weight))
+    assert float(chunked.detach()) == pytest.approx(float(dense.detach()), rel=1e-12)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def test_no_supervised_rows_give_zero(pair64: Pair, batch: Batch, make_core: Any) -> None:
+    nothing = replace(batch, valid=torch.zeros_like(batch.valid))
+    found = run(make_core(presets()["se_kd"], pair64), [nothing])
+    assert found.loss == 0.0
+    assert not any(bool(grad.any()) for grad in found.grads.values())
+
+
+def test_options_on_the_signal_reach_it(pair64: Pair, batch: Batch, make_core: Any) -> None:
+    position = {"signal": {"name": "ce_ratio", "eps": 1e9}, "policy": "top_k", "budget": 0.3}
+    found = run(make_core(variant("se_kd", position=position), pair64), [batch])
+    # With every denominator the same, the ratio ranks like the student's cross-entropy.
+    assert found.loss == run(make_core(top_k("student_ce", 0.3), pair64), [batch]).loss
+    assert found.loss != run(make_core(top_k("ce_ratio", 0.3), pair64), [batch]).loss
+
+
+def test_at_kd_options_change_the_loss(pair64: Pair, batch: Batch, make_core: Any) -> None:
+    losses = [
+        run(
+            make_core(variant("at_kd", criterion=Choice(name="at_kd", options=options).model_dump()), pair64), [batch]
+        ).loss
+        for options in ({"hard_fraction": h, "easy_weight": e} for h, e in ((0.5, 0.2), (0.3, 0.2), (0.5, 0.4)))
+    ]
+    assert len({round(loss, 9) for loss in losses}) == 3
+
+
+def test_head_of_leaves_padding_out() -> None:
+    model = small_model(16, seed=0, dtype=torch.float32)
+    assert head_of(model, 97).weight.shape == (97, 16)
+    assert head_of(model, 104).weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
+
+

@@ -1,0 +1,264 @@
+"""Contract of every signal, and each against a plain float64 reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.distill.score import Rows, score_batch, score_rows
+from harness.models import Head
+from strategies.base import log_probs
+from strategies.registry import SIGNALS, TEACHER_INPUTS, order_signals, raw_inputs
+
+NAMES = list(SIGNALS)
+ROW_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "row"]
+BATCH_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "batch"]
+NUM, VOCAB, LENGTH = 24, 11, 6
+
+
+def function(name: str) -> Any:
+    return SIGNALS[name].build
+
+
+def logits(seed: int, *, dtype: torch.dtype = torch.float64, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return student rows, teacher rows and targets."""
+    draws = np.random.RandomState(seed)
+    student, teacher = (torch.from_numpy(scale * draws.standard_normal((NUM, VOCAB))).to(dtype) for _ in range(2))
+    return student, teacher, torch.from_numpy(draws.randint(0, VOCAB, NUM))
+
+
+def score(name: str, student: Tensor, teacher: Tensor, targets: Tensor, *, chunk: int = 1000) -> Tensor:
+    """Score rows of logits through the core's own path; the last dim is one sequence of LENGTH positions."""
+    noise = torch.linspace(0, 0.99, len(student))
+    ordered = order_signals([name])
+    identity = Head(weight=torch.eye(VOCAB, dtype=student.dtype))
+    rows = Rows(student=student, teacher=teacher, targets=targets, noise=noise)
+    row_names = tuple(each for each in ordered if SIGNALS[each].traits["scope"] == "row")
+    scored = score_rows(row_names, function, rows, identity, identity, chunk=chunk)
+    if SIGNALS[name].traits["scope"] == "row":
+        return scored[name]
+    valid = torch.ones((len(student) // LENGTH, LENGTH), dtype=torch.bool)
+    return score_batch(ordered, function, scored, valid)[name].flatten()
+
+
+# ---- plain references: loops over float64 numbers
+
+
+def _softmax(row: np.ndarray) -> np.ndarray:
+    powers = np.exp(row - row.max())
+    return powers / powers.sum()
+
+
+def _entropy(p: np.ndarray) -> float:
+    return -sum(x * np.log(x) for x in p)
+
+
+def _kl(p: np.ndarray, q: np.ndarray) -> float:
+    return sum(x * np.log(x / y) for x, y in zip(p, q, strict=True))
+
+
+REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "student_entropy": lambda p, q, y: _entropy(q),
+    "teacher_entropy": lambda p, q, y: _entropy(p),
+    "student_ce": lambda p, q, y: -np.log(q[y]),
+    "teacher_ce": lambda p, q, y: -np.log(p[y]),
+    "kl": lambda p, q, y: _kl(p, q),
+    "reverse_kl": lambda p, q, y: _kl(q, p),
+    "ce_ratio": lambda p, q, y: np.log(q[y]) / np.log(p[y]),
+    "kl_plus_student_entropy": lambda p, q, y: _kl(p, q) + _entropy(q),
+    "ce_ratio_plus_student_entropy": lambda p, q, y: np.log(q[y]) / np.log(p[y]) + _entropy(q),
+    "teacher_uncertainty": lambda p, q, y: 1 - p[y],
+}
+
+
+def test_every_row_signal_has_a_reference() -> None:
+    assert set(ROW_NAMES) == set(REFERENCES) | {"random"}
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_a_row_signal_equals_its_reference(name: str, scale: float) -> None:
+    student, teacher, targets = logits(1, scale=scale)
+    found = score(name, student, teacher, targets).numpy()
+    q, p = ([_softmax(row) for row in rows.numpy()] for rows in (student, teacher))
+    wanted = np.array([REFERENCES[name](p[i], q[i], int(targets[i])) for i in range(NUM)])
+    if "ce_ratio" in name:
+        certain = np.array([-np.log(p[i][int(targets[i])]) < 1e-6 for i in range(NUM)])
+        found, wanted = found[~certain], wanted[~certain]
+        assert len(wanted) > NUM // 2
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_the_rank_signal_equals_its_reference() -> None:
+    student, teacher, targets = logits(2)
+    found = score("teacher_uncertainty_rank", student, teacher, targets)
+    withheld = [1 - _softmax(row)[y] for row, y in zip(teacher.numpy(), targets.tolist(), strict=True)]
+    wanted = [sorted(withheld).index(each) / NUM for each in withheld]
+    torch.testing.assert_close(found.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_the_rank_signal_leaves_invalid_positions_out() -> None:
+    uncertainty = torch.tensor([[0.9, 0.1, 0.0], [0.4, 0.0, 0.2]])
+    valid = torch.tensor([[True, True, False], [True, False, True]])
+    found = function("teacher_uncertainty_rank")(teacher_uncertainty=uncertainty, valid=valid)
+    assert found[valid].tolist() == [0.75, 0.0, 0.5, 0.25]
+
+
+# ---- contract
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scores_are_one_finite_float32_number_per_position(name: str, dtype: torch.dtype) -> None:
+    found = score(name, *_typed(logits(3), dtype))
+    assert found.shape == (NUM,)
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+def test_float64_stays_float64(name: str) -> None:
+    assert score(name, *logits(3)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1e-6, 100.0, 1e4])
+def test_scores_stay_finite_on_extreme_logits(name: str, scale: float) -> None:
+    assert bool(score(name, *_typed(logits(4, scale=scale), torch.float32)).isfinite().all())
+
+
+def _typed(parts: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return parts[0].to(dtype), parts[1].to(dtype), parts[2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_chunks_do_not_matter(name: str, chunk: int) -> None:
+    parts = logits(5)
+    torch.testing.assert_close(score(name, *parts, chunk=chunk), score(name, *parts), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_vocabulary_does_not_matter(name: str) -> None:
+    student, teacher, targets = logits(6)
+    order = torch.from_numpy(np.random.RandomState(0).permutation(VOCAB))
+    renamed = order.argsort()[targets]
+    assert torch.equal(teacher[:, order].gather(1, renamed[:, None]), teacher.gather(1, targets[:, None]))
+    found = score(name, student[:, order], teacher[:, order], renamed)
+    torch.testing.assert_close(found, score(name, student, teacher, targets), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"random"}))
+def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
+    student, teacher, targets = logits(7)
+    order = torch.from_numpy(np.random.RandomState(1).permutation(NUM))
+    found = score(name, student[order], teacher[order], targets[order])
+    torch.testing.assert_close(found, score(name, student, teacher, targets)[order], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_added_to_the_logits_does_not_matter(name: str) -> None:
+    student, teacher, targets = logits(8)
+    found = score(name, student + 7.5, teacher - 3.25, targets)
+    torch.testing.assert_close(found, score(name, student, teacher, targets), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_signal_does_not_declare_does_not_reach_it(name: str) -> None:
+    student, teacher, targets = logits(9)
+    other_student, other_teacher, other_targets = logits(10)
+    needed, wanted = raw_inputs(SIGNALS[name]), score(name, student, teacher, targets)
+    reads_student = any(key.startswith("student") for key in needed)
+    found = score(
+        name,
+        student if reads_student else other_student,
+        teacher if needed & TEACHER_INPUTS else other_teacher,
+        targets if "targets" in needed else other_targets,
+    )
+    assert torch.equal(found, wanted)
+    if reads_student:
+        assert not torch.equal(score(name, other_student, teacher, targets), wanted)
+    if needed & TEACHER_INPUTS:
+        assert not torch.equal(score(name, student, other_teacher, targets), wanted)
+    if "targets" in needed:
+        assert not torch.equal(score(name, student, teacher, (targets + 1) % VOCAB), wanted)
+
+
+# ---- known values
+
+
+@pytest.mark.parametrize("name", ["student_entropy", "teacher_entropy"])
+def test_entropy_of_the_uniform_and_of_the_certain(name: str) -> None:
+    uniform, certain = torch.zeros((NUM, VOCAB)), torch.zeros((NUM, VOCAB))
+    certain[:, 3] = 1e4
+    targets = torch.zeros(NUM, dtype=torch.long)
+    torch.testing.assert_close(score(name, uniform, uniform, targets), torch.full((NUM,), float(np.log(VOCAB))))
+    assert not score(name, certain, certain, targets).any()
+
+
+@pytest.mark.parametrize("name", ["student_entropy", "teacher_entropy", "kl", "reverse_kl"])
+def test_classes_masked_to_minus_infinity_count_for_nothing(name: str) -> None:
+    student, teacher, targets = logits(11)
+    key = function(name)
+    given = {"student_logprobs": student, "teacher_logprobs": teacher}
+    masked = {k: log_probs(torch.cat([v, torch.full((NUM, 2), -torch.inf)], dim=1)) for k, v in given.items()}
+    plain = {k: log_probs(v) for k, v in given.items()}
+    inputs = SIGNALS[name].inputs
+    found, wanted = key(**{k: masked[k] for k in inputs}), key(**{k: plain[k] for k in inputs})
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse_kl"])
+def test_divergence_of_equals_is_exactly_zero(name: str) -> None:
+    student, _, targets = logits(12, dtype=torch.float32)
+    assert not score(name, student, student.clone(), targets).any()
+
+
+def test_kl_is_the_forward_direction() -> None:
+    half, tilted = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    forward = function("kl")(teacher_logprobs=half[None], student_logprobs=tilted[None])
+    reverse = function("reverse_kl")(teacher_logprobs=half[None], student_logprobs=tilted[None])
+    assert float(forward) == pytest.approx(0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1), rel=1e-6)
+    assert float(reverse) == pytest.approx(0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5), rel=1e-6)
+
+
+def test_ce_ratio_of_a_certain_teacher_is_bounded_by_eps() -> None:
+    given = {"student_ce": torch.tensor([2.0, 2.0, 0.0]), "teacher_ce": torch.tensor([0.0, 4.0, 0.0])}
+    assert function("ce_ratio")(**given).tolist() == pytest.approx([2e6, 0.5, 0.0])
+    assert function("ce_ratio")(**given, eps=1e-3).tolist() == pytest.approx([2e3, 0.5, 0.0])
+    assert SIGNALS["ce_ratio"].options == {"eps": False}
+
+
+def test_random_is_the_noise_it_is_given() -> None:
+    noise = torch.rand(5)
+    assert torch.equal(function("random")(noise=noise), noise)
+
+
+@pytest.mark.parametrize("name", BATCH_NAMES)
+def test_batch_signals_do_not_see_padding(name: str) -> None:
+    draws = np.random.RandomState(3)
+    scores = torch.from_numpy(draws.standard_normal((3, 5))).abs()
+    valid = torch.from_numpy(draws.random_sample((3, 5)) < 0.7)
+    inputs = [key for key in SIGNALS[name].inputs if key != "valid"]
+    short = function(name)(**dict.fromkeys(inputs, scores), valid=valid)
+    wide = torch.cat([scores, torch.full((3, 4), 99.0)], dim=1)
+    longer = function(name)(
+        **dict.fromkeys(inputs, wide), valid=torch.cat([valid, torch.zeros((3, 4), dtype=torch.bool)], dim=1)
+    )
+    assert torch.equal(longer[:, :5][valid], short[valid])
+
+
+def test_scores_are_laid_out_on_their_positions() -> None:
+    valid = torch.tensor([[True, False, True], [False, True, True]])
+    laid = score_batch(("kl",), function, {"kl": torch.tensor([1.0, 2.0, 3.0, 4.0])}, valid)
+    assert laid["kl"].tolist() == [[1.0, 0.0, 2.0], [0.0, 3.0, 4.0]]
+
+
+def test_no_rows_give_no_scores() -> None:
+    rows = Rows(student=torch.zeros((0, VOCAB)), teacher=None, targets=torch.zeros(0, dtype=torch.long))
+    scores = score_rows(("student_ce",), function, rows, Head(weight=torch.eye(VOCAB)), None, chunk=3)
+    assert scores["student_ce"].shape == (0,)
