@@ -82,7 +82,7 @@ class Strategy(Frozen):
     criterion: Choice | None = None
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     teacher: Literal["cached", "online"] = "cached"
     flow: Literal["chunked", "dense"] = "chunked"
 
@@ -229,7 +229,7 @@ class Grid(Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     hypothesis: str
     workload: str
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     baseline: str | None = None
     split: Split
     strategies: tuple[Strategy, ...]

@@ -16,6 +16,14 @@ M = TypeVar("M", bound=BaseModel)
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key written twice, where plain YAML keeps the last one silently."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+            raise yaml.MarkedYAMLError(
+                problem=f"not a {node.tag.rpartition(':')[2]}: {str(error)[:80]}", problem_mark=node.start_mark
+            ) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -105,7 +113,7 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key {place!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
-    value = f" (it is {shown})" if len(shown) <= 80 and not message.endswith(shown) else ""
+    value = f" (it is {shown})" if len(shown) <= 80 and problem["type"] != "value_error" else ""
     return f"{place}: {message}{value}" if place else message
 
 

@@ -105,6 +105,8 @@ def teacher_reader(strategy: Strategy) -> str | None:
     if strategy.model == "teacher":
         return "model: teacher"
     for component in components(strategy):
+        if component.kind == "criterion" and strategy.kd_weight == 0:
+            continue
         if component.kind != "policy" and raw_inputs(component) & TEACHER_INPUTS:
             return f"{component.kind} {component.name!r}"
     return None
@@ -132,7 +134,14 @@ def _component(registry: Registry, choice: Choice, where: str) -> Component:
             raise UserError(
                 f"{where}: {unknown(f'option of {registry.kind} {choice.name!r}', option, component.options)}"
             )
-    missing = [name for name, required in component.options.items() if required and name not in choice.options]
+    for name, value in choice.options.items():
+        wanted = component.options[name].type
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(
+                f"{where}: option {name!r} of {registry.kind} {choice.name!r} must be {wanted.__name__}, "
+                f"it is {value!r}"
+            )
+    missing = [name for name, option in component.options.items() if option.required and name not in choice.options]
     if missing:
         raise UserError(f"{where}: {registry.kind} {choice.name!r} needs the option {missing[0]!r}")
     return component
@@ -146,7 +155,7 @@ def _expand(entry: Any, number: int, path: Path) -> Iterator[Strategy]:
         raise UserError(f"{where}: an entry is a preset's name or a mapping, not {entry!r}")
     preset = fields.pop("preset", None)
     if preset is not None:
-        if preset not in presets():
+        if not isinstance(preset, str) or preset not in presets():
             raise unknown("preset", str(preset), presets())
         base = presets()[preset].model_dump(by_alias=True, exclude_unset=True)
         fields = _merge(base, fields)
@@ -173,7 +182,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _sweep(fields: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """Yield one copy per element of the Cartesian product of `sweep: {dotted.path: [values]}`."""
     sweep = fields.pop("sweep", {})
-    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+    if not isinstance(sweep, dict) or not all(
+        isinstance(key, str) and isinstance(values, list) and values for key, values in sweep.items()
+    ):
         raise UserError(f"{where}: sweep maps a dotted path to a list of values, e.g. position.budget: [0.1, 0.2]")
     for values in itertools.product(*sweep.values()):
         variant = copy.deepcopy(fields)
@@ -211,5 +222,5 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
         return ", ".join(parts[key] for key in ("signal", "policy", "budget", "criterion") if parts[key]) or "as it is"
     try:
         return template.format(**parts)
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         raise UserError(f"label {template!r} may use {', '.join('{' + key + '}' for key in parts)}") from None

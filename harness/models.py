@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,6 +79,8 @@ def fingerprint(source: ModelSource, folder: Path) -> str:
     located = locate(source, folder)
     if located.parent.name == "snapshots":
         return located.name
+    if not any(located.glob("*.safetensors")):
+        raise UserError(f"{located} holds no weights: *.safetensors is missing")
     digest = hashlib.sha256()
     for path in sorted(located.iterdir()):
         if path.suffix in {".json", ".safetensors", ".txt", ".model", ".jinja"}:
@@ -107,13 +109,17 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     rows = int(AutoConfig.from_pretrained(located).vocab_size)
     if len(tokenizer) > rows:
-        raise UserError(f"{located}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} rows of logits")
+        raise UserError(
+            f"{located}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} rows of logits"
+        )
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash what maps text to ids: the vocabulary and the end-of-text token."""
-    payload = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id])
+    payload = json.dumps(
+        [tokenizer.backend_tokenizer.to_str(), sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id]
+    )
     return hashlib.sha256(payload.encode()).hexdigest()[:16]
 
 
@@ -147,7 +153,7 @@ def load_model(
     try:
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(weights, revision=source.revision, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model {source.path!r} cannot be loaded: {_first_line(error)}") from None
     assert isinstance(model, PreTrainedModel)
     _check_head(model, source.path)

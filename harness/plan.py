@@ -111,6 +111,7 @@ def predict_flops(trial: Trial) -> dict[str, float]:
     if trial.strategy.flow == "dense":
         supervised = sequences * length
     reads_student = any(raw_inputs(SIGNALS[name]) & STUDENT_INPUTS for name in objective.scored)
+    twice = objective.batch_scope and size > workload.optimisation.micro_batch_size
     tally = Tally(
         sequences=sequences,
         valid=valid,
@@ -118,7 +119,8 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         student_scored=valid if reads_student else 0,
         student_trained=supervised,
         teacher_rows=valid * objective.scores_read_teacher + supervised * objective.loss_reads_teacher,
-        teacher_passes=sequences if objective.reads_teacher and trial.strategy.teacher == "online" else 0,
+        trunk_passes=sequences if twice else 0,
+        teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
     )
     vocab = len(load_tokenizer(workload.student, workload.folder))
     student = shape_model(workload.student, workload.folder)

@@ -26,7 +26,7 @@ def check_writable(folder: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise UserError(f"{folder} cannot be a results folder: {"it" if existing == folder else existing} is a file")
+        raise UserError(f"{folder} cannot be a results folder: {'it' if existing == folder else existing} is a file")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

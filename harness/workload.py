@@ -51,11 +51,13 @@ def fingerprints(workload: Workload) -> dict[str, str]:
     if workload.teacher is not None:
         models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
         found["teacher"] = models.fingerprint(workload.teacher, workload.folder)
-    if workload.data.sequence_length > (limit := models.context_length(workload.student, workload.folder)):
-        raise UserError(
-            f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
-            f"student's context of {limit} tokens"
-        )
+    for name, source in (("student", workload.student), ("teacher", workload.teacher)):
+        limit = models.context_length(source, workload.folder) if source is not None else None
+        if limit is not None and workload.data.sequence_length > limit:
+            raise UserError(
+                f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
+                f"{name}'s context of {limit} tokens"
+            )
     return found
 
 

@@ -43,6 +43,19 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Option:
+    """A scalar that a grid may set on a component.
+
+    Attributes:
+        type: int, float, bool or str.
+        required: whether a grid must set it, because it has no default.
+    """
+
+    type: type
+    required: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Component:
     """A registered function or class and what the harness may know of it without calling it.
 
@@ -52,7 +65,7 @@ class Component:
         build: the function (signal, criterion) or the class (policy).
         source: the paper and section that defines it.
         inputs: names of the tensors it takes, raw inputs or signals. Empty for policies.
-        options: names of the scalars a grid may set, with `True` where the grid must.
+        options: the scalars a grid may set.
         traits: declared properties (scope, scored, ...).
     """
 
@@ -61,7 +74,7 @@ class Component:
     build: Callable[..., Any]
     source: str
     inputs: tuple[str, ...]
-    options: dict[str, bool]
+    options: dict[str, Option]
     traits: dict[str, Any]
 
     @property
@@ -170,7 +183,13 @@ def _register(registry: Registry, name: str, source: str, **traits: Any) -> Call
         inputs, options = _keywords(build)
         registry.add(
             Component(
-                kind=registry.kind, name=name, build=build, source=source, inputs=inputs, options=options, traits=traits
+                kind=registry.kind,
+                name=name,
+                build=build,
+                source=source,
+                inputs=inputs,
+                options=options,
+                traits=traits,
             )
         )
         return build
@@ -178,14 +197,15 @@ def _register(registry: Registry, name: str, source: str, **traits: Any) -> Call
     return add
 
 
-def _keywords(build: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
-    """Split keywords into tensors (inputs) and scalars (options, True where a value must be given)."""
+def _keywords(build: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Option]]:
+    """Split keywords into tensors (inputs) and scalars (options)."""
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
     inputs: list[str] = []
-    options: dict[str, bool] = {}
+    options: dict[str, Option] = {}
     for parameter in inspect.signature(build).parameters.values():
         if hints.get(parameter.name) in (int, float, bool, str):
-            options[parameter.name] = parameter.default is inspect.Parameter.empty
+            required = parameter.default is inspect.Parameter.empty
+            options[parameter.name] = Option(type=hints[parameter.name], required=required)
         else:
             inputs.append(parameter.name)
     return tuple(inputs), options
@@ -234,8 +254,12 @@ def _digest_module(name: str, digests: dict[str, str]) -> None:
     text = inspect.getsource(importlib.import_module(name))
     digests[name] = source_digest(text)
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("strategies."):
-            _digest_module(node.module, digests)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "strategies":
+            if node.module != "strategies":
+                _digest_module(node.module, digests)
+            else:
+                for alias in node.names:
+                    _digest_module(f"strategies.{alias.name}", digests)
 
 
 def source_digest(text: str) -> str:

@@ -21,7 +21,8 @@ install_import_hook(
     [
         "strategies",
         "harness.cache",
-        "harness.data",
+        "harness.data.tokens",
+        "harness.data.text",
         "harness.distill",
         "harness.evaluate.heldout",
         "harness.execute",
@@ -32,27 +33,20 @@ install_import_hook(
     "beartype.beartype",
 )
 
-import typing
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm  # noqa: E402
 
-import strategies.base
-
-# Instances can be checked against a protocol only if it says so.
-typing.runtime_checkable(strategies.base.Policy)
-
-import numpy as np
-import pytest
-import torch
-import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-from harness.config import Strategy
-from harness.data.tokens import Batch, with_targets
-from harness.distill.objective import compile_strategy
-from harness.distill.step import Core
-from harness.distill.teacher import Teacher
-from harness.models import Head, head_of, trunk
+from harness.config import Strategy  # noqa: E402
+from harness.data.tokens import Batch, with_targets  # noqa: E402
+from harness.distill.objective import compile_strategy  # noqa: E402
+from harness.distill.step import Core  # noqa: E402
+from harness.distill.teacher import Teacher  # noqa: E402
+from harness.models import Head, head_of, trunk  # noqa: E402
 
 VOCAB = 97
 ROWS = 104  # more rows than tokens, as padded embedding matrices have
@@ -184,7 +178,28 @@ def split_batch(batch: Batch, sizes: list[int]) -> list[Batch]:
 
 def _sentences(seed: int, num: int) -> list[str]:
     draws = random.Random(seed)
-    words = "a cat dog bird sees finds the red blue small stone river and then it runs home to sleep under".split()
+    words = [
+        "a",
+        "cat",
+        "dog",
+        "bird",
+        "sees",
+        "finds",
+        "the",
+        "red",
+        "blue",
+        "small",
+        "stone",
+        "river",
+        "and",
+        "then",
+        "it",
+        "runs",
+        "home",
+        "to",
+        "sleep",
+        "under",
+    ]
     return [" ".join(draws.choices(words, k=draws.randint(6, 18))).capitalize() + "." for _ in range(num)]
 
 
@@ -276,7 +291,7 @@ def write_workload(checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
                 node = node[parent]
             node[leaf] = value
         path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+        path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
         return path
 
     return write
@@ -286,10 +301,10 @@ def write_workload(checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
 def write_grid(tmp_path: Path) -> Callable[..., Path]:
     """Write a grid file from text (the part from `strategies:` on) or from a list of entries."""
 
-    def write(strategies: Any, *, name: str = "question", workload: str = "tiny", **fields: Any) -> Path:
-        path = tmp_path / f"{name}.yaml"
+    def write(strategies: Any, *, stem: str = "question", workload: str | None = "tiny", **fields: Any) -> Path:
+        path = tmp_path / f"{stem}.yaml"
         payload = {"workload": workload, "split": "validation", "strategies": strategies, **fields}
-        path.write_text("# A question.\n" + yaml.safe_dump(payload), encoding="utf-8")
+        path.write_text("# A question.\n" + yaml.safe_dump(payload, sort_keys=False), encoding="utf-8")
         return path
 
     return write

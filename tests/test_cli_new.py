@@ -63,7 +63,7 @@ def test_a_name_that_cannot_be_is_refused_and_nothing_is_written(name: str, grid
 def test_a_grid_without_a_sweep_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     grid = tmp_path / "flat.yaml"
     grid.write_text("workload: tiny\nsplit: test\nstrategies: [no_kd]\n")
-    with pytest.raises(UserError, match="no sweep over position.signal"):
+    with pytest.raises(UserError, match=r"no sweep over position\.signal"):
         new_signal("my_signal", grid=grid, root=tmp_path)
     assert not (tmp_path / "strategies").exists()
 

@@ -72,7 +72,9 @@ def test_only_tiny_can_be_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_every_command_is_documented_in_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    commands = [
+        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    ]
     assert {"run", "plan", "report", "list", "doctor"} <= set(commands)
     for command in [*commands, "new signal", "workload build"]:
         assert f"harness {command}" in readme, command

@@ -47,7 +47,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> t
 def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple[Path, Path, str]) -> None:
     _, folder, printed = finished
     manifest = read_manifest(folder / "results" / "question" / "manifest.json")
-    assert [(entry.label, entry.seed) for entry in manifest.trials] == [("No KD", None), ("Full KD", 5), ("SE-KD 20%", 5)]
+    assert [(entry.label, entry.seed) for entry in manifest.trials] == [
+        ("No KD", None),
+        ("Full KD", 5),
+        ("SE-KD 20%", 5),
+    ]
     for entry in manifest.trials:
         record = read_record(folder / "results" / "trials" / entry.trial_id / "record.json")
         assert record.status == "finished"
@@ -174,7 +178,10 @@ def test_results_that_are_a_file_are_refused(finished: tuple[Path, Path, str], t
     [
         (("grids/absent.yaml",), "no such file: grids/absent.yaml"),
         (("grids/position_axis.yaml", "--workload", "tny"), "unknown workload 'tny'. Did you mean 'tiny'?"),
-        (("grids/position_axis.yaml", "--only", "full kf"), "unknown strategy label 'full kf'. Did you mean 'Full KD'?"),
+        (
+            ("grids/position_axis.yaml", "--only", "full kf"),
+            "unknown strategy label 'full kf'. Did you mean 'Full KD'?",
+        ),
         (("grids/position_axis.yaml", "--seeds", "one"), "--seeds takes whole numbers separated by commas"),
     ],
 )

@@ -261,9 +261,7 @@ def test_chunk_size_does_not_matter(name: str, chunk: int, pair64: Pair, batch: 
 
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("normaliser", NORMALISERS)
-def test_micro_batches_do_not_matter(
-    name: str, normaliser: str, pair64: Pair, batch: Batch, make_core: Any
-) -> None:
+def test_micro_batches_do_not_matter(name: str, normaliser: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
     core = make_core(variant(name, normaliser=normaliser, kd_weight=0.5), pair64)
     whole, *others = (run(core, split_batch(batch, sizes)) for sizes in SPLITS)
     for found in others:
@@ -297,10 +295,14 @@ def test_a_sequence_without_targets_changes_nothing(name: str, pair64: Pair, bat
     assert_same(run(core, [empty]), run(core, [batch]), 1e-10)
 
 
-@pytest.mark.parametrize("position", [{"policy": "random", "budget": 0.3}, {"signal": "random", "policy": "top_k",
-                                                                         "budget": 0.3}])
+@pytest.mark.parametrize(
+    "position", [{"policy": "random", "budget": 0.3}, {"signal": "random", "policy": "top_k", "budget": 0.3}]
+)
 def test_random_selection_is_the_same_whatever_the_split(
-    position: dict[str, Any], pair64: Pair, make_batch: Callable[..., Batch], make_core: Any,
+    position: dict[str, Any],
+    pair64: Pair,
+    make_batch: Callable[..., Batch],
+    make_core: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     core = make_core(variant("full_kd", position=position), pair64)
@@ -334,7 +336,10 @@ def test_online_and_cached_teacher_are_bit_identical(
     pair = make_pair(dtype)
     core = make_core(presets()["se_kd"], pair)
     tokens = Tokens(
-        ids=batch.input_ids.to(torch.int32).numpy(), separator=1, cross_document_targets=False, tokens_per_byte=1.0,
+        ids=batch.input_ids.to(torch.int32).numpy(),
+        separator=1,
+        cross_document_targets=False,
+        tokens_per_byte=1.0,
         key="k",
     )
     assert core.teacher is not None
@@ -471,9 +476,7 @@ def test_the_dense_flow_would_be_noticed(wide: Pair, make_batch: Callable[..., B
     assert largest.numel >= 8 * 32 * 990
 
 
-def test_held_out_text_is_measured_in_chunks_too(
-    wide: Pair, make_batch: Callable[..., Batch], make_core: Any
-) -> None:
+def test_held_out_text_is_measured_in_chunks_too(wide: Pair, make_batch: Callable[..., Batch], make_core: Any) -> None:
     core = make_core(presets()["full_kd"], wide)
     ids = make_batch(4, 64, vocab_size=990).input_ids.to(torch.int32).numpy()
     tokens = Tokens(ids=ids, separator=1, cross_document_targets=False, tokens_per_byte=1.0, key="k")
@@ -563,5 +566,3 @@ def test_head_of_leaves_padding_out() -> None:
     model = small_model(16, seed=0, dtype=torch.float32)
     assert head_of(model, 97).weight.shape == (97, 16)
     assert head_of(model, 104).weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
-
-

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness.data.corpus import SPLITS, document, documents, owned
 from harness.data.corpus.draws import Draws
 from harness.data.items import ITEM_SPLITS, NUM_CHOICES, TASKS, items
-from harness.workloads.build_tiny import build
+from harness.workloads import build_tiny
 
-NUM_DOCUMENTS = 3000
+NUM_DOCUMENTS = 600
+NUM_ITEMS = 100
 
 
 def prompt_of(item: dict[str, object]) -> str:
@@ -67,10 +69,10 @@ def test_unknown_split_names_the_allowed_ones() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_items_are_stable_distinct_and_json(task: str) -> None:
-    made = {split: items(task, split, 200) for split in ITEM_SPLITS}
+    made = {split: items(task, split, NUM_ITEMS) for split in ITEM_SPLITS}
     for split, found in made.items():
         assert json.loads(json.dumps(found)) == found
-        assert len({prompt_of(item) for item in found}) == 200
+        assert len({prompt_of(item) for item in found}) == NUM_ITEMS
         assert items(task, split, 20) == found[:20]
     prompts = {split: {prompt_of(item) for item in found} for split, found in made.items()}
     assert not prompts["validation"] & prompts["test"]
@@ -80,7 +82,7 @@ def test_items_are_stable_distinct_and_json(task: str) -> None:
 def test_items_are_in_no_training_text(task: str) -> None:
     training = "\n".join(texts("pretrain") | texts("train"))
     for split in ITEM_SPLITS:
-        for item in items(task, split, 200):
+        for item in items(task, split, NUM_ITEMS):
             assert prompt_of(item) not in training
             assert not owned("pretrain", prompt_of(item))
             assert not owned("train", prompt_of(item))
@@ -110,10 +112,27 @@ def test_last_words_are_one_word_of_the_story() -> None:
         assert not str(item["context"]).endswith(" ")
 
 
+def test_the_shipped_files_are_the_ones_the_log_speaks_of() -> None:
+    folder = Path(build_tiny.__file__).parent / "tiny"
+    log = json.loads((folder / "build_log.json").read_text())
+    assert log["steps_scale"] == 1.0
+    assert log["teacher"]["recipe"] == asdict(build_tiny.TEACHER)
+    assert log["student"]["recipe"] == asdict(build_tiny.STUDENT)
+    for name, value in log["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
+
+
+def test_the_teacher_is_stronger_on_every_task() -> None:
+    log = json.loads((Path(build_tiny.__file__).parent / "tiny" / "build_log.json").read_text())
+    for split in ITEM_SPLITS:
+        for task in TASKS:
+            assert log["teacher"]["scores"][split][task] > log["student"]["scores"][split][task] + 0.1
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    build(folder, steps_scale=0.0005)
+    build_tiny.build(folder, steps_scale=0.0005)
     return folder
 
 
@@ -127,6 +146,7 @@ def test_a_build_loads(built: Path) -> None:
     assert all(sum(char.isdigit() for char in piece) < 2 for piece in tokenizer.convert_ids_to_tokens(ids))
     sizes = {}
     for name in ("teacher", "student"):
+        assert len(AutoTokenizer.from_pretrained(built / name)) == 2048
         model = AutoModelForCausalLM.from_pretrained(built / name, dtype=torch.float32)
         logits = model(input_ids=torch.tensor([ids])).logits
         assert logits.shape == (1, len(ids), 2048)
@@ -147,4 +167,4 @@ def test_a_build_is_logged(built: Path) -> None:
 @pytest.mark.parametrize("scale", [0.0, 1.5])
 def test_an_impossible_scale_is_refused(scale: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="steps_scale"):
-        build(tmp_path, steps_scale=scale)
+        build_tiny.build(tmp_path, steps_scale=scale)

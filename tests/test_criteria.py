@@ -184,9 +184,7 @@ def test_forward_kl_splits_at_the_gold_token(seed: int) -> None:
     torch.testing.assert_close(parts.tckd + withheld * parts.nckd, whole, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("hard_fraction", "num_hard"), [(0.0, 0), (0.25, 3), (0.5, 6), (1.0, 12)]
-)
+@pytest.mark.parametrize(("hard_fraction", "num_hard"), [(0.0, 0), (0.25, 3), (0.5, 6), (1.0, 12)])
 def test_at_kd_counts_its_hard_rows(hard_fraction: float, num_hard: int) -> None:
     student, teacher, targets = rows()
     found = compare("at_kd", student, teacher, targets, hard_fraction=hard_fraction, easy_weight=0.0)
@@ -214,9 +212,7 @@ def test_at_kd_of_a_certain_model_is_finite_and_right(dtype: torch.dtype, gap: f
     parts = gold_split(log_probs(plain_teacher), log_probs(plain_student), targets)
     found = gold_split(log_probs(teacher), log_probs(student.detach()), targets)
     # Logits near `gap` carry an absolute rounding error of gap * eps into the other classes.
-    torch.testing.assert_close(
-        found.nckd.double(), parts.nckd, rtol=1e-5, atol=50 * gap * torch.finfo(dtype).eps
-    )
+    torch.testing.assert_close(found.nckd.double(), parts.nckd, rtol=1e-5, atol=50 * gap * torch.finfo(dtype).eps)
 
 
 def test_teachers_rows_get_no_say_in_the_gradient() -> None:

@@ -56,7 +56,7 @@ def test_neighbouring_streams_share_no_numbers_at_an_offset() -> None:
 
 def test_uniform_is_uniform_and_uncorrelated() -> None:
     numbers = uniform(streams(0, torch.arange(1000)), 100).double()
-    assert 0 <= float(numbers.min())
+    assert float(numbers.min()) >= 0
     assert float(numbers.max()) < 1
     counts = torch.histc(numbers, bins=20, min=0, max=1)
     statistic = float(((counts - 5000).square() / 5000).sum())

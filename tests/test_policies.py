@@ -223,9 +223,7 @@ def test_weighted_is_proportional_with_mean_one() -> None:
         kept = scores[row][valid[row]].clamp(min=0).double()
         if not len(kept):
             continue
-        torch.testing.assert_close(
-            selection.weight[row][valid[row]].double(), kept / kept.mean(), rtol=1e-5, atol=1e-7
-        )
+        torch.testing.assert_close(selection.weight[row][valid[row]].double(), kept / kept.mean(), rtol=1e-5, atol=1e-7)
         assert float(selection.weight[row].sum()) / len(kept) == pytest.approx(1.0, rel=1e-5)
     assert torch.equal(selection.denom, valid.sum(-1).float())
 

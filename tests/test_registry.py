@@ -104,7 +104,12 @@ def test_composites_come_after_their_parts_and_nothing_twice() -> None:
 
 def _component(name: str, *, inputs: tuple[str, ...] = (), scope: str = "row", build: Any = None) -> Component:
     return Component(
-        kind="signal", name=name, build=build or (lambda: None), source="a test", inputs=inputs, options={},
+        kind="signal",
+        name=name,
+        build=build or (lambda: None),
+        source="a test",
+        inputs=inputs,
+        options={},
         traits={"scope": scope},
     )
 
@@ -194,7 +199,10 @@ for registry in (SIGNALS, POLICIES, CRITERIA):
 def _digests(folder: Path) -> dict[str, str]:
     done = subprocess.run(  # the copied package must win over the installed one
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{_PRINT_DIGESTS}"],
-        capture_output=True, text=True, check=True, cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
     )
     return {key: value for key, _, value in (line.rpartition(" ") for line in done.stdout.splitlines())}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.distill.score import Rows, score_batch, score_rows
 from harness.models import Head
 from strategies.base import log_probs
-from strategies.registry import SIGNALS, TEACHER_INPUTS, order_signals, raw_inputs
+from strategies.registry import SIGNALS, TEACHER_INPUTS, Option, order_signals, raw_inputs
 
 NAMES = list(SIGNALS)
 ROW_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "row"]
@@ -202,7 +202,7 @@ def test_entropy_of_the_uniform_and_of_the_certain(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["student_entropy", "teacher_entropy", "kl", "reverse_kl"])
 def test_classes_masked_to_minus_infinity_count_for_nothing(name: str) -> None:
-    student, teacher, targets = logits(11)
+    student, teacher, _ = logits(11)
     key = function(name)
     given = {"student_logprobs": student, "teacher_logprobs": teacher}
     masked = {k: log_probs(torch.cat([v, torch.full((NUM, 2), -torch.inf)], dim=1)) for k, v in given.items()}
@@ -230,7 +230,7 @@ def test_ce_ratio_of_a_certain_teacher_is_bounded_by_eps() -> None:
     given = {"student_ce": torch.tensor([2.0, 2.0, 0.0]), "teacher_ce": torch.tensor([0.0, 4.0, 0.0])}
     assert function("ce_ratio")(**given).tolist() == pytest.approx([2e6, 0.5, 0.0])
     assert function("ce_ratio")(**given, eps=1e-3).tolist() == pytest.approx([2e3, 0.5, 0.0])
-    assert SIGNALS["ce_ratio"].options == {"eps": False}
+    assert SIGNALS["ce_ratio"].options == {"eps": Option(type=float, required=False)}
 
 
 def test_random_is_the_noise_it_is_given() -> None:

@@ -79,7 +79,10 @@ def open_hidden(folder: Path, key: str) -> HiddenCache | None:
     path = folder / f"hidden-{key}"
     if not (path / "meta.json").exists():
         return None
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"cache file {path / 'meta.json'} is damaged: remove {path} and run again") from None
     for name, size in meta["bytes"].items():
         found = (path / name).stat().st_size if (path / name).exists() else 0
         if found != size:
@@ -122,31 +125,37 @@ def build_hidden(
     folder.mkdir(parents=True, exist_ok=True)
     dtype = head.weight.dtype
     partial = Path(tempfile.mkdtemp(prefix=f".hidden-{key}-", dir=folder))
-    shape = (*tokens.ids.shape, head.weight.shape[1])
-    states = np.lib.format.open_memmap(partial / "states.npy", mode="w+", dtype=_STORED[dtype], shape=shape)
-    with torch.no_grad():
-        for start in range(0, len(tokens), batch_size):
-            index = torch.arange(start, min(start + batch_size, len(tokens)))
-            hidden = trunk(tokens.batch(index)).to(dtype).cpu()
-            states[start : start + len(index)] = (
-                hidden.view(torch.uint16) if dtype == torch.bfloat16 else hidden
-            ).numpy()
-            if on_progress is not None:
-                on_progress(start + len(index), len(tokens))
-    states.flush()
-    del states
-    save_file({"weight": head.weight.detach().contiguous().cpu()}, partial / "head.safetensors")
-    for name in ("states.npy", "head.safetensors"):
-        descriptor = os.open(partial / name, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    meta = {
-        "dtype": next(name for name, known in DTYPES.items() if known == dtype),
-        "bytes": {name: (partial / name).stat().st_size for name in ("states.npy", "head.safetensors")},
-        "num_tokens": int(np.prod(tokens.ids.shape)),
-        "build_s": time.perf_counter() - started,
-    }
-    write_json(partial / "meta.json", json.dumps(meta, indent=1))
+    try:
+        shape = (*tokens.ids.shape, head.weight.shape[1])
+        states = np.lib.format.open_memmap(partial / "states.npy", mode="w+", dtype=_STORED[dtype], shape=shape)
+        with torch.no_grad():
+            for start in range(0, len(tokens), batch_size):
+                index = torch.arange(start, min(start + batch_size, len(tokens)))
+                hidden = trunk(tokens.batch(index)).to(dtype).cpu()
+                states[start : start + len(index)] = (
+                    hidden.view(torch.uint16) if dtype == torch.bfloat16 else hidden
+                ).numpy()
+                if on_progress is not None:
+                    on_progress(start + len(index), len(tokens))
+        states.flush()
+        del states
+        save_file({"weight": head.weight.detach().contiguous().cpu()}, partial / "head.safetensors")
+        for name in ("states.npy", "head.safetensors"):
+            descriptor = os.open(partial / name, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        meta = {
+            "dtype": next(name for name, known in DTYPES.items() if known == dtype),
+            "bytes": {name: (partial / name).stat().st_size for name in ("states.npy", "head.safetensors")},
+            "num_tokens": int(np.prod(tokens.ids.shape)),
+            "build_s": time.perf_counter() - started,
+        }
+        write_json(partial / "meta.json", json.dumps(meta, indent=1))
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    if not (folder / f"hidden-{key}" / "meta.json").exists():
+        shutil.rmtree(folder / f"hidden-{key}", ignore_errors=True)
     try:
         partial.rename(folder / f"hidden-{key}")
     except OSError:

@@ -82,5 +82,7 @@ def _dataset(data: Data, folder: Path, split: TextSplit) -> Iterator[str]:
                     f"the row has {', '.join(f'{key}: {type(value).__name__}' for key, value in row.items())}"
                 )
             yield text
-    except (DatasetGenerationError, OSError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (DatasetGenerationError, OSError, ValueError) as error:
         raise UserError(f"data set {data.dataset!r}, split {split}, cannot be read: {error}") from None

@@ -93,6 +93,17 @@ def row_losses(
     return total
 
 
+def _accumulate(grad_weight: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
+    """Add a chunk's head gradient to the sum, which is float32 where the chunk is bfloat16.
+
+    A bfloat16 sum would stop growing after a few hundred chunks.
+    """
+    if grad_weight.dtype == hidden.dtype:
+        grad_weight.addmm_(grad_logits.T, hidden)
+    else:
+        grad_weight += grad_logits.T @ hidden
+
+
 class _ChunkedSum(torch.autograd.Function):
     """sum_m coefficient_m * losses(hidden @ weight.T)_m, gradients taken chunk by chunk in the forward pass."""
 
@@ -100,7 +111,9 @@ class _ChunkedSum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, coefficient: Tensor, losses: RowLosses, chunk: int) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_weight = (
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_weight else None
+        )
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for piece in slices(len(hidden), chunk):
             logits = (hidden[piece] @ weight.T).requires_grad_()
@@ -113,8 +126,8 @@ class _ChunkedSum(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[piece])
             if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.T, hidden[piece])
-        ctx.save_for_backward(grad_hidden, grad_weight)
+                _accumulate(grad_weight, grad_logits, hidden[piece])
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total
 
     @staticmethod

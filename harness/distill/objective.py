@@ -78,7 +78,7 @@ def compile_strategy(strategy: Strategy) -> Objective:
     policy = POLICIES[strategy.position.policy.name]
     criterion = CRITERIA[strategy.criterion.name]
     signal = strategy.position.signal.name if strategy.position.signal else None
-    wanted = [name for name in criterion.inputs if name in SIGNALS]
+    wanted = [name for name in criterion.inputs if name in SIGNALS] if strategy.kd_weight > 0 else []
     scored = order_signals(([signal] if signal else []) + wanted)
     return Objective(
         strategy=strategy,

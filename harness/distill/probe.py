@@ -1,5 +1,7 @@
 """A dry run of a strategy's functions on a few random numbers: a broken plug-in is told before anything is loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,16 +32,23 @@ def probe(strategy: Strategy) -> None:
     rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
     for name in rows:
         values[name] = _call(objective, name, values)
-    scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
+    batch_signals = ", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)
+    with _named(batch_signals):
+        scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
     context = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
     ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
-    selection, _ = objective.policy.select(ranked, valid, context, None)
+    assert strategy.position is not None, "compile_strategy has checked it"
+    with _named(f"policy {strategy.position.policy.name!r}"):
+        selection, _ = objective.policy.select(ranked, valid, context, None)
     if selection.weight.shape != valid.shape or not bool(torch.isfinite(selection.weight).all()):
         raise UserError(
-            f"policy {type(objective.policy).__name__} returned weights of shape {tuple(selection.weight.shape)}"
+            f"policy {strategy.position.policy.name!r} returned weights of shape {tuple(selection.weight.shape)}, "
+            f"or not finite; it must return finite weights of shape {tuple(valid.shape)}"
         )
     signals = {name: scores[name][valid] for name in objective.criterion_signals}
-    _checked(f"criterion {objective.criterion.name!r}", objective.compare({**values, **signals}), int(valid.sum()))
+    with _named(f"criterion {objective.criterion.name!r}"):
+        losses = objective.compare({**values, **signals})
+    _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
 
 
 def _inputs(num: int) -> dict[str, torch.Tensor]:
@@ -74,3 +83,13 @@ def _checked(what: str, scores: Any, num: int) -> torch.Tensor:
 def _budget(strategy: Strategy) -> float:
     position = strategy.position
     return position.budget if position is not None and position.budget is not None else 1.0
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say which function an exception came from."""
+    try:
+        yield
+    except Exception as error:
+        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise UserError(f"{what} fails on a trial input: {type(error).__name__}: {message}") from error

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.data.tokens import Tokens
-from harness.distill.score import Rows, score_rows
+from harness.distill.score import Rows, score_rows, slices
 from harness.distill.teacher import Teacher
 from harness.models import head_of, trunk
 from harness.results import Metric
@@ -64,8 +64,8 @@ def measure_heldout(
             sums["heldout_loss"].append(float(scores["student_ce"].sum()))
             if teacher is not None and rows.teacher is not None:
                 sums["teacher_kl"].append(float(scores["kl"].sum()))
-                ours = _best(rows.student @ head.weight.T)
-                theirs = _best(rows.teacher @ teacher.head.weight.T)
+                ours = _best(rows.student, head.weight, chunk)
+                theirs = _best(rows.teacher, teacher.head.weight, chunk)
                 sums["teacher_agreement"].append(float((ours == theirs).sum()))
     metrics = {name: _ratio(values, counts) for name, values in sums.items()}
     loss = metrics["heldout_loss"]
@@ -74,8 +74,8 @@ def measure_heldout(
     return metrics | {"bits_per_byte": Metric(value=loss.value * scale, stderr=stderr, num=loss.num)}
 
 
-def _best(logits: torch.Tensor) -> torch.Tensor:
-    return log_probs(logits).argmax(dim=-1)
+def _best(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> torch.Tensor:
+    return torch.cat([log_probs(hidden[piece] @ weight.T).argmax(dim=-1) for piece in slices(len(hidden), chunk)])
 
 
 def _ratio(sums: list[float], counts: list[int]) -> Metric:

@@ -238,8 +238,8 @@ def build(destination: Path, *, steps_scale: float = 1.0, threads: int = 1) -> N
 
     Args:
         destination: folder to fill; what it holds under the same names is replaced.
-        steps_scale: factor in (0, 1] on the length of both trainings and on the number of scored items, for trials of
-            the script itself; the shipped files were made with 1.
+        steps_scale: factor in (0, 1] on the length of both trainings, the tokenizer's text and the number of scored
+            items, for trials of the script itself; the shipped files were made with 1.
         threads: of each of the two processes.
 
     Raises:
@@ -250,7 +250,10 @@ def build(destination: Path, *, steps_scale: float = 1.0, threads: int = 1) -> N
     if threads < 1:
         raise ValueError(f"threads {threads} is below 1")
     destination.mkdir(parents=True, exist_ok=True)
-    make_tokenizer(num_documents=TOKENIZER_DOCUMENTS).save_pretrained(destination / "tokenizer")
+    tokenizer = make_tokenizer(num_documents=max(4000, round(TOKENIZER_DOCUMENTS * steps_scale)))
+    # Each model folder is complete on its own: AutoTokenizer loads from any of the three.
+    for folder in ("tokenizer", "teacher", "student"):
+        tokenizer.save_pretrained(destination / folder)
     recipes = [scaled(recipe, steps_scale) for recipe in (TEACHER, STUDENT)]
     num_items = max(2, round(NUM_ITEMS * steps_scale))
     with ProcessPoolExecutor(len(recipes), mp_context=get_context("spawn")) as pool:

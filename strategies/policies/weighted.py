@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,7 +23,8 @@ class Weighted:
         """Normalise the scores; a negative one counts as zero, and all zeros leave uniform weights."""
         kept = valid.float()
         num_valid = kept.sum(dim=-1)
-        mass = scores.float().clamp(min=0) * kept
+        exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        mass = exact.masked_fill(~valid, 0.0).clamp(min=0)
         total = mass.sum(dim=-1, keepdim=True)
         weight = (mass / total * num_valid[:, None]).where(total > 0, kept)
         return Selection(weight=weight, denom=num_valid), state

@@ -1,0 +1,115 @@
+"""What a trial costs: predicted operations against counted ones, and clocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCAB, Pair, split_batch
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.data.tokens import Batch
+from harness.distill.step import Tally, accumulate
+from harness.grid import presets
+from harness.meter import Clock, count_flops, count_trunk_flops, peak_gib, reset_peak
+
+TRAINED = sorted(name for name, preset in presets().items() if preset.train)
+LENGTH = 13
+
+
+def priced(tally: Tally, pair: Pair) -> dict[str, float]:
+    return count_flops(
+        tally,
+        student_trunk=count_trunk_flops(pair.student, LENGTH),
+        teacher_trunk=count_trunk_flops(pair.teacher, LENGTH),
+        student_head=VOCAB * 16,
+        teacher_head=VOCAB * 24,
+    )
+
+
+def in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:
+    """Count `addmm_`: torch's counter knows addmm, but not its in-place form."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("sizes", [[6], [4, 2]])
+def test_the_operations_of_a_step_are_those_a_counter_sees(
+    name: str, sizes: list[int], make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    pair = make_pair(torch.float32)
+    pair.student.set_attn_implementation("eager")  # a fused backward pass computes the attention scores anew
+    pair.teacher.set_attn_implementation("eager")
+    core = make_core(presets()[name], pair)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place_product}) as counter:
+        result = accumulate(core, split_batch(make_batch(6, LENGTH), sizes), None, step=0, num_steps=1)
+    assert counter.get_total_flops() == sum(priced(result.tally, pair).values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_head_is_charged_what_a_counter_sees(
+    name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    pair = make_pair(torch.float32)
+    core = make_core(presets()[name], pair)
+    batch = make_batch(6, LENGTH)
+    result = accumulate(core, [batch], None, step=0, num_steps=1)
+    costs = priced(result.tally, pair)
+    assert costs["student_trunk"] == 3 * 6 * count_trunk_flops(pair.student, LENGTH)
+    supervised = batch.valid.numel() if name == "full_kd_dense" else result.tally.supervised
+    assert costs["student_head_training"] == 6 * VOCAB * 16 * supervised
+    assert (costs["teacher_trunk"] == 0) == (name == "sft")
+    assert costs["student_head_scoring"] == (2 * VOCAB * 16 * int(batch.valid.sum())) * (
+        name in {"se_kd", "weighted_kd"}
+    )
+
+
+def test_selecting_20_percent_saves_the_teachers_head_80_percent(
+    make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    pair, batch = make_pair(torch.float32), make_batch(8, 101)
+    rows = {}
+    for name in ("full_kd", "se_kd"):
+        tally = accumulate(make_core(presets()[name], pair), [batch], None, step=0, num_steps=1).tally
+        rows[name] = tally.teacher_rows
+        assert tally.supervised == rows[name]
+    assert 0.2 <= rows["se_kd"] / rows["full_kd"] < 0.22
+
+
+def test_a_split_batch_scope_step_is_charged_its_second_pass(
+    make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    core = make_core(presets()["at_kd"], make_pair(torch.float32))
+    whole, split = (
+        accumulate(core, split_batch(make_batch(6, LENGTH), sizes), None, step=0, num_steps=1).tally
+        for sizes in ([6], [3, 3])
+    )
+    assert (whole.trunk_passes, split.trunk_passes) == (0, 6)
+    assert (whole.teacher_passes, split.teacher_passes) == (6, 12)
+
+
+def test_tallies_add_up() -> None:
+    total = Tally(sequences=1, valid=2)
+    total.add(Tally(sequences=3, valid=4, supervised=5, teacher_rows=6))
+    assert total == Tally(sequences=4, valid=6, supervised=5, teacher_rows=6)
+
+
+def test_a_phase_entered_twice_adds_up_also_when_it_raises() -> None:
+    clock = Clock(device="cpu")
+    with clock.phase("train"):
+        pass
+    first = clock.wall_s["train"]
+    with pytest.raises(RuntimeError), clock.phase("train"):
+        raise RuntimeError
+    assert clock.wall_s["train"] > first > 0
+    assert set(clock.wall_s) == {"train"}
+
+
+def test_peak_memory_sees_what_was_touched() -> None:
+    reset_peak("cpu")
+    before = peak_gib("cpu")["process"]
+    ballast = torch.ones(64 << 20, dtype=torch.uint8) * 3
+    after = peak_gib("cpu")["process"]
+    assert int(ballast[-1]) == 3
+    assert before > 0
+    assert after >= before
