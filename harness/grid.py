@@ -1,4 +1,4 @@
-"""From a grid file to its strategies: presets, overrides, sweeps, and what may not be combined."""
+"""From a grid file to its strategies: presets, overrides, sweeps, labels."""
 
 import copy
 import itertools
@@ -8,19 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Choice, Grid, Strategy, Workload
+from harness.config import Grid, Strategy
 from harness.errors import UserError, unknown
 from harness.files import first_comment, parse, read_yaml
-from strategies.registry import (
-    CRITERIA,
-    POLICIES,
-    SIGNALS,
-    TEACHER_INPUTS,
-    Component,
-    Registry,
-    order_signals,
-    raw_inputs,
-)
+from harness.legality import check_strategy
 
 PRESETS_FILE = Path(strategies.__file__).parent / "presets.yaml"
 
@@ -48,103 +39,6 @@ def presets() -> dict[str, Strategy]:
         name: parse(Strategy, fields, where=f"{PRESETS_FILE.name}: {name}")
         for name, fields in read_yaml(PRESETS_FILE).items()
     }
-
-
-def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
-    """Refuse a combination that cannot mean what it says.
-
-    Args:
-        strategy: the strategy.
-        where: how to name it in an error.
-
-    Raises:
-        UserError: the combination and the reason.
-        UnknownNameError: a component nobody registered.
-    """
-    position, criterion = strategy.position, strategy.criterion
-    if not strategy.train:
-        if position is not None or criterion is not None:
-            raise UserError(f"{where}: train is false, so position and criterion would do nothing: leave them out")
-        return
-    if strategy.model == "teacher":
-        raise UserError(f"{where}: only the student can be trained: model must be student, or train false")
-    if position is None or criterion is None:
-        raise UserError(f"{where}: a trained strategy needs both position and criterion")
-    policy = _component(POLICIES, position.policy, where)
-    _component(CRITERIA, criterion, where)
-    if policy.traits["scored"] and position.signal is None:
-        raise UserError(f"{where}: policy {policy.name!r} ranks positions, so position.signal must name a signal")
-    if not policy.traits["scored"] and position.signal is not None:
-        raise UserError(
-            f"{where}: policy {policy.name!r} reads no scores, so signal {position.signal.name!r} would do nothing"
-        )
-    if policy.traits["budgeted"] and position.budget is None:
-        raise UserError(f"{where}: policy {policy.name!r} needs position.budget, a share in (0, 1]")
-    if not policy.traits["budgeted"] and position.budget is not None:
-        raise UserError(f"{where}: policy {policy.name!r} has no budget, so budget {position.budget} would do nothing")
-    if position.signal is not None:
-        order_signals([_component(SIGNALS, position.signal, where).name])
-
-
-def check_workload(strategy: Strategy, workload: Workload) -> None:
-    """Refuse a strategy that the workload cannot serve.
-
-    Raises:
-        UserError: the strategy needs a teacher and the workload has none.
-    """
-    needs = teacher_reader(strategy)
-    if workload.teacher is None and needs:
-        raise UserError(
-            f"strategy {strategy.label!r}: {needs} reads the teacher, and workload {workload.name!r} has none "
-            "(teacher: null)"
-        )
-
-
-def teacher_reader(strategy: Strategy) -> str | None:
-    """Name the first part of a strategy that reads the teacher, or None."""
-    if strategy.model == "teacher":
-        return "model: teacher"
-    for component in components(strategy):
-        if component.kind == "criterion" and strategy.kd_weight == 0:
-            continue
-        if component.kind != "policy" and raw_inputs(component) & TEACHER_INPUTS:
-            return f"{component.kind} {component.name!r}"
-    return None
-
-
-def components(strategy: Strategy) -> list[Component]:
-    """Return every registered component a strategy runs, signals that others are made of included."""
-    used: list[Component] = []
-    if strategy.position is not None:
-        used.append(POLICIES[strategy.position.policy.name])
-        if strategy.position.signal is not None:
-            used.extend(SIGNALS[name] for name in order_signals([strategy.position.signal.name]))
-    if strategy.criterion is not None:
-        criterion = CRITERIA[strategy.criterion.name]
-        used.append(criterion)
-        used.extend(SIGNALS[name] for name in order_signals(name for name in criterion.inputs if name in SIGNALS))
-    return used
-
-
-def _component(registry: Registry, choice: Choice, where: str) -> Component:
-    """Look a component up and check the options set on it."""
-    component = registry[choice.name]
-    for option in choice.options:
-        if option not in component.options:
-            raise UserError(
-                f"{where}: {unknown(f'option of {registry.kind} {choice.name!r}', option, component.options)}"
-            )
-    for name, value in choice.options.items():
-        wanted = component.options[name].type
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise UserError(
-                f"{where}: option {name!r} of {registry.kind} {choice.name!r} must be {wanted.__name__}, "
-                f"it is {value!r}"
-            )
-    missing = [name for name, option in component.options.items() if option.required and name not in choice.options]
-    if missing:
-        raise UserError(f"{where}: {registry.kind} {choice.name!r} needs the option {missing[0]!r}")
-    return component
 
 
 def _expand(entry: Any, number: int, path: Path) -> Iterator[Strategy]:

@@ -10,7 +10,7 @@ from typing import Any
 from harness.config import Grid, Split, Strategy, Workload
 from harness.distill import NUMERICS
 from harness.errors import unknown
-from harness.grid import check_workload, components
+from harness.legality import check_workload, components
 from strategies.registry import source_digest
 
 # What changes where and how fast a trial runs, but not what it computes.

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from harness.config import Strategy
-from harness.grid import check_strategy, components, describe, load_grid, presets, teacher_reader
+from harness.grid import describe, load_grid, presets
+from harness.legality import check_strategy, components, teacher_reader
 from strategies.registry import CRITERIA, POLICIES, SIGNALS
 
 GRIDS = sorted((Path(__file__).parent.parent / "grids").glob("*.yaml"))
