@@ -1,5 +1,6 @@
 """The command line: commands without logic. Errors of the user are one line on stderr and exit code 2."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def run(
     from harness.plan import make_plan, print_plan
     from harness.run import check_writable, run_plan
 
-    console = Console()
+    console = _console()
     check_writable(results)
     check_writable(reports)
     plan = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), force=force)
@@ -84,7 +85,7 @@ def plan(
     from harness.plan import make_plan, print_plan
 
     made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()))
-    print_plan(Console(), made, results)
+    print_plan(_console(), made, results)
 
 
 @app.command()
@@ -99,7 +100,7 @@ def report(
 
     whole = folder.resolve()
     made = rebuild(folder) if (folder / "records").is_dir() else write_report(whole.parent, whole.name, reports)
-    print_report(made, Console())
+    print_report(made, _console())
 
 
 @app.command("list")
@@ -111,7 +112,7 @@ def list_(
     """List signals, policies, criteria, presets and workloads, with their papers."""
     from harness.catalogue import print_catalogue
 
-    print_catalogue(Console(), kind)
+    print_catalogue(_console(), kind)
 
 
 @app.command()
@@ -119,7 +120,7 @@ def doctor() -> None:
     """Show versions and devices, and whether the hub can be reached."""
     from harness.doctor import examine
 
-    examine(Console())
+    examine(_console())
 
 
 @new_app.command("signal")
@@ -178,6 +179,12 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
     return tuple(dict.fromkeys(chosen))
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal; a pipe or a log file has no width and gets a generous one."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=180)
 
 
 def _command_line() -> str:

@@ -22,7 +22,7 @@ from harness.distill.train import Training, train
 from harness.evaluate.heldout import measure_heldout
 from harness.evaluate.suite import evaluate
 from harness.inputs import Inputs, device_of, online_hidden, prepare_inputs
-from harness.meter import Clock, count_flops, count_trunk_flops, peak_gib, reset_peak
+from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
 from harness.results import Cost, Failure, Metric, Record, Selection, write_record
 from harness.seeds import derive
 from harness.trial import Trial, core_digest
@@ -82,7 +82,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         assert source is not None, "checked before anything runs"
         model = models.load_model(source, workload.folder, dtype=dtype, device=device)
     chunk = chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib)
-    training, flops = None, {}
+    training, flops, live = None, {}, None
     if objective is not None:
         with clock.phase("load"):
             teacher, teacher_flops = _training_teacher(trial, objective, inputs, device)
@@ -95,7 +95,8 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             seed=trial.seed or 0,
         )
         with clock.phase("train"):
-            training = train(core, inputs.train, workload.optimisation, device=device, on_step=on_step)
+            live = LiveBytes()
+            training = train(core, inputs.train, workload.optimisation, device=device, on_step=on_step, watch=live)
         model.eval()
         head = models.head_of(model, inputs.vocab_size).weight
         flops = count_flops(
@@ -105,7 +106,8 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             student_head=head.numel(),
             teacher_head=teacher.head.weight.numel() if teacher is not None else 0,
         )
-    peak = peak_gib(device)
+    # Evaluation holds what lm-eval's batches need, the same for every strategy: not what is compared.
+    peak = {} if live is None else peak_gib(device) | {"step": live.peak / 2**30}
     with clock.phase("eval"):
         metrics, items = _evaluate(trial, model, inputs, chunk, cache, device)
     record = Record(

@@ -1,15 +1,21 @@
 """What a trial costs: seconds by phase, peak memory by device, floating-point operations by part of the step."""
 
+import ctypes
+import gc
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -43,8 +49,60 @@ class Clock:
             self.wall_s[name] = self.wall_s.get(name, 0.0) + time.perf_counter() - started
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that come to life inside it, and the most that were alive at once.
+
+    Unlike a process's resident set this does not depend on the allocator, on what else the process did, or on the
+    machine: the same step gives the same number. Tensors that existed before (weights, optimiser state) do not count.
+
+    Attributes:
+        peak: the largest sum of live bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count the storages that are new in what it returns."""
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            # An operation in place, or a view, returns a storage that was there already.
+            if storage._cdata not in given and storage._cdata not in self._known:
+                self._add(storage)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self._live += size
+        self.peak = max(self.peak, self._live)
+
+        def freed() -> None:
+            self._known.discard(key)
+            self._live -= size
+
+        weakref.finalize(storage, freed)
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
 def reset_peak(device: str) -> None:
     """Forget the peak so far, so that a warm worker does not report an earlier trial's."""
+    # What earlier trials left in reference cycles, and what the allocator keeps of it, is not this trial's.
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
     clear = Path("/proc/self/clear_refs")

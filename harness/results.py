@@ -63,7 +63,9 @@ class Cost(_Frozen):
 
     Attributes:
         wall_s: seconds by phase (load, prepass, cache, train, eval).
-        peak_gib: peak memory by device, GiB; `process` is the resident set of the worker.
+        peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
+            the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
+            resident set, which also holds the libraries and what the allocator keeps.
         flops: floating-point operations by part of the step (student_trunk, student_head, ...).
         tokens: training tokens seen.
         disk_bytes: bytes the trial read from a cache or wrote for one, by cache kind.

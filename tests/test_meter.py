@@ -9,9 +9,9 @@ from conftest import VOCAB, Pair, split_batch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.tokens import Batch
-from harness.distill.step import Tally, accumulate
+from harness.distill.step import Core, Tally, accumulate
 from harness.grid import presets
-from harness.meter import Clock, count_flops, count_trunk_flops, peak_gib, reset_peak
+from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
 
 TRAINED = sorted(name for name, preset in presets().items() if preset.train)
 LENGTH = 13
@@ -113,3 +113,29 @@ def test_peak_memory_sees_what_was_touched() -> None:
     assert int(ballast[-1]) == 3
     assert before > 0
     assert after >= before
+
+
+def test_live_bytes_count_what_is_alive_at_once() -> None:
+    before = torch.ones(50)
+    with LiveBytes() as live:
+        first = torch.zeros(1000)  # 4000 bytes
+        second = first + 1  # 8000
+        second.add_(1)  # in place: nothing new
+        view = second.view(10, 100)  # a view: nothing new
+        _ = before.sum()  # 4 more, freed at once
+        del first, second
+        third = view * 2  # the view keeps its storage: 8000 again
+    assert live.peak == 8004
+    assert third.shape == (10, 100)
+
+
+def test_live_bytes_of_a_step_repeat_and_tell_chunked_from_dense(
+    make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Callable[..., Core]
+) -> None:
+    peaks = {}
+    for name in ("full_kd", "full_kd_dense", "full_kd"):
+        core = make_core(presets()[name], make_pair(torch.float32), chunk=4)
+        with LiveBytes() as live:
+            accumulate(core, [make_batch(8, 64)], None, step=0, num_steps=10)
+        assert peaks.setdefault(name, live.peak) == live.peak
+    assert peaks["full_kd"] < peaks["full_kd_dense"]

@@ -1,7 +1,7 @@
 """The main table: one row per strategy, in the manifest's order; as Markdown, CSV, LaTeX and in the terminal."""
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,17 @@ from harness.analysis.metrics import COSTS, QUALITY, MetricInfo, describe
 from harness.analysis.statistics import compare, summarise
 from harness.results import Manifest
 
-TERMINAL_KEYS = ("accuracy", "heldout_loss", "teacher_kl", "realised_fraction", "wall_total_s")
+TERMINAL_KEYS = (
+    "accuracy",
+    "adherence",
+    "perplexity",
+    "ece",
+    "heldout_loss",
+    "teacher_kl",
+    "realised_fraction",
+    "wall_total_s",
+    "peak_gib",
+)
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 _LATEX = {
@@ -228,20 +238,41 @@ def to_csv(numbers: pd.DataFrame) -> str:
 
 
 def print_table(console: Console, table: Table, *, keys: tuple[str, ...] = TERMINAL_KEYS) -> None:
-    """Print the columns that fit a terminal of 100 characters; better is marked * as well as bold, worse †."""
+    """Print the table; columns that do not fit the width follow below, with the strategies' names again.
+
+    Better is marked * as well as bold, worse †.
+    """
     shown = table.select(keys)
-    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    grid.add_column("Strategy", max_width=24, overflow="fold")
-    grid.add_column("Seeds", no_wrap=True)
-    for info in shown.columns:
-        grid.add_column(info.heading.replace(" (", "\n(") + _ARROWS[info.direction], justify="right", no_wrap=True)
-    for row in shown.rows:
-        grid.add_row(escape(row.label), row.seeds, *map(_rich_cell, row.cells))
-    console.print(grid)
+    for block in _blocks(shown, console.width):
+        console.print(_rich_table(block))
+        console.print()
     for row in shown.rows:
         if row.rest:
             console.print(f"{escape(row.label)}: {row.rest}", style="yellow", highlight=False)
     console.print(escape(table.caption.replace("{better}", "*")), style="dim", highlight=False)
+
+
+def _blocks(table: Table, width: int) -> Iterator[Table]:
+    """Cut a table into as few tables as fit the width, at least one column each."""
+    measure = Console(width=10_000)
+    keys = [info.key for info in table.columns]
+    while keys:
+        num = len(keys)
+        while num > 1 and measure.measure(_rich_table(table.select(tuple(keys[:num])))).maximum > width:
+            num -= 1
+        yield table.select(tuple(keys[:num]))
+        keys = keys[num:]
+
+
+def _rich_table(table: Table) -> RichTable:
+    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("Strategy", no_wrap=True)
+    grid.add_column("Seeds", no_wrap=True)
+    for info in table.columns:
+        grid.add_column(info.heading.replace(" (", "\n(") + _ARROWS[info.direction], justify="right", no_wrap=True)
+    for row in table.rows:
+        grid.add_row(escape(row.label), row.seeds, *map(_rich_cell, row.cells))
+    return grid
 
 
 def _rich_cell(cell: Cell) -> str:

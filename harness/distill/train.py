@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,7 @@ def train(
     *,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
+    watch: AbstractContextManager[object] | None = None,
 ) -> Training:
     """Distil the student in place.
 
@@ -86,6 +88,7 @@ def train(
         optimisation: optimiser, schedule and batch sizes.
         device: where the student is.
         on_step: called after every step with steps done, steps in all and the loss.
+        watch: entered around the first step's loss and gradients, to measure them.
 
     Raises:
         NotFiniteError: the loss or the gradient's norm is nan or infinite; names the step and the sequences.
@@ -108,13 +111,9 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        result = accumulate(
-            core,
-            [batch.to(device) for batch in _micro_batches(tokens, index, optimisation.micro_batch_size)],
-            state,
-            step=step,
-            num_steps=num_steps,
-        )
+        micro_batches = [batch.to(device) for batch in _micro_batches(tokens, index, optimisation.micro_batch_size)]
+        with watch if watch is not None and step == 0 else nullcontext():
+            result = accumulate(core, micro_batches, state, step=step, num_steps=num_steps)
         state = result.state
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
