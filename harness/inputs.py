@@ -83,17 +83,6 @@ def prepare_inputs(
     )
 
 
-def missing_caches(
-    workload: Workload, fingerprints: Mapping[str, str], inputs: Mapping[str, Tokens], cache: Path
-) -> list[str]:
-    """Name the data sets whose teacher cache does not exist yet."""
-    return [
-        name
-        for name, tokens in inputs.items()
-        if open_hidden(cache, cache_key(tokens, fingerprints["teacher"], workload.resources.dtype)) is None
-    ]
-
-
 def _caches(
     workload: Workload, fingerprint: str, wanted: Mapping[str, Tokens], cache: Path, on_progress: Progress | None
 ) -> dict[str, HiddenCache]:

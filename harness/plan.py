@@ -30,7 +30,7 @@ class Plan:
         grid: the grid.
         workload: the workload it runs on.
         trials: every trial of the grid, in its order, each id once.
-        todo: those without a finished record.
+        todo: those to run: asked for, and without a finished record.
         rows: label and trial of every row and seed; labels that compute the same share a trial.
     """
 
@@ -61,8 +61,8 @@ def make_plan(
         path: the grid file.
         results: the results root.
         workload: instead of the grid's.
-        seeds: instead of the grid's or the workload's.
-        labels: only the strategies whose label begins like one of these.
+        seeds: run only these of the grid's seeds.
+        labels: run only the strategies whose label begins like one of these.
         force: run finished trials again.
 
     Raises:
@@ -72,16 +72,18 @@ def make_plan(
     """
     grid = load_grid(path)
     loaded = load_workload(workload or grid.workload)
+    if workload is not None and workload != grid.workload:
+        # Another question: its table must not replace the grid's own.
+        grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
     for strategy in grid.strategies:
         if strategy.train:
             probe(strategy)
     found = fingerprints(loaded)
     _check_batches(loaded)
-    trials = make_trials(grid, loaded, found, seeds=seeds)
-    if labels:
-        trials = only(trials, labels)
+    trials = make_trials(grid, loaded, found)
+    wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())
-    todo = tuple(trial for trial in unique if force or not finished(results, trial.id))
+    todo = tuple(trial for trial in unique if trial.id in wanted and (force or not finished(results, trial.id)))
     rows = tuple((trial.strategy.label, trial) for trial in trials)
     return Plan(grid=grid, workload=loaded, trials=unique, todo=todo, rows=rows)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.config import Grid, Split, Strategy, Workload
 from harness.distill import NUMERICS
-from harness.errors import unknown
+from harness.errors import UserError, unknown
 from harness.legality import check_workload, components
 from strategies.registry import source_digest
 
@@ -65,21 +65,18 @@ class Trial:
         return self.strategy.label if self.seed is None else f"{self.strategy.label}, seed {self.seed}"
 
 
-def make_trials(
-    grid: Grid, workload: Workload, fingerprints: Mapping[str, str], *, seeds: Iterable[int] | None = None
-) -> list[Trial]:
+def make_trials(grid: Grid, workload: Workload, fingerprints: Mapping[str, str]) -> list[Trial]:
     """Pair every strategy of a grid with every seed; a model evaluated as it is needs no seed.
 
     Args:
         grid: the grid.
         workload: the workload it runs on.
         fingerprints: what the workload's names stand for.
-        seeds: instead of the grid's or the workload's.
 
     Raises:
         UserError: a strategy that the workload cannot serve.
     """
-    chosen = tuple(seeds) if seeds is not None else (grid.seeds or workload.seeds)
+    seeds = grid.seeds or workload.seeds
     trials: list[Trial] = []
     for strategy in grid.strategies:
         check_workload(strategy, workload)
@@ -93,27 +90,38 @@ def make_trials(
                 sources=sources,
                 fingerprints=fingerprints,
             )
-            for seed in (chosen if strategy.train else (None,))
+            for seed in (seeds if strategy.train else (None,))
         )
     return trials
 
 
-def only(trials: list[Trial], labels: Iterable[str]) -> list[Trial]:
-    """Keep the trials whose label is named, or begins with what is named, letter case aside.
+def only(trials: list[Trial], *, labels: Iterable[str] = (), seeds: Iterable[int] | None = None) -> list[Trial]:
+    """Keep a part of a grid's trials.
+
+    Args:
+        trials: the grid's.
+        labels: keep strategies called, or beginning like, one of these, letter case aside; empty keeps all.
+        seeds: keep these seeds, and what has none; None keeps all.
 
     Raises:
         UnknownNameError: no strategy of the grid is called that.
+        UserError: a seed that the grid does not have.
     """
-    kept: list[Trial] = []
     known = {trial.strategy.label for trial in trials}
+    kept: set[str] = set() if labels else known
     for label in labels:
-        matching = {name for name in known if name.lower() == label.lower()} or {
-            name for name in known if name.lower().startswith(label.lower())
-        }
+        matching = {name for name in known if name.lower() == label.lower()}
+        matching = matching or {name for name in known if name.lower().startswith(label.lower())}
         if not matching:
             raise unknown("strategy label", label, known)
-        kept.extend(trial for trial in trials if trial.strategy.label in matching and trial not in kept)
-    return [trial for trial in trials if trial in kept]
+        kept |= matching
+    of_grid = {trial.seed for trial in trials}
+    for seed in seeds or ():
+        if seed not in of_grid:
+            allowed = ", ".join(str(each) for each in sorted(each for each in of_grid if each is not None))
+            raise UserError(f"seed {seed} is not one of the grid's: {allowed}")
+    chosen = of_grid if seeds is None else {None, *seeds}
+    return [trial for trial in trials if trial.strategy.label in kept and trial.seed in chosen]
 
 
 def core_digest() -> str:

@@ -18,7 +18,7 @@ def test_predicted_flops_are_those_of_the_trial(
     # Whole documents of targets: with separators supervised, every position but the last is valid, as predicted.
     workload = write_workload(data__cross_document_targets=True, optimisation__micro_batch_size=4)
     plan = make_plan(write_grid([preset], workload=str(workload)), tmp_path / "results", seeds=(1,))
-    (trial,) = plan.trials
+    (trial,) = plan.todo
     measured = run_trial(trial, cache=tmp_path / "cache").record.cost.flops
     assert predict_flops(trial) == pytest.approx(measured, rel=1e-12)
 
@@ -42,7 +42,7 @@ def test_online_and_teacherless_strategies_need_no_cache(
 ) -> None:
     entries = [{"preset": "full_kd", "label": "online", "teacher": "online"}, "sft", "full_kd"]
     plan = make_plan(write_grid(entries, workload=str(workload_file)), tmp_path, seeds=(1,))
-    assert [reads_cache(trial) for trial in plan.trials] == [False, False, True]
+    assert [reads_cache(trial) for trial in plan.todo] == [False, False, True]
 
 
 def test_labels_that_compute_the_same_share_a_trial(
@@ -50,8 +50,10 @@ def test_labels_that_compute_the_same_share_a_trial(
 ) -> None:
     entries = ["full_kd", {"preset": "full_kd", "label": "the same again"}]
     plan = make_plan(write_grid(entries, workload=str(workload_file)), tmp_path, seeds=(1,))
-    assert len(plan.trials) == 1
-    assert [label for label, _ in plan.rows] == ["Full KD", "the same again"]
+    assert len(plan.todo) == 1
+    assert [(label, trial.seed) for label, trial in plan.rows] == [
+        ("Full KD", 1), ("Full KD", 2), ("the same again", 1), ("the same again", 2)
+    ]  # fmt: skip
 
 
 def test_the_printed_plan_names_every_row(
@@ -63,3 +65,20 @@ def test_the_printed_plan_names_every_row(
     assert "No KD" in printed
     assert "Full KD" in printed
     assert "3 of 3 trials to run" in printed
+
+
+def test_a_part_of_a_grid_keeps_its_other_rows_in_the_table(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    grid = write_grid(["no_kd", "full_kd", "se_kd"], workload=str(workload_file))
+    plan = make_plan(grid, tmp_path, labels=("SE",), seeds=(2,))
+    assert [trial.name for trial in plan.todo] == ["SE-KD 20%, seed 2"]
+    assert len(plan.rows) == 5
+
+
+def test_another_workload_is_another_report(
+    write_grid: Callable[..., Path], workload_file: Path, write_workload: Callable[..., Path], tmp_path: Path
+) -> None:
+    grid = write_grid(["no_kd"], workload=str(workload_file), name="question")
+    assert make_plan(grid, tmp_path).grid.name == "question"
+    assert make_plan(grid, tmp_path, workload=str(write_workload("mine"))).grid.name == "question-mine"

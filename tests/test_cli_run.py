@@ -85,7 +85,7 @@ def test_force_and_only_run_one_finished_trial_again(finished: tuple[Path, Path,
     grid, folder, _ = finished
     options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
     shown = harness("run", grid, *options, "--dry-run")
-    assert "1 of 1 trials to run" in shown.stdout, shown.stderr
+    assert "1 of 3 trials to run" in shown.stdout, shown.stderr
 
 
 def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(
@@ -183,6 +183,7 @@ def test_results_that_are_a_file_are_refused(finished: tuple[Path, Path, str], t
             "unknown strategy label 'full kf'. Did you mean 'Full KD'?",
         ),
         (("grids/position_axis.yaml", "--seeds", "one"), "--seeds takes whole numbers separated by commas"),
+        (("grids/position_axis.yaml", "--seeds", "7"), "seed 7 is not one of the grid's: 1337, 1338, 1339"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

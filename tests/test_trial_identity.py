@@ -11,7 +11,7 @@ from conftest import workload_fields
 from safetensors.torch import load_file, save_file
 
 import harness.trial as trial_module
-from harness.errors import UnknownNameError
+from harness.errors import UnknownNameError, UserError
 from harness.grid import load_grid
 from harness.trial import Trial, as_config, from_config, make_trials, only
 from harness.workload import fingerprints, load_workload
@@ -40,9 +40,9 @@ def make_trial(write_grid: WriteGrid, write_workload: WriteWorkload) -> Callable
         **changes: Any,
     ) -> Trial:
         path = write_workload(**(workload or {}))
-        grid = load_grid(write_grid([{**SE_KD, **changes}], workload=str(path), split=split))
+        grid = load_grid(write_grid([{**SE_KD, **changes}], workload=str(path), split=split, seeds=[seed]))
         found = {"student": "s", "teacher": "t", "tokenizer": "k", "data": "d", "evaluation": "e", **(marks or {})}
-        (trial,) = make_trials(grid, load_workload(str(path)), found, seeds=[seed])
+        (trial,) = make_trials(grid, load_workload(str(path)), found)
         return trial
 
     return make
@@ -156,7 +156,7 @@ def test_editing_one_component_changes_exactly_the_trials_that_use_it(
     grid, workload = load_grid(write_grid(entries, workload=str(path))), load_workload(str(path))
 
     def ids() -> dict[str, str]:
-        return {trial.strategy.label: trial.id for trial in make_trials(grid, workload, {}, seeds=[1])}
+        return {trial.strategy.label: trial.id for trial in make_trials(grid, workload, {}) if trial.seed in (None, 1)}
 
     before = ids()
     assert len(set(before.values())) == len(before) == 10
@@ -177,12 +177,9 @@ def test_a_model_as_it_is_has_no_seed(write_grid: WriteGrid, write_workload: Wri
     assert len({trial.id for trial in trials}) == 4
 
 
-def test_seeds_come_from_the_caller_the_grid_or_the_workload(
-    write_grid: WriteGrid, write_workload: WriteWorkload
-) -> None:
+def test_seeds_come_from_the_grid_or_the_workload(write_grid: WriteGrid, write_workload: WriteWorkload) -> None:
     workload = load_workload(str(write_workload()))
     with_seeds, without = load_grid(write_grid(["se_kd"], seeds=[7])), load_grid(write_grid(["se_kd"]))
-    assert [trial.seed for trial in make_trials(with_seeds, workload, {}, seeds=[9, 8])] == [9, 8]
     assert [trial.seed for trial in make_trials(with_seeds, workload, {})] == [7]
     assert [trial.seed for trial in make_trials(without, workload, {})] == [1, 2]
 
@@ -198,12 +195,20 @@ def test_trials_are_chosen_by_label(write_grid: WriteGrid, write_workload: Write
     trials = make_trials(
         load_grid(write_grid(["full_kd", "full_kd_dense", "se_kd"])), load_workload(str(write_workload())), {}
     )
-    labels = lambda *asked: [trial.strategy.label for trial in only(trials, asked)]  # noqa: E731
+    labels = lambda *asked: [trial.strategy.label for trial in only(trials, labels=asked)]  # noqa: E731
     assert labels("full kd") == ["Full KD"] * 2
     assert labels("full") == ["Full KD"] * 2 + ["Full KD (dense logits)"] * 2
     assert labels("se", "full kd") == ["Full KD"] * 2 + ["SE-KD 20%"] * 2
     with pytest.raises(UnknownNameError, match=r"unknown strategy label 'SE-KT'\. Did you mean 'SE-KD 20%'\?"):
-        only(trials, ["SE-KT"])
+        only(trials, labels=["SE-KT"])
+
+
+def test_trials_are_chosen_by_seed(write_grid: WriteGrid, write_workload: WriteWorkload) -> None:
+    trials = make_trials(load_grid(write_grid(["no_kd", "se_kd"])), load_workload(str(write_workload())), {})
+    assert [trial.seed for trial in only(trials, seeds=[2])] == [None, 2]
+    assert [trial.seed for trial in only(trials, labels=["SE"], seeds=[2, 1])] == [1, 2]
+    with pytest.raises(UserError, match=r"seed 3 is not one of the grid's: 1, 2"):
+        only(trials, seeds=[3])
 
 
 # ---- fingerprints of a real workload
