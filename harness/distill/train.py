@@ -101,7 +101,7 @@ def train(
         fused=all(parameter.is_floating_point() for parameter in parameters),
     )
     core.student.train()
-    tally, state, curve = Tally(), None, []
+    tally, state, last_loss, curve = Tally(), None, None, []
     for step in range(num_steps):
         index = order[step * optimisation.batch_size : (step + 1) * optimisation.batch_size]
         rate = learning_rate(step, num_steps, optimisation)
@@ -114,8 +114,9 @@ def train(
             state,
             step=step,
             num_steps=num_steps,
+            last_loss=last_loss,
         )
-        state = result.state
+        state, last_loss = result.state, result.loss
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFiniteError(
