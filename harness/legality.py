@@ -22,7 +22,7 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         where: how to name it in an error.
 
     Raises:
-        UserError: the combination and the reason.
+        UserError: the combination and the reason, or an option out of its range.
         UnknownNameError: a component nobody registered.
     """
     position, criterion = strategy.position, strategy.criterion
@@ -36,6 +36,10 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         raise UserError(f"{where}: a trained strategy needs both position and criterion")
     policy = _component(POLICIES, position.policy, where)
     _component(CRITERIA, criterion, where)
+    try:
+        policy.build(**position.policy.options)
+    except ValueError as error:
+        raise UserError(f"{where}: policy {policy.name!r}: {error}") from None
     if policy.traits["scored"] and position.signal is None:
         raise UserError(f"{where}: policy {policy.name!r} ranks positions, so position.signal must name a signal")
     if not policy.traits["scored"] and position.signal is not None:

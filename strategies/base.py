@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strategies.noise import uniform
+from strategies.noise import mix, uniform
 
 # B = sequences, L = positions, N = flattened positions, V = vocabulary
 
@@ -18,7 +18,8 @@ class Selection:
 
     Attributes:
         weight: non-negative weight of every position; 0 where nothing is distilled.
-        denom: what a sequence's weighted losses are divided by (the paper's Z_i).
+        denom: what a sequence's weighted losses are divided by (the paper's Z_i); 0 for a sequence of which nothing is
+            selected, which then counts for nothing in a mean over sequences.
     """
 
     weight: Float[Tensor, "B L"]
@@ -33,15 +34,23 @@ class StepContext:
         budget: share of valid positions to keep, in (0, 1].
         progress: share of training done, in [0, 1).
         keys: one noise stream per sequence; the same whatever the batch split, padding or device.
+        last_loss: the objective's value at the previous step, nats; None at the first.
     """
 
     budget: float
     progress: float
     keys: Int[Tensor, " B"]
+    last_loss: float | None = None
 
-    def uniform(self, num: int) -> Float[Tensor, "B num"]:
-        """Return `num` uniform numbers in [0, 1) per sequence; every call of a step returns the same ones."""
-        return uniform(self.keys, num)
+    def uniform(self, num: int, *, stream: int = 0) -> Float[Tensor, "B num"]:
+        """Return `num` uniform numbers in [0, 1) per sequence; every call of a step returns the same ones.
+
+        Args:
+            num: how many.
+            stream: numbers of different streams are unrelated. Stream 0 is also what the signal `random` is made of, so
+                a policy that draws by its scores needs another.
+        """
+        return uniform(mix(self.keys + stream) if stream else self.keys, num)
 
 
 @runtime_checkable

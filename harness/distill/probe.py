@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,20 +36,27 @@ def probe(strategy: Strategy) -> None:
     batch_signals = ", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)
     with _named(batch_signals):
         scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
-    context = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
+    first = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
     ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
     assert strategy.position is not None, "compile_strategy has checked it"
-    with _named(f"policy {strategy.position.policy.name!r}"):
-        selection, _ = objective.policy.select(ranked, valid, context, None)
-    if selection.weight.shape != valid.shape or not bool(torch.isfinite(selection.weight).all()):
-        raise UserError(
-            f"policy {strategy.position.policy.name!r} returned weights of shape {tuple(selection.weight.shape)}, "
-            f"or not finite; it must return finite weights of shape {tuple(valid.shape)}"
-        )
+    state = None
+    # A second step, since a policy with state may do something else then.
+    for context in (first, replace(first, progress=0.5, last_loss=1.0)):
+        with _named(f"policy {strategy.position.policy.name!r}"):
+            selection, state = objective.policy.select(ranked, valid, context, state)
+        _check_weights(f"policy {strategy.position.policy.name!r}", selection.weight, valid)
     signals = {name: scores[name][valid] for name in objective.criterion_signals}
     with _named(f"criterion {objective.criterion.name!r}"):
         losses = objective.compare({**values, **signals})
     _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
+
+
+def _check_weights(what: str, weight: torch.Tensor, valid: torch.Tensor) -> None:
+    if weight.shape != valid.shape or not bool(torch.isfinite(weight).all()):
+        raise UserError(
+            f"{what} returned weights of shape {tuple(weight.shape)}, "
+            f"or not finite; it must return finite weights of shape {tuple(valid.shape)}"
+        )
 
 
 def _inputs(num: int) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """One optimiser step's worth of loss and gradients: trunk, scores, selection, chunked loss, for every micro-batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,7 +97,15 @@ class Core:
         return self.teacher.head if self.teacher else None
 
 
-def accumulate(core: Core, micro_batches: Sequence[Batch], state: Any, *, step: int, num_steps: int) -> StepResult:
+def accumulate(
+    core: Core,
+    micro_batches: Sequence[Batch],
+    state: Any,
+    *,
+    step: int,
+    num_steps: int,
+    last_loss: float | None = None,
+) -> StepResult:
     """Add one global batch's gradients to the parameters, divided by the global denominator.
 
     The result does not depend on how the batch is split: losses are summed undivided, and gradients divided once.
@@ -109,8 +117,9 @@ def accumulate(core: Core, micro_batches: Sequence[Batch], state: Any, *, step: 
         state: the policy's state.
         step: number of the step, from 0.
         num_steps: steps of the whole run.
+        last_loss: the previous step's loss, None at the first.
     """
-    contexts = _contexts(core, micro_batches, step, num_steps)
+    contexts = _contexts(core, micro_batches, step, num_steps, last_loss)
     tally = Tally()
     prepared: list[tuple[Selection, Scores]] = []
     if core.objective.batch_scope and len(micro_batches) > 1:
@@ -128,7 +137,7 @@ def accumulate(core: Core, micro_batches: Sequence[Batch], state: Any, *, step: 
         loss = _loss(core, batch, hidden, teacher_hidden, selection, scores, tally)
         loss.backward()
         numerator += float(loss.detach())
-        denominator += _denominator(core, selection)
+        denominator += _denominator(core, selection, batch)
         tally.sequences += len(batch.input_ids)
         tally.valid += int(batch.valid.sum())
         tally.supervised += int((selection.weight > 0).sum())
@@ -138,14 +147,18 @@ def accumulate(core: Core, micro_batches: Sequence[Batch], state: Any, *, step: 
     return StepResult(loss=numerator / denominator, state=state, tally=tally)
 
 
-def _contexts(core: Core, micro_batches: Sequence[Batch], step: int, num_steps: int) -> list[StepContext]:
+def _contexts(
+    core: Core, micro_batches: Sequence[Batch], step: int, num_steps: int, last_loss: float | None
+) -> list[StepContext]:
     """Give each sequence its noise stream, numbered by its place in the global batch."""
     position = core.objective.strategy.position
     base, first, contexts = derive(core.seed, "selection", step), 0, []
     for batch in micro_batches:
         rows = torch.arange(first, first + len(batch.input_ids), device=batch.input_ids.device)
         budget = position.budget if position is not None and position.budget is not None else 1.0
-        contexts.append(StepContext(budget=budget, progress=step / num_steps, keys=streams(base, rows)))
+        contexts.append(
+            StepContext(budget=budget, progress=step / num_steps, keys=streams(base, rows), last_loss=last_loss)
+        )
         first += len(batch.input_ids)
     return contexts
 
@@ -216,9 +229,7 @@ def _select_globally(
         targets=torch.cat([batch.targets for batch in micro_batches]),
         valid=torch.cat([batch.valid for batch in micro_batches]),
     )
-    context = StepContext(
-        budget=contexts[0].budget, progress=contexts[0].progress, keys=torch.cat([each.keys for each in contexts])
-    )
+    context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
     rows = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     scores = score_batch(core.objective.scored, core.objective.signal_function, rows, whole.valid)
     selection, state = _select(core, scores, whole, context, state)
@@ -273,11 +284,13 @@ def _divisor(core: Core, selection: Selection, batch: Batch) -> Tensor:
     return divisor.double().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _denominator(core: Core, selection: Selection) -> float:
+def _denominator(core: Core, selection: Selection, batch: Batch) -> float:
     """What a micro-batch adds to the divisor of the whole batch."""
     normaliser = core.objective.strategy.normaliser
     if normaliser == "batch_mean":
         return float(selection.denom.sum())
     if normaliser == "sum":
         return 0.0
-    return float((selection.denom > 0).sum())
+    # A sequence of which nothing is selected has no mean of its own, but a mean of 0 over its valid positions.
+    counted = batch.valid.any(dim=-1) if normaliser == "all_positions" else selection.denom > 0
+    return float(counted.sum())

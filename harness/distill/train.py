@@ -104,7 +104,7 @@ def train(
         fused=all(parameter.is_floating_point() for parameter in parameters),
     )
     core.student.train()
-    tally, state, curve = Tally(), None, []
+    tally, state, last_loss, curve = Tally(), None, None, []
     for step in range(num_steps):
         index = order[step * optimisation.batch_size : (step + 1) * optimisation.batch_size]
         rate = learning_rate(step, num_steps, optimisation)
@@ -113,8 +113,8 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         micro_batches = [batch.to(device) for batch in _micro_batches(tokens, index, optimisation.micro_batch_size)]
         with watch if watch is not None and step == 0 else nullcontext():
-            result = accumulate(core, micro_batches, state, step=step, num_steps=num_steps)
-        state = result.state
+            result = accumulate(core, micro_batches, state, step=step, num_steps=num_steps, last_loss=last_loss)
+        state, last_loss = result.state, result.loss
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFiniteError(
