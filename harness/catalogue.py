@@ -4,13 +4,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.config import Strategy
+from harness.config import Samples, Strategy
 from harness.errors import unknown
 from harness.grid import presets
 from harness.workload import built_in, load_workload
-from strategies.registry import CRITERIA, POLICIES, SIGNALS, Component, Registry, raw_inputs
+from strategies.registry import CRITERIA, POLICIES, SAMPLES, SIGNALS, Component, Registry, raw_inputs
 
-_REGISTRIES: dict[str, Registry] = {"signals": SIGNALS, "policies": POLICIES, "criteria": CRITERIA}
+_REGISTRIES: dict[str, Registry] = {
+    "signals": SIGNALS,
+    "policies": POLICIES,
+    "samples": SAMPLES,
+    "criteria": CRITERIA,
+}
 
 KINDS = (*_REGISTRIES, "presets", "workloads")
 
@@ -53,7 +58,14 @@ def _parts(strategy: Strategy) -> str:
         return f"the {strategy.model}, not trained"
     budget = f" {100 * position.budget:g}%" if position.budget is not None else ""
     signal = f" by {position.signal.name}" if position.signal is not None else ""
-    return f"{position.policy.name}{budget}{signal}, {criterion.name}"
+    return f"{position.policy.name}{budget}{signal}, {criterion.name}{_sample_part(strategy.samples)}"
+
+
+def _sample_part(samples: Samples | None) -> str:
+    if samples is None:
+        return ""
+    signal = f" by {samples.signal.name}" if samples.signal is not None else ""
+    return f", samples {samples.policy.name} {100 * samples.budget:g}%{signal}"
 
 
 def _detail(component: Component) -> str:

@@ -54,6 +54,21 @@ class Position(Frozen):
     budget: Share | None = None
 
 
+class Samples(Frozen):
+    """The sample axis: which training sequences a trial learns from, chosen once before training.
+
+    Attributes:
+        signal: scores a sequence by its mean over the sequence's valid positions, under the frozen initial student;
+            None for a policy that reads no scores.
+        policy: how scores become a subset.
+        budget: share of the training sequences to keep, in (0, 1]; round(budget * sequences), at least 1.
+    """
+
+    signal: Choice | None = None
+    policy: Choice
+    budget: Share
+
+
 class Strategy(Frozen):
     """One selective-distillation method, complete.
 
@@ -64,6 +79,7 @@ class Strategy(Frozen):
         train: False for the student or the teacher as it is.
         position: the position axis; None if and only if nothing is trained.
         criterion: how a student's row is compared with the teacher's.
+        samples: the sample axis; None trains on every sequence.
         normaliser: what the weighted sum of row losses is divided by. `sequence_mean` (the paper's): each sequence by
             its selection's own denominator, then the mean over sequences; `batch_mean`: one mean over all selected
             positions of the global batch; `all_positions`: each sequence by its valid positions; `sum`: nothing.
@@ -80,6 +96,7 @@ class Strategy(Frozen):
     train: bool = True
     position: Position | None = None
     criterion: Choice | None = None
+    samples: Samples | None = None
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

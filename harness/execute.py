@@ -3,7 +3,7 @@
 import platform
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 from transformers import PreTrainedModel
 
 from harness import models
-from harness.cache.hidden import HiddenCache
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.score import chunk_rows
 from harness.distill.step import Core
@@ -21,9 +20,17 @@ from harness.distill.teacher import Teacher
 from harness.distill.train import Training, train
 from harness.evaluate.heldout import measure_heldout
 from harness.evaluate.suite import evaluate
-from harness.inputs import Inputs, device_of, online_hidden, prepare_inputs
+from harness.inputs import (
+    Inputs,
+    cached_teacher,
+    device_of,
+    online_teacher,
+    prepare_inputs,
+    prepare_train_cache,
+)
 from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
 from harness.results import Cost, Failure, Metric, Record, Selection, write_record
+from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
 from harness.seeds import derive
 from harness.trial import Trial, core_digest
 
@@ -40,6 +47,7 @@ class Outcome:
     record: Record
     items: pd.DataFrame | None
     curve: pd.DataFrame | None
+    samples: pd.DataFrame | None = None
 
 
 def run_and_write(trial: Trial, results: Path, *, on_step: OnStep | None = None) -> Record:
@@ -51,7 +59,7 @@ def run_and_write(trial: Trial, results: Path, *, on_step: OnStep | None = None)
         record = failed_record(trial, started, type(error).__name__, str(error), traceback.format_exc())
         write_record(results, record, items=None, curve=None)
         raise
-    write_record(results, outcome.record, items=outcome.items, curve=outcome.curve)
+    write_record(results, outcome.record, items=outcome.items, curve=outcome.curve, samples=outcome.samples)
     return outcome.record
 
 
@@ -77,12 +85,21 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
     dtype = models.DTYPES[workload.resources.dtype]
     with clock.phase("load"):
         from_cache = objective is not None and objective.reads_teacher and strategy.teacher == "cached"
-        inputs = prepare_inputs(workload, trial.fingerprints, trial.split, cache=cache, needs_train_cache=from_cache)
+        # Without a prepass that reads the teacher, which of its states are needed is known after the choice only.
+        whole = prepass_reads_cache(strategy) or (from_cache and strategy.samples is None)
+        inputs = prepare_inputs(workload, trial.fingerprints, trial.split, cache=cache, needs_train_cache=whole)
         source = workload.teacher if strategy.model == "teacher" else workload.student
         assert source is not None, "checked before anything runs"
         model = models.load_model(source, workload.folder, dtype=dtype, device=device)
     chunk = chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib)
-    training, flops, live = None, {}, None
+    training, chosen, flops, live = None, None, {}, None
+    if strategy.samples is not None:
+        with clock.phase("prepass"):
+            chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
+        if from_cache and inputs.train_cache is None:
+            with clock.phase("cache"):
+                states = prepare_train_cache(workload, trial.fingerprints, inputs.train, cache=cache, only=chosen.kept)
+                inputs = replace(inputs, train_cache=states)
     if objective is not None:
         with clock.phase("load"):
             teacher, teacher_flops = _training_teacher(trial, objective, inputs, device)
@@ -96,7 +113,15 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         )
         with clock.phase("train"):
             live = LiveBytes()
-            training = train(core, inputs.train, workload.optimisation, device=device, on_step=on_step, watch=live)
+            training = train(
+                core,
+                inputs.train,
+                workload.optimisation,
+                only=chosen.kept if chosen is not None else None,
+                device=device,
+                on_step=on_step,
+                watch=live,
+            )
         model.eval()
         head = models.head_of(model, inputs.vocab_size).weight
         flops = count_flops(
@@ -106,6 +131,14 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             student_head=head.numel(),
             teacher_head=teacher.head.weight.numel() if teacher is not None else 0,
         )
+        if chosen is not None and chosen.prepass is not None:
+            flops |= prepass_flops(
+                strategy,
+                workload,
+                num_sequences=chosen.num_samples,
+                num_positions=chosen.prepass.num_positions,
+                vocab_size=inputs.vocab_size,
+            )
     # Evaluation holds what lm-eval's batches need, the same for every strategy: not what is compared.
     peak = {} if live is None else peak_gib(device) | {"step": live.peak / 2**30}
     with clock.phase("eval"):
@@ -121,20 +154,26 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         status="finished",
         metrics=metrics,
         selection=_selection(training),
+        samples=chosen.summary if chosen is not None else None,
         cost=Cost(
             wall_s=clock.wall_s,
             peak_gib=peak,
             flops=flops,
             tokens=training.tally.sequences * workload.data.sequence_length if training else 0,
-            disk_bytes={"hidden": inputs.train_cache.num_bytes} if inputs.train_cache else {},
-            shared_s={"hidden": inputs.train_cache.build_s} if inputs.train_cache else {},
+            disk_bytes=_disk_bytes(inputs, chosen),
+            shared_s=_shared_s(inputs, chosen),
         ),
         environment=environment(device),
-        seeds={purpose: derive(trial.seed, purpose) for purpose in ("global",)} if trial.seed is not None else {},
+        seeds=_seeds(trial),
         started_at=started,
         finished_at=_now(),
     )
-    return Outcome(record=record, items=items, curve=training.curve if training else None)
+    return Outcome(
+        record=record,
+        items=items,
+        curve=training.curve if training else None,
+        samples=chosen.table if chosen is not None else None,
+    )
 
 
 def failed_record(trial: Trial, started_at: str, kind: str, message: str, trace: str) -> Record:
@@ -167,20 +206,14 @@ def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device
     """Return the teacher that training reads, and what one sequence through its trunk costs if it really runs."""
     if not objective.reads_teacher:
         return None, 0.0
-    if inputs.train_cache is not None:
-        return _cached(inputs.train_cache, device), 0.0
+    if trial.strategy.teacher == "cached":
+        assert inputs.train_cache is not None, "prepared before training"
+        return cached_teacher(inputs.train_cache, device), 0.0
     workload = trial.workload
     assert workload.teacher is not None, "checked before anything runs"
-    model = models.load_model(
-        workload.teacher, workload.folder, dtype=models.DTYPES[workload.resources.dtype], device=device
-    )
-    head = models.Head(weight=models.head_of(model, inputs.vocab_size).weight.detach())
-    teacher = Teacher(hidden=online_hidden(model), head=head, online=True)
-    return teacher, count_trunk_flops(model, workload.data.sequence_length)
-
-
-def _cached(cache: HiddenCache, device: str) -> Teacher:
-    return Teacher(hidden=cache.hidden, head=models.Head(weight=cache.head.weight.to(device)), online=False)
+    shapes = models.shape_model(workload.teacher, workload.folder)
+    teacher = online_teacher(workload, inputs.vocab_size, device)
+    return teacher, count_trunk_flops(shapes, workload.data.sequence_length)
 
 
 def _evaluate(
@@ -190,7 +223,7 @@ def _evaluate(
     metrics = measure_heldout(
         model,
         inputs.heldout,
-        _cached(inputs.heldout_cache, device) if inputs.heldout_cache is not None else None,
+        cached_teacher(inputs.heldout_cache, device) if inputs.heldout_cache is not None else None,
         vocab_size=inputs.vocab_size,
         batch_size=workload.evaluation.batch_size,
         chunk=chunk,
@@ -217,6 +250,25 @@ def _selection(training: Training | None) -> Selection | None:
         supervised_positions=tally.supervised,
         realised_fraction=tally.supervised / max(tally.valid, 1),
     )
+
+
+def _disk_bytes(inputs: Inputs, chosen: Chosen | None) -> dict[str, int]:
+    found = {"hidden": inputs.train_cache.num_bytes} if inputs.train_cache else {}
+    return found | ({"prepass": chosen.prepass.num_bytes} if chosen is not None and chosen.prepass is not None else {})
+
+
+def _shared_s(inputs: Inputs, chosen: Chosen | None) -> dict[str, float]:
+    """Return the seconds of what is shared; a prepass that this trial built is in its own wall time already."""
+    found = {"hidden": inputs.train_cache.build_s} if inputs.train_cache else {}
+    reused = chosen is not None and chosen.prepass is not None and not chosen.built
+    return found | ({"prepass": chosen.prepass.build_s} if reused else {})  # type: ignore[union-attr]
+
+
+def _seeds(trial: Trial) -> dict[str, int]:
+    if trial.seed is None:
+        return {}
+    purposes = ("global",) if trial.strategy.samples is None else ("global", "samples")
+    return {purpose: derive(trial.seed, purpose) for purpose in purposes}
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Grid, Strategy
+from harness.config import Grid, Samples, Strategy
 from harness.errors import UserError, unknown
 from harness.files import first_comment, parse, read_yaml
 from harness.legality import check_strategy
@@ -98,7 +98,8 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
 
     Args:
         strategy: the strategy.
-        template: text with any of {signal} {policy} {budget} {criterion} {temperature} {lambda}.
+        template: text with any of {signal} {policy} {budget} {criterion} {temperature} {lambda} {sample_signal}
+            {sample_policy} {sample_budget}.
 
     Raises:
         UserError: the template names something else.
@@ -111,10 +112,23 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
         "criterion": strategy.criterion.name.replace("_", " ") if strategy.criterion else "",
         "temperature": f"{strategy.temperature:g}",
         "lambda": f"{strategy.kd_weight:g}",
+        **_sample_parts(strategy.samples),
     }
     if template is None:
-        return ", ".join(parts[key] for key in ("signal", "policy", "budget", "criterion") if parts[key]) or "as it is"
+        named = [parts[key] for key in ("signal", "policy", "budget", "criterion") if parts[key]]
+        chosen = [parts[key] for key in ("sample_signal", "sample_policy", "sample_budget") if parts[key]]
+        return ", ".join(named + ([f"samples {' '.join(chosen)}"] if chosen else [])) or "as it is"
     try:
         return template.format(**parts)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         raise UserError(f"label {template!r} may use {', '.join('{' + key + '}' for key in parts)}") from None
+
+
+def _sample_parts(samples: Samples | None) -> dict[str, str]:
+    if samples is None:
+        return {"sample_signal": "", "sample_policy": "", "sample_budget": ""}
+    return {
+        "sample_signal": samples.signal.name.replace("_", " ") if samples.signal else "",
+        "sample_policy": samples.policy.name.replace("_", " "),
+        "sample_budget": f"{100 * samples.budget:g}%",
+    }

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
@@ -12,6 +14,7 @@ from harness.cache.hidden import HiddenCache, build_hidden, cache_key, open_hidd
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare
+from harness.distill.teacher import Teacher
 
 # (what is being built, sequences done, sequences in all)
 Progress = Callable[[str, int, int], None]
@@ -83,6 +86,29 @@ def prepare_inputs(
     )
 
 
+def prepare_train_cache(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    train: Tokens,
+    *,
+    cache: Path,
+    only: Int[Tensor, " K"] | None = None,  # noqa: ARG001 - callers say what they need; this cache holds everything
+    on_progress: Progress | None = None,
+) -> HiddenCache:
+    """Map the teacher's states of the training text, building them if they are missing.
+
+    Args:
+        workload: a workload with a teacher.
+        fingerprints: see `harness.workload.fingerprints`.
+        train: distillation text.
+        cache: folder of caches.
+        only: the training sequences that will be asked for, all if left out. The cache holds every sequence all the
+            same, and so serves every choice of them.
+        on_progress: told of the building.
+    """
+    return _caches(workload, fingerprints["teacher"], {"train": train}, cache, on_progress)["train"]
+
+
 def _caches(
     workload: Workload, fingerprint: str, wanted: Mapping[str, Tokens], cache: Path, on_progress: Progress | None
 ) -> dict[str, HiddenCache]:
@@ -116,3 +142,17 @@ def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:
 def online_hidden(teacher: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:
     """Return a source of hidden states that runs the teacher's trunk each time."""
     return lambda batch: models.trunk(teacher, batch.input_ids)
+
+
+def cached_teacher(cache: HiddenCache, device: str) -> Teacher:
+    """Return a teacher whose states come from a cache; no teacher model is loaded."""
+    return Teacher(hidden=cache.hidden, head=models.Head(weight=cache.head.weight.to(device)), online=False)
+
+
+def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:
+    """Load the teacher and return it as one whose trunk runs each time it is asked."""
+    assert workload.teacher is not None, "checked before anything runs"
+    dtype = models.DTYPES[workload.resources.dtype]
+    model = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
+    head = models.Head(weight=models.head_of(model, vocab_size).weight.detach())
+    return Teacher(hidden=online_hidden(model), head=head, online=True)

@@ -1,10 +1,11 @@
 """What may not be combined, and why: a strategy that cannot mean what it says is refused before anything runs."""
 
-from harness.config import Choice, Strategy, Workload
+from harness.config import Choice, Samples, Strategy, Workload
 from harness.errors import UserError, unknown
 from strategies.registry import (
     CRITERIA,
     POLICIES,
+    SAMPLES,
     SIGNALS,
     TEACHER_INPUTS,
     Component,
@@ -29,6 +30,8 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
     if not strategy.train:
         if position is not None or criterion is not None:
             raise UserError(f"{where}: train is false, so position and criterion would do nothing: leave them out")
+        if strategy.samples is not None:
+            raise UserError(f"{where}: train is false, so samples would do nothing: leave it out")
         return
     if strategy.model == "teacher":
         raise UserError(f"{where}: only the student can be trained: model must be student, or train false")
@@ -52,6 +55,31 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         raise UserError(f"{where}: policy {policy.name!r} has no budget, so budget {position.budget} would do nothing")
     if position.signal is not None:
         order_signals([_component(SIGNALS, position.signal, where).name])
+    if strategy.samples is not None:
+        _check_samples(strategy.samples, where)
+
+
+def _check_samples(samples: Samples, where: str) -> None:
+    policy = _component(SAMPLES, samples.policy, where)
+    if policy.traits["scored"] and samples.signal is None:
+        raise UserError(f"{where}: sample policy {policy.name!r} ranks sequences, so samples.signal must name a signal")
+    if not policy.traits["scored"] and samples.signal is not None:
+        raise UserError(
+            f"{where}: sample policy {policy.name!r} reads no scores, so signal {samples.signal.name!r} would do "
+            "nothing"
+        )
+    try:
+        policy.build(**samples.policy.options)
+    except ValueError as error:
+        raise UserError(f"{where}: sample policy {policy.name!r}: {error}") from None
+    if samples.signal is None:
+        return
+    for name in order_signals([_component(SIGNALS, samples.signal, where).name]):
+        if SIGNALS[name].traits["scope"] == "batch":
+            raise UserError(
+                f"{where}: samples.signal {samples.signal.name!r} cannot score sequences: signal {name!r} compares the "
+                "positions of a batch, so a sequence's score would depend on which others it is scored with"
+            )
 
 
 def check_workload(strategy: Strategy, workload: Workload) -> None:
@@ -91,6 +119,10 @@ def components(strategy: Strategy) -> list[Component]:
         criterion = CRITERIA[strategy.criterion.name]
         used.append(criterion)
         used.extend(SIGNALS[name] for name in order_signals(name for name in criterion.inputs if name in SIGNALS))
+    if strategy.samples is not None:
+        used.append(SAMPLES[strategy.samples.policy.name])
+        if strategy.samples.signal is not None:
+            used.extend(SIGNALS[name] for name in order_signals([strategy.samples.signal.name]))
     return used
 
 

@@ -171,3 +171,30 @@ def count_flops(
         "teacher_trunk": teacher_trunk * tally.teacher_passes,
         "teacher_head": 2.0 * teacher_head * tally.teacher_rows,
     }
+
+
+def count_prepass_flops(
+    *,
+    num_sequences: int,
+    num_positions: int,
+    student_trunk: float,
+    student_head: int,
+    teacher_trunk: float,
+    teacher_head: int,
+) -> dict[str, float]:
+    """Return the operations of scoring every training sequence once, by part; 0 for a part that is not run.
+
+    Args:
+        num_sequences: training sequences.
+        num_positions: their valid positions.
+        student_trunk: operations of one sequence's forward pass through the student's trunk.
+        student_head: elements of the student's head matrix.
+        teacher_trunk: as for the student; 0 where the teacher's states come from a cache.
+        teacher_head: as for the student.
+    """
+    return {
+        "prepass_student_trunk": student_trunk * num_sequences,
+        "prepass_student_head": 2.0 * student_head * num_positions,
+        "prepass_teacher_trunk": teacher_trunk * num_sequences,
+        "prepass_teacher_head": 2.0 * teacher_head * num_positions,
+    }

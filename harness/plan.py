@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import Grid, Workload
+from harness.config import Grid, Strategy, Workload
 from harness.distill.objective import compile_strategy
 from harness.distill.probe import probe
 from harness.distill.step import Tally
@@ -17,8 +17,10 @@ from harness.grid import load_grid
 from harness.meter import count_flops, count_trunk_flops
 from harness.models import load_tokenizer, shape_model
 from harness.results import finished, read_record, trial_folder
+from harness.samples import prepass_flops, prepass_reads_cache
 from harness.trial import Trial, make_trials, only
 from harness.workload import fingerprints, load_workload
+from strategies.base import sample_count
 from strategies.registry import SIGNALS, STUDENT_INPUTS, raw_inputs
 
 
@@ -79,7 +81,8 @@ def make_plan(
         if strategy.train:
             probe(strategy)
     found = fingerprints(loaded)
-    _check_batches(loaded)
+    for strategy in grid.strategies:
+        _check_batches(strategy, loaded)
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())
@@ -89,10 +92,10 @@ def make_plan(
 
 
 def reads_cache(trial: Trial) -> bool:
-    """Tell whether a trial trains from the teacher's cached hidden states."""
+    """Tell whether a trial trains from the teacher's cached hidden states, or chooses its samples by them."""
     if not trial.strategy.train or trial.strategy.teacher != "cached":
         return False
-    return compile_strategy(trial.strategy).reads_teacher
+    return compile_strategy(trial.strategy).reads_teacher or prepass_reads_cache(trial.strategy)
 
 
 def predict_flops(trial: Trial) -> dict[str, float]:
@@ -105,7 +108,8 @@ def predict_flops(trial: Trial) -> dict[str, float]:
     workload = trial.workload
     objective = compile_strategy(trial.strategy)
     length, size = workload.data.sequence_length, workload.optimisation.batch_size
-    sequences = count_steps(workload.data.train_tokens // length, workload.optimisation) * size
+    num_samples = workload.data.train_tokens // length
+    sequences = count_steps(_kept(trial.strategy, num_samples), workload.optimisation) * size
     valid = sequences * (length - 1)
     position = trial.strategy.position
     budget = position.budget if position is not None and position.budget is not None else 1.0
@@ -127,7 +131,14 @@ def predict_flops(trial: Trial) -> dict[str, float]:
     vocab = len(load_tokenizer(workload.student, workload.folder))
     student = shape_model(workload.student, workload.folder)
     teacher = shape_model(workload.teacher, workload.folder) if workload.teacher and objective.reads_teacher else None
-    return count_flops(
+    prepass = prepass_flops(
+        trial.strategy,
+        workload,
+        num_sequences=num_samples,
+        num_positions=num_samples * (length - 1),
+        vocab_size=vocab,
+    )
+    return prepass | count_flops(
         tally,
         student_trunk=count_trunk_flops(student, length),
         teacher_trunk=count_trunk_flops(teacher, length) if teacher is not None and tally.teacher_passes else 0.0,
@@ -165,8 +176,23 @@ def _seconds(results: Path, trial: Trial) -> float | None:
     return sum(read_record(trial_folder(results, trial.id) / "record.json").cost.wall_s.values())
 
 
-def _check_batches(workload: Workload) -> None:
+def _kept(strategy: Strategy, num_samples: int) -> int:
+    """Return how many training sequences a strategy learns from."""
+    return num_samples if strategy.samples is None else sample_count(num_samples, strategy.samples.budget)
+
+
+def _check_batches(strategy: Strategy, workload: Workload) -> None:
+    num_samples = workload.data.train_tokens // workload.data.sequence_length
     try:
-        count_steps(workload.data.train_tokens // workload.data.sequence_length, workload.optimisation)
+        count_steps(num_samples, workload.optimisation)
     except ValueError as error:
         raise UserError(f"workload {workload.name!r}: {error}") from None
+    kept = _kept(strategy, num_samples)
+    try:
+        count_steps(kept, workload.optimisation)
+    except ValueError as error:
+        assert strategy.samples is not None
+        raise UserError(
+            f"strategy {strategy.label!r}: samples.budget {strategy.samples.budget:g} keeps {kept} of the "
+            f"{num_samples} training sequences of workload {workload.name!r}: {error}"
+        ) from None

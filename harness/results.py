@@ -4,6 +4,8 @@ A record is the only thing the analysis layer sees of a trial. It lies in `<resu
 
 - `record.json`   this schema; written last and by rename, so it exists only if the trial ended;
 - `items.parquet` one row per evaluated item (task, item, metric, value);
+- `samples.parquet` one row per training sequence (index, score, kept), where the sample axis is used; score is missing
+  where the policy reads none;
 - `curve.csv`     one row per logged step (step, loss_nats, realised_fraction, learning_rate).
 
 A grid's folder `<results>/<grid>/manifest.json` lists the trials it consists of; several grids may share a trial.
@@ -58,6 +60,20 @@ class Selection(_Frozen):
     realised_fraction: float
 
 
+class Samples(_Frozen):
+    """What the sample axis kept; which sequences and their scores lie in `samples.parquet`.
+
+    Attributes:
+        num_samples: training sequences there are.
+        kept_samples: training sequences the trial learned from.
+        prepass: whether this trial scored the sequences or found them scored; None where nothing is scored.
+    """
+
+    num_samples: int
+    kept_samples: int
+    prepass: Literal["built", "reused"] | None
+
+
 class Cost(_Frozen):
     """What the trial cost.
 
@@ -66,7 +82,8 @@ class Cost(_Frozen):
         peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
             the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
             resident set, which also holds the libraries and what the allocator keeps.
-        flops: floating-point operations by part of the step (student_trunk, student_head, ...).
+        flops: floating-point operations by part of the step (student_trunk, student_head, ...), and of the prepass
+            (prepass_...) whether this trial ran it or found its result.
         tokens: training tokens seen.
         disk_bytes: bytes the trial read from a cache or wrote for one, by cache kind.
         shared_s: seconds spent once for all trials of the workload, by cache kind; not part of `wall_s`.
@@ -99,6 +116,7 @@ class Record(_Frozen):
         seed: None for a strategy that involves no randomness (no KD, teacher).
         sources: digest of the source of every registered function used, by kind and name.
         core: digest of the distillation core's source, to notice tables that mix versions.
+        samples: None for a trial that uses every training sequence.
     """
 
     schema_version: int = SCHEMA
@@ -112,6 +130,7 @@ class Record(_Frozen):
     status: Literal["finished", "failed"]
     metrics: dict[str, Metric] = Field(default_factory=dict)
     selection: Selection | None = None
+    samples: Samples | None = None
     cost: Cost = Field(default_factory=Cost)
     environment: dict[str, str] = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
@@ -165,7 +184,14 @@ def write_json(path: Path, payload: str) -> None:
     partial.replace(path)
 
 
-def write_record(results: Path, record: Record, *, items: pd.DataFrame | None, curve: pd.DataFrame | None) -> Path:
+def write_record(
+    results: Path,
+    record: Record,
+    *,
+    items: pd.DataFrame | None,
+    curve: pd.DataFrame | None,
+    samples: pd.DataFrame | None = None,
+) -> Path:
     """Write a trial's files, `record.json` last, and return its path.
 
     A failed attempt never replaces a finished record.
@@ -175,10 +201,11 @@ def write_record(results: Path, record: Record, *, items: pd.DataFrame | None, c
     if record.status == "failed" and path.exists() and read_record(path).status == "finished":
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    if items is not None:
-        partial = folder / f".items.{os.getpid()}.partial"
-        items.to_parquet(partial, index=False)
-        partial.replace(folder / "items.parquet")
+    for name, table in (("items", items), ("samples", samples)):
+        if table is not None:
+            partial = folder / f".{name}.{os.getpid()}.partial"
+            table.to_parquet(partial, index=False)
+            partial.replace(folder / f"{name}.parquet")
     if curve is not None:
         partial = folder / f".curve.{os.getpid()}.partial"
         curve.to_csv(partial, index=False)

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +12,8 @@ from rich.progress import Progress as Bars
 
 from harness.analysis.report import print_report, write_report
 from harness.errors import UserError
-from harness.inputs import prepare_inputs
+from harness.inputs import Inputs, device_of, prepare_inputs
+from harness.inputs import Progress as Shared
 from harness.plan import Plan
 from harness.progress import Progress
 from harness.results import Manifest, ManifestEntry, remove_trial, write_json
@@ -88,7 +91,7 @@ def _prepare(plan: Plan, results: Path, console: Console) -> None:
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
-        prepare_inputs(
+        inputs = prepare_inputs(
             plan.workload,
             trial.fingerprints,
             plan.grid.split,
@@ -96,6 +99,29 @@ def _prepare(plan: Plan, results: Path, console: Console) -> None:
             needs_train_cache=plan.needs_train_cache,
             on_progress=show,
         )
+        _prepare_prepasses(plan, inputs, results / "cache", show)
+
+
+def _prepare_prepasses(plan: Plan, inputs: Inputs, cache: Path, show: Shared) -> None:
+    """Score the training sequences once per signal, so that workers do not do it side by side."""
+    from harness.models import DTYPES, load_model
+    from harness.samples import prepare_prepass, prepass_name
+
+    workload, device = plan.workload, device_of(plan.workload)
+    dtype = DTYPES[workload.resources.dtype]
+    for name, trial in {prepass_name(each, inputs.train): each for each in plan.todo}.items():
+        if name is None:
+            continue
+        # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
+        with suppress(FloatingPointError):
+            prepare_prepass(
+                trial,
+                inputs,
+                cache=cache,
+                student=lambda: load_model(workload.student, workload.folder, dtype=dtype, device=device),
+                device=device,
+                on_progress=partial(show, f"samples of {trial.strategy.label}"),
+            )
 
 
 def _schedule(plan: Plan, results: Path, console: Console) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strategies.noise import mix, uniform
 
-# B = sequences, L = positions, N = flattened positions, V = vocabulary
+# B = sequences, L = positions, N = flattened positions, V = vocabulary, S = training sequences, K = kept sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,23 @@ class Policy(Protocol):
         """
 
 
+@runtime_checkable
+class SamplePolicy(Protocol):
+    """Chooses, once before training, the training sequences that a trial learns from. A pure function."""
+
+    def choose(self, scores: Float[Tensor, " S"], budget: float, noise: Float[Tensor, " S"]) -> Int[Tensor, " K"]:
+        """Choose training sequences.
+
+        Args:
+            scores: one per training sequence, higher is more important. Zeros for a policy that reads no scores.
+            budget: share of the sequences to keep, in (0, 1].
+            noise: a uniform number in [0, 1) per sequence, a function of the trial's seed and the sequence's index.
+
+        Returns:
+            Indices of the kept sequences, ascending: exactly `sample_count(S, budget)` of them.
+        """
+
+
 def budget_count(valid: Bool[Tensor, "B L"], budget: float) -> Int[Tensor, " B"]:
     """Return ceil(budget * valid positions) for each sequence: at least 1 where there is any, at most all.
 
@@ -77,6 +94,16 @@ def budget_count(valid: Bool[Tensor, "B L"], budget: float) -> Int[Tensor, " B"]
     """
     num_valid = valid.sum(dim=-1)
     return (num_valid.double() * budget - 1e-6).ceil().long().clamp(min=1).minimum(num_valid)
+
+
+def sample_count(num: int, budget: float) -> int:
+    """Return round(budget * num), at least 1: how many training sequences a budget keeps. Halves go to the even one."""
+    return max(1, round(budget * num))
+
+
+def keep_samples(order: Int[Tensor, " S"], count: int) -> Int[Tensor, " K"]:
+    """Return the first `count` sequences of an order, by ascending index."""
+    return order[:count].sort().values
 
 
 def rank_scores(

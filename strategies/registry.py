@@ -60,9 +60,9 @@ class Component:
     """A registered function or class and what the harness may know of it without calling it.
 
     Attributes:
-        kind: signal, policy or criterion.
+        kind: signal, policy, criterion or sample policy.
         name: what grids call it; equal to the stem of its file.
-        build: the function (signal, criterion) or the class (policy).
+        build: the function (signal, criterion) or the class (policy, sample policy).
         source: the paper and section that defines it.
         inputs: names of the tensors it takes, raw inputs or signals. Empty for policies.
         options: the scalars a grid may set.
@@ -143,6 +143,7 @@ class Registry:
 SIGNALS = Registry(kind="signal", package="strategies.signals")
 POLICIES = Registry(kind="policy", package="strategies.policies")
 CRITERIA = Registry(kind="criterion", package="strategies.criteria")
+SAMPLES = Registry(kind="sample policy", package="strategies.samples")
 
 
 def signal(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
@@ -176,6 +177,17 @@ def policy(
             others, so that the core selects on the whole global batch at once.
     """
     return _register(POLICIES, name, source, scored=scored, budgeted=budgeted, scope=scope)
+
+
+def sample_policy(name: str, *, source: str, scored: bool = True) -> Callable[[T], T]:
+    """Register a sample policy: a frozen dataclass with `choose(scores, budget, noise)`, scores of training sequences.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        scored: it reads scores, so a strategy must name a signal for its samples.
+    """
+    return _register(SAMPLES, name, source, scored=scored)
 
 
 def _register(registry: Registry, name: str, source: str, **traits: Any) -> Callable[[T], T]:

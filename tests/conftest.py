@@ -29,6 +29,7 @@ install_import_hook(
         "harness.inputs",
         "harness.meter",
         "harness.models",
+        "harness.samples",
     ],
     "beartype.beartype",
 )

@@ -1,6 +1,6 @@
 """A dry run of a strategy's functions on a few random numbers: a broken plug-in is told before anything is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -8,15 +8,17 @@ from typing import Any
 import torch
 
 from harness.config import Strategy
-from harness.distill.objective import Objective, compile_strategy
+from harness.distill.objective import compile_strategy
+from harness.distill.prepass import signal_functions
 from harness.distill.score import score_batch
 from harness.errors import UserError
-from strategies.base import StepContext, log_probs
+from strategies.base import StepContext, log_probs, sample_count
 from strategies.noise import streams, uniform
-from strategies.registry import SIGNALS
+from strategies.registry import SAMPLES, SIGNALS, order_signals
 
 # A tiny batch: enough for every shape to be told apart.
 _SEQUENCES, _LENGTH, _VOCABULARY = 2, 5, 7
+_SAMPLES = 10
 
 
 def probe(strategy: Strategy) -> None:
@@ -32,7 +34,7 @@ def probe(strategy: Strategy) -> None:
     values["noise"] = uniform(keys, _LENGTH)[valid]
     rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
     for name in rows:
-        values[name] = _call(objective, name, values)
+        values[name] = _call(objective.signal_function, name, values)
     batch_signals = ", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)
     with _named(batch_signals):
         scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
@@ -49,6 +51,37 @@ def probe(strategy: Strategy) -> None:
     with _named(f"criterion {objective.criterion.name!r}"):
         losses = objective.compare({**values, **signals})
     _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
+    probe_samples(strategy)
+
+
+def probe_samples(strategy: Strategy) -> None:
+    """Run the functions of a strategy's sample axis once, if it has one.
+
+    Raises:
+        UserError: one of them raises, or returns what it must not; names it.
+    """
+    samples = strategy.samples
+    if samples is None:
+        return
+    keys, scores = streams(0, torch.arange(_SAMPLES)), torch.zeros(_SAMPLES, dtype=torch.float64)
+    if samples.signal is not None:
+        values = _inputs(_SAMPLES) | {"noise": uniform(keys, 1)[:, 0]}
+        function = signal_functions(samples.signal)
+        for name in order_signals([samples.signal.name]):
+            values[name] = _call(function, name, values)
+        scores = values[samples.signal.name].double()
+    what = f"sample policy {samples.policy.name!r}"
+    with _named(what):
+        policy = SAMPLES[samples.policy.name].build(**samples.policy.options)
+        kept = policy.choose(scores, samples.budget, uniform(keys, 1)[:, 0])
+    count = sample_count(_SAMPLES, samples.budget)
+    found = kept.tolist() if isinstance(kept, torch.Tensor) else kept
+    wanted = isinstance(kept, torch.Tensor) and kept.dtype == torch.int64 and kept.shape == (count,)
+    if not wanted or found != sorted(set(found)) or not 0 <= found[0] <= found[-1] < _SAMPLES:
+        raise UserError(
+            f"{what} must return {count} indices of {_SAMPLES} sequences, ascending, each once, int64; "
+            f"it returned {found}"
+        )
 
 
 def _check_weights(what: str, weight: torch.Tensor, valid: torch.Tensor) -> None:
@@ -69,10 +102,10 @@ def _inputs(num: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _call(objective: Objective, name: str, values: dict[str, torch.Tensor]) -> torch.Tensor:
+def _call(function: Callable[[str], Any], name: str, values: dict[str, torch.Tensor]) -> torch.Tensor:
     component = SIGNALS[name]
     try:
-        scores = objective.signal_function(name)(**{key: values[key] for key in component.inputs})
+        scores = function(name)(**{key: values[key] for key in component.inputs})
     except Exception as error:
         message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise UserError(f"signal {name!r} fails on a trial input: {type(error).__name__}: {message}") from error

@@ -50,12 +50,21 @@ def count_steps(num_sequences: int, optimisation: Optimisation) -> int:
     return steps
 
 
-def data_order(num_sequences: int, epochs: int, seed: int) -> Int[Tensor, " S"]:
-    """Return the order in which sequences are met: each epoch its own permutation, the same for every strategy."""
+def data_order(num_sequences: int, epochs: int, seed: int, only: Int[Tensor, " K"] | None = None) -> Int[Tensor, " S"]:
+    """Return the order in which sequences are met: each epoch its own permutation, the same for every strategy.
+
+    Args:
+        num_sequences: sequences of the data set.
+        epochs: passes over them.
+        seed: the trial's seed.
+        only: the sequences to train on, all if left out. They are met in the order they have among all, so that two
+            choices share the order of what they share.
+    """
     orders = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(derive(seed, "data order", epoch))
-        orders.append(torch.randperm(num_sequences, generator=generator))
+        order = torch.randperm(num_sequences, generator=generator)
+        orders.append(order if only is None else order[torch.isin(order, only)])
     return torch.cat(orders)
 
 
@@ -76,6 +85,7 @@ def train(
     tokens: Tokens,
     optimisation: Optimisation,
     *,
+    only: Int[Tensor, " K"] | None = None,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
     watch: AbstractContextManager[object] | None = None,
@@ -86,15 +96,17 @@ def train(
         core: models, objective and settings.
         tokens: the training sequences.
         optimisation: optimiser, schedule and batch sizes.
+        only: indices of the sequences to train on, all if left out.
         device: where the student is.
         on_step: called after every step with steps done, steps in all and the loss.
         watch: entered around the first step's loss and gradients, to measure them.
 
     Raises:
         NotFiniteError: the loss or the gradient's norm is nan or infinite; names the step and the sequences.
+        ValueError: less than one batch of sequences.
     """
-    num_steps = count_steps(len(tokens), optimisation)
-    order = data_order(len(tokens), optimisation.epochs, core.seed)
+    num_steps = count_steps(len(tokens) if only is None else len(only), optimisation)
+    order = data_order(len(tokens), optimisation.epochs, core.seed, only)
     parameters = [parameter for parameter in core.student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters,

@@ -1,0 +1,1 @@
+"""Sample policies: scores of training sequences to the sequences that are kept. One file each."""
