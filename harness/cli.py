@@ -106,10 +106,11 @@ def report(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="signals, policies, samples, criteria, presets or workloads; all if left out.")
+        str | None,
+        typer.Argument(help="signals, policies, classes, samples, criteria, presets or workloads; all if left out."),
     ] = None,
 ) -> None:
-    """List signals, policies, sample policies, criteria, presets and workloads, with their papers."""
+    """List signals, policies, classes, samples, criteria, presets and workloads, with their papers."""
     from harness.catalogue import print_catalogue
 
     print_catalogue(_console(), kind)

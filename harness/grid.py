@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Grid, Samples, Strategy
+from harness.config import Choice, Grid, Samples, Strategy
 from harness.errors import UserError, unknown
 from harness.files import first_comment, parse, read_yaml
 from harness.legality import check_strategy
+from strategies.registry import CLASSES
 
 PRESETS_FILE = Path(strategies.__file__).parent / "presets.yaml"
 
@@ -98,8 +99,8 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
 
     Args:
         strategy: the strategy.
-        template: text with any of {signal} {policy} {budget} {criterion} {temperature} {lambda} {sample_signal}
-            {sample_policy} {sample_budget}.
+        template: text with any of {signal} {policy} {budget} {criterion} {classes} {temperature} {lambda}
+            {sample_signal} {sample_policy} {sample_budget}.
 
     Raises:
         UserError: the template names something else.
@@ -110,12 +111,13 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
         "policy": position.policy.name.replace("_", " ") if position else "",
         "budget": f"{100 * position.budget:g}%" if position and position.budget is not None else "",
         "criterion": strategy.criterion.name.replace("_", " ") if strategy.criterion else "",
+        "classes": describe_classes(strategy.classes) if strategy.classes else "",
         "temperature": f"{strategy.temperature:g}",
         "lambda": f"{strategy.kd_weight:g}",
         **_sample_parts(strategy.samples),
     }
     if template is None:
-        named = [parts[key] for key in ("signal", "policy", "budget", "criterion") if parts[key]]
+        named = [parts[key] for key in ("signal", "policy", "budget", "criterion", "classes") if parts[key]]
         chosen = [parts[key] for key in ("sample_signal", "sample_policy", "sample_budget") if parts[key]]
         return ", ".join(named + ([f"samples {' '.join(chosen)}"] if chosen else [])) or "as it is"
     try:
@@ -132,3 +134,17 @@ def _sample_parts(samples: Samples | None) -> dict[str, str]:
         "sample_policy": samples.policy.name.replace("_", " "),
         "sample_budget": f"{100 * samples.budget:g}%",
     }
+
+
+def describe_classes(choice: Choice) -> str:
+    """Name a class policy with its options: "rs 64", "top k 12 renormalise", "rs 64 proposal 0.5"."""
+    budget = CLASSES[choice.name].traits["budget"]
+    words = [choice.name.replace("_", " ")]
+    for option, value in sorted(choice.options.items(), key=lambda item: item[0] != budget):
+        if option == budget:
+            words.append(f"{value:g}")
+        elif value is True:
+            words.append(option)
+        elif value is not False:
+            words.append(f"{option} {value}")
+    return " ".join(words)

@@ -14,6 +14,7 @@ from harness.distill.step import Tally
 from harness.distill.train import count_steps
 from harness.errors import UserError
 from harness.grid import load_grid
+from harness.legality import check_vocabulary
 from harness.meter import count_flops, count_trunk_flops
 from harness.models import load_tokenizer, shape_model
 from harness.results import finished, read_record, trial_folder
@@ -81,8 +82,10 @@ def make_plan(
         if strategy.train:
             probe(strategy)
     found = fingerprints(loaded)
+    vocab_size = len(load_tokenizer(loaded.student, loaded.folder))
     for strategy in grid.strategies:
         _check_batches(strategy, loaded)
+        check_vocabulary(strategy, vocab_size)
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())
