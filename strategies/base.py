@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strategies.noise import uniform
 
-# B = sequences, L = positions, N = flattened positions, V = vocabulary
+# B = sequences, L = positions, N = flattened positions, V = vocabulary, U = classes kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,39 @@ class Policy(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class SparseTarget:
+    """What is left of the teacher's rows on the class axis: masses on a few classes.
+
+    Attributes:
+        ids: the classes; a class with weight appears once in a row.
+        weight: the target's mass on each, non-negative; 0 where a place is unused. Rows need not sum to 1.
+        tail: mass of all other classes as one bucket, None for a target without one. A row with a tail has no unused
+            places, because the student's bucket is everything outside `ids`.
+        log_weight: log(weight) where it is known better than from `weight`, which has been rounded.
+        log_tail: the same for `tail`.
+    """
+
+    ids: Int[Tensor, "N U"]
+    weight: Float[Tensor, "N U"]
+    tail: Float[Tensor, " N"] | None = None
+    log_weight: Float[Tensor, "N U"] | None = None
+    log_tail: Float[Tensor, " N"] | None = None
+
+    def part(self, rows: slice) -> "SparseTarget":
+        """Return some of the rows, as views."""
+        parts = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        return SparseTarget(**parts)
+
+    def log_mass(self) -> Float[Tensor, "N K"]:
+        """Return the logarithms of the weights, and in one more column that of the tail if there is one."""
+        logs = self.weight.log() if self.log_weight is None else self.log_weight
+        if self.tail is None:
+            return logs
+        log_tail = self.tail.log() if self.log_tail is None else self.log_tail
+        return torch.cat([logs, log_tail[:, None]], dim=-1)
+
+
 def budget_count(valid: Bool[Tensor, "B L"], budget: float) -> Int[Tensor, " B"]:
     """Return ceil(budget * valid positions) for each sequence: at least 1 where there is any, at most all.
 
@@ -106,3 +139,11 @@ def expectation(logprobs: Float[Tensor, "N V"], values: Float[Tensor, "N V"]) ->
 def pick(logprobs: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Return the log-probability of each row's target."""
     return logprobs.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def log_rest(logprobs: Float[Tensor, "N V"], ids: Int[Tensor, "N U"]) -> Float[Tensor, " N"]:
+    """Return the log of the probability outside `ids`, -inf if they are all classes.
+
+    Summed from the other classes: log1p(-P) loses every digit where the kept classes hold nearly everything.
+    """
+    return logprobs.scatter(-1, ids, -torch.inf).logsumexp(dim=-1)

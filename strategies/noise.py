@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# B = sequences
+# B = sequences, N = flattened positions
 
 
 def uniform(keys: Int[Tensor, " B"], num: int) -> Float[Tensor, "B num"]:
@@ -33,6 +33,19 @@ def streams(base: int, rows: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         rows: non-negative numbers that identify the sequences, e.g. their places in the global batch.
     """
     return mix(mix(torch.full_like(rows, base)) + (rows + 1) * _GOLDEN_GAMMA)
+
+
+def cells(sequences: Int[Tensor, " N"], positions: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Return one key per position of the training text, whatever batch, step or trial it is met in.
+
+    For draws that belong to the data, so that a cache built once holds them. `streams(seed, cells(...))` gives another
+    set of draws.
+
+    Args:
+        sequences: numbers of the sequences in the training text.
+        positions: places within them, from 0.
+    """
+    return mix(streams(0, sequences) + (positions + 1) * _GOLDEN_GAMMA)
 
 
 def mix(value: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

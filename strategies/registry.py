@@ -21,6 +21,7 @@ Scope = Literal["row", "batch"]
 # The inputs that the core supplies. Any other keyword of a signal or criterion names a signal.
 TEACHER_INPUTS = frozenset({"teacher_logits", "teacher_logprobs"})
 STUDENT_INPUTS = frozenset({"student_logits", "student_logprobs"})
+CLASS_INPUTS = frozenset({"teacher_logprobs", "keys"})
 RAW_INPUTS = TEACHER_INPUTS | STUDENT_INPUTS | {"targets", "noise", "valid"}
 
 
@@ -60,9 +61,9 @@ class Component:
     """A registered function or class and what the harness may know of it without calling it.
 
     Attributes:
-        kind: signal, policy or criterion.
+        kind: signal, policy, class policy or criterion.
         name: what grids call it; equal to the stem of its file.
-        build: the function (signal, criterion) or the class (policy).
+        build: the function (signal, class policy, criterion) or the class (policy).
         source: the paper and section that defines it.
         inputs: names of the tensors it takes, raw inputs or signals. Empty for policies.
         options: the scalars a grid may set.
@@ -142,6 +143,7 @@ class Registry:
 
 SIGNALS = Registry(kind="signal", package="strategies.signals")
 POLICIES = Registry(kind="policy", package="strategies.policies")
+CLASSES = Registry(kind="class policy", package="strategies.classes")
 CRITERIA = Registry(kind="criterion", package="strategies.criteria")
 
 
@@ -176,6 +178,30 @@ def policy(
             others, so that the core selects on the whole global batch at once.
     """
     return _register(POLICIES, name, source, scored=scored, budgeted=budgeted, scope=scope)
+
+
+def classes(
+    name: str,
+    *,
+    source: str,
+    budget: str | None,
+    criteria: tuple[str, ...] = (),
+    because: str = "",
+    fixed: bool = False,
+) -> Callable[[T], T]:
+    """Register a class policy: a function of `teacher_logprobs` (N, V), and `keys` (N,) if it draws, to a SparseTarget.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        budget: the option that says how much is kept: a number of classes or draws, or a share of the mass.
+        criteria: the only criteria its target may be compared by; empty for a target that is a distribution over all
+            classes, which any criterion may read that reads log-probabilities alone.
+        because: why only those, for the one who asks for another.
+        fixed: its target is right at temperature 1 only.
+    """
+    traits = {"budget": budget, "criteria": criteria, "because": because, "fixed": fixed}
+    return _register(CLASSES, name, source, **traits)
 
 
 def _register(registry: Registry, name: str, source: str, **traits: Any) -> Callable[[T], T]:

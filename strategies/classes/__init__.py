@@ -1,0 +1,1 @@
+"""Class policies: how the teacher's distribution is reduced at a position. One file each."""
