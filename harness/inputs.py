@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
-from harness.cache.hidden import HiddenCache, build_hidden, cache_key, open_hidden
+from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
+from harness.cache.source import Source
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare
@@ -73,7 +76,7 @@ def prepare_inputs(
 
     train, heldout = tokens("train"), tokens(split)
     wanted = {"heldout": heldout} | ({"train": train} if needs_train_cache else {})
-    caches = {} if workload.teacher is None else _caches(workload, fingerprints["teacher"], wanted, cache, on_progress)
+    caches = {} if workload.teacher is None else _caches(workload, fingerprints, wanted, cache, on_progress)
     return Inputs(
         tokenizer=tokenizer,
         train=train,
@@ -83,35 +86,55 @@ def prepare_inputs(
     )
 
 
-def missing_caches(
-    workload: Workload, fingerprints: Mapping[str, str], inputs: Mapping[str, Tokens], cache: Path
-) -> list[str]:
-    """Name the data sets whose teacher cache does not exist yet."""
-    return [
-        name
-        for name, tokens in inputs.items()
-        if open_hidden(cache, cache_key(tokens, fingerprints["teacher"], workload.resources.dtype)) is None
-    ]
+def teacher_source(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    tokens: Tokens,
+    *,
+    data: str,
+    only: npt.NDArray[np.int64] | None = None,
+) -> Source:
+    """Describe the teacher over a data set: what every cache of it is made from.
+
+    Args:
+        workload: the workload; it has a teacher.
+        fingerprints: see `harness.workload.fingerprints`.
+        tokens: the data set.
+        data: what it is called: train, validation or test.
+        only: the sequences that the sample axis kept, ascending; all if None.
+    """
+    assert workload.teacher is not None
+    return Source(
+        tokens=tokens,
+        teacher=fingerprints["teacher"],
+        tokenizer=fingerprints["tokenizer"],
+        dtype=workload.resources.dtype,
+        only=only,
+        about={"workload": workload.name, "teacher": workload.teacher.path, "data": data},
+    )
 
 
 def _caches(
-    workload: Workload, fingerprint: str, wanted: Mapping[str, Tokens], cache: Path, on_progress: Progress | None
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    wanted: Mapping[str, Tokens],
+    cache: Path,
+    on_progress: Progress | None,
 ) -> dict[str, HiddenCache]:
     """Map the teacher's caches; load the teacher only if one has to be built."""
-    keys = {name: cache_key(tokens, fingerprint, workload.resources.dtype) for name, tokens in wanted.items()}
-    found = {name: open_hidden(cache, key) for name, key in keys.items()}
+    sources = {name: teacher_source(workload, fingerprints, tokens, data=name) for name, tokens in wanted.items()}
+    found = {name: open_hidden(cache, source) for name, source in sources.items()}
     if all(found.values()):
         return {name: opened for name, opened in found.items() if opened is not None}
     assert workload.teacher is not None
     device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
     teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
     head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
-    for name, tokens in wanted.items():
+    for name, source in sources.items():
         if found[name] is None:
             found[name] = build_hidden(
                 cache,
-                keys[name],
-                tokens,
+                source,
                 lambda batch: models.trunk(teacher, batch.to(device).input_ids),
                 models.Head(weight=head.weight.detach()),
                 batch_size=workload.optimisation.micro_batch_size,

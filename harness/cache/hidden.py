@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.cache.source import Source
+from harness.cache.source import Done, Source, Trunk
 from harness.cache.store import Store, build_store, open_store
 from harness.data.tokens import Batch
 from harness.models import DTYPES, Head
@@ -21,8 +21,6 @@ from harness.models import DTYPES, Head
 # B = sequences of a batch, L = positions, D = the teacher's hidden size
 
 SHARD_SIZE = 64
-
-Trunk = Callable[[Batch], Float[Tensor, "B L D"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,22 +118,15 @@ def build_hidden(
     """
     dtype = DTYPES[source.dtype]
     assert head.weight.dtype == dtype, "the head is of the source's dtype"
-    total = len(source.sequences)
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        if on_progress is not None and count > done:
-            on_progress(count, total)
-        done = count
+    done = Done(on_progress, len(source.sequences))
 
     def make(sequences: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        states, before = [], done
+        states, before = [], done.count
         with torch.no_grad():
             for start in range(0, len(sequences), batch_size):
                 index = torch.from_numpy(sequences[start : start + batch_size])
                 states.append(trunk(source.tokens.batch(index)).to(dtype).cpu())
-                tell(before + start + len(index))
+                done.tell(before + start + len(index))
         return {"states": torch.cat(states)}
 
     build_store(
@@ -149,7 +140,7 @@ def build_hidden(
         extras={"head": {"weight": head.weight}},
         about=source.about,
         shard_size=-(-shard_size // batch_size) * batch_size,
-        on_shard=tell,
+        on_shard=done.tell,
     )
     finished = open_hidden(folder, source)
     assert finished is not None

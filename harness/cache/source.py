@@ -1,14 +1,22 @@
 """What a teacher cache is made from, whatever its kind."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
+from torch import Tensor
 
 from harness.cache.store import Scalar
-from harness.data.tokens import Tokens
+from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
+
+# B = sequences of a batch, L = positions, D = the teacher's hidden size
+
+# The teacher without its head.
+Trunk = Callable[[Batch], Float[Tensor, "B L D"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +42,7 @@ class Source:
     def __post_init__(self) -> None:
         if self.only is None:
             return
-        inside = len(self.only) > 0 and 0 <= self.only[0] and self.only[-1] < len(self.tokens)
+        inside = len(self.only) > 0 and self.only[0] >= 0 and self.only[-1] < len(self.tokens)
         if not inside or (np.diff(self.only) <= 0).any():
             raise UserError(f"`only` must be ascending indices of sequences in [0, {len(self.tokens)}), at least one")
 
@@ -66,3 +74,16 @@ class Source:
     def row_ingredients(self) -> dict[str, Scalar]:
         """What a cache of valid positions depends on besides: which positions are valid."""
         return {**self.ingredients, "cross_document_targets": self.tokens.cross_document_targets}
+
+
+class Done:
+    """Counts sequences, from batches inside a shard as from whole shards."""
+
+    def __init__(self, on_progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._on_progress, self._total, self.count = on_progress, total, 0
+
+    def tell(self, count: int) -> None:
+        """Say that `count` sequences are done in all."""
+        if self._on_progress is not None and count > self.count:
+            self._on_progress(count, self._total)
+        self.count = max(self.count, count)

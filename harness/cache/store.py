@@ -31,6 +31,7 @@ from harness.results import write_json
 
 Scalar = bool | int | float | str
 Arrays = dict[str, npt.NDArray[Any]]
+Indices = npt.NDArray[np.int64]
 
 FORMAT = 1
 
@@ -121,10 +122,10 @@ class Store:
 
     path: Path
     meta: Meta
-    sequences: npt.NDArray[np.int64] | None
+    sequences: Indices | None
     _mapped: dict[int, Arrays] = field(default_factory=dict, repr=False)
 
-    def rows(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def rows(self, index: Indices) -> Indices:
         """Return where the cache holds these sequences of the data set.
 
         Raises:
@@ -155,7 +156,7 @@ class Store:
         verify_file(self.path, name, self.meta.files[name])
         return _map(self.path / name)
 
-    def parts(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Arrays]]:
+    def parts(self, rows: Indices) -> Iterator[tuple[Indices, Indices, Arrays]]:
         """Group rows by shard: their places in `rows`, their places in the shard, and the shard."""
         numbers = rows // self.meta.shard_size
         for number in np.unique(numbers):
@@ -200,9 +201,9 @@ def build_store(
     folder: Path,
     kind: str,
     ingredients: Mapping[str, Scalar],
-    make: Callable[[npt.NDArray[np.int64]], dict[str, Tensor]],
+    make: Callable[[Indices], dict[str, Tensor]],
     *,
-    sequences: npt.NDArray[np.int64],
+    sequences: Indices,
     whole: bool,
     num_tokens: int,
     extras: Mapping[str, dict[str, Tensor]],
@@ -415,7 +416,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _tensor(array: npt.NDArray[np.int64]) -> Tensor:
+def _tensor(array: Indices) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
