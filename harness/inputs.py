@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
-from harness.cache.hidden import HiddenCache, build_hidden, cache_key, open_hidden
+from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
+from harness.cache.source import Source
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare
@@ -76,7 +79,10 @@ def prepare_inputs(
 
     train, heldout = tokens("train"), tokens(split)
     wanted = {"heldout": heldout} | ({"train": train} if needs_train_cache else {})
-    caches = {} if workload.teacher is None else _caches(workload, fingerprints["teacher"], wanted, cache, on_progress)
+    caches: dict[str, HiddenCache] = {}
+    if workload.teacher is not None:
+        sources = {name: teacher_source(workload, fingerprints, each, data=name) for name, each in wanted.items()}
+        caches = _caches(workload, sources, cache, on_progress)
     return Inputs(
         tokenizer=tokenizer,
         train=train,
@@ -92,41 +98,71 @@ def prepare_train_cache(
     train: Tokens,
     *,
     cache: Path,
-    only: Int[Tensor, " K"] | None = None,  # noqa: ARG001 - callers say what they need; this cache holds everything
+    only: Int[Tensor, " K"],
     on_progress: Progress | None = None,
 ) -> HiddenCache:
-    """Map the teacher's states of the training text, building them if they are missing.
+    """Map the teacher's states of the chosen training sequences, building them if they are missing.
 
     Args:
         workload: a workload with a teacher.
         fingerprints: see `harness.workload.fingerprints`.
         train: distillation text.
         cache: folder of caches.
-        only: the training sequences that will be asked for, all if left out. The cache holds every sequence all the
-            same, and so serves every choice of them.
+        only: the training sequences that will be asked for, ascending. A cache of all of them serves too, if there is
+            one; otherwise only these are run through the teacher and stored.
         on_progress: told of the building.
     """
-    return _caches(workload, fingerprints["teacher"], {"train": train}, cache, on_progress)["train"]
+    whole = open_hidden(cache, teacher_source(workload, fingerprints, train, data="train"))
+    if whole is not None:
+        return whole
+    source = teacher_source(workload, fingerprints, train, data="train", only=only.numpy())
+    return _caches(workload, {"train": source}, cache, on_progress)["train"]
+
+
+def teacher_source(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    tokens: Tokens,
+    *,
+    data: str,
+    only: npt.NDArray[np.int64] | None = None,
+) -> Source:
+    """Describe the teacher over a data set: what every cache of it is made from.
+
+    Args:
+        workload: the workload; it has a teacher.
+        fingerprints: see `harness.workload.fingerprints`.
+        tokens: the data set.
+        data: what it is called: train, validation or test.
+        only: the sequences that the sample axis kept, ascending; all if None.
+    """
+    assert workload.teacher is not None
+    return Source(
+        tokens=tokens,
+        teacher=fingerprints["teacher"],
+        tokenizer=fingerprints["tokenizer"],
+        dtype=workload.resources.dtype,
+        only=only,
+        about={"workload": workload.name, "teacher": workload.teacher.path, "data": data},
+    )
 
 
 def _caches(
-    workload: Workload, fingerprint: str, wanted: Mapping[str, Tokens], cache: Path, on_progress: Progress | None
+    workload: Workload, sources: Mapping[str, Source], cache: Path, on_progress: Progress | None
 ) -> dict[str, HiddenCache]:
     """Map the teacher's caches; load the teacher only if one has to be built."""
-    keys = {name: cache_key(tokens, fingerprint, workload.resources.dtype) for name, tokens in wanted.items()}
-    found = {name: open_hidden(cache, key) for name, key in keys.items()}
+    found = {name: open_hidden(cache, source) for name, source in sources.items()}
     if all(found.values()):
         return {name: opened for name, opened in found.items() if opened is not None}
     assert workload.teacher is not None
     device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
     teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
     head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
-    for name, tokens in wanted.items():
+    for name, source in sources.items():
         if found[name] is None:
             found[name] = build_hidden(
                 cache,
-                keys[name],
-                tokens,
+                source,
                 lambda batch: models.trunk(teacher, batch.to(device).input_ids),
                 models.Head(weight=head.weight.detach()),
                 batch_size=workload.optimisation.micro_batch_size,

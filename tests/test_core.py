@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.cache.hidden import build_hidden
+from harness.cache.source import Source
 from harness.config import Choice, Strategy
 from harness.data.tokens import Batch, Tokens
 from harness.distill import loss as loss_module
@@ -343,8 +344,9 @@ def test_online_and_cached_teacher_are_bit_identical(
         key="k",
     )
     assert core.teacher is not None
+    source = Source(tokens=tokens, teacher="teacher", tokenizer="tokenizer", dtype=str(dtype).removeprefix("torch."))
     cache = build_hidden(
-        tmp_path, "key", tokens, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=6
+        tmp_path, source, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=6
     )
     online = run(core, [batch])
     cached = run(replace(core, teacher=Teacher(hidden=cache.hidden, head=cache.head, online=False)), [batch])

@@ -1,9 +1,7 @@
 """The cache of hidden states: exact, whole or absent, and named by everything it depends on."""
 
 import json
-import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cache.hidden import HiddenCache, build_hidden, cache_key, open_hidden
+from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
+from harness.cache.source import Source
 from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
 from harness.models import Head
@@ -24,6 +23,11 @@ NUM, LENGTH, SIZE = 7, 5, 4
 def tokens() -> Tokens:
     ids = np.random.RandomState(0).randint(2, 50, size=(NUM, LENGTH)).astype(np.int32)
     return Tokens(ids=ids, separator=1, cross_document_targets=False, tokens_per_byte=0.5, key="tokens")
+
+
+def source_of(tokens: Tokens, dtype: torch.dtype = torch.float32, **changes: Any) -> Source:
+    name = str(dtype).removeprefix("torch.")
+    return Source(**{"tokens": tokens, "teacher": "teacher", "tokenizer": "tokenizer", "dtype": name, **changes})
 
 
 def states(dtype: torch.dtype) -> Tensor:
@@ -42,16 +46,21 @@ def head_of(dtype: torch.dtype) -> Head:
 
 
 def build(folder: Path, tokens: Tokens, dtype: torch.dtype = torch.float32, **changes: Any) -> HiddenCache:
-    given = {"trunk": trunk_of(dtype), "batch_size": 3, **changes}
-    return build_hidden(folder, "key", tokens, given.pop("trunk"), head_of(dtype), **given)
+    given = {"trunk": trunk_of(dtype), "batch_size": 3, "shard_size": 3, **changes}
+    source = source_of(tokens, dtype, only=given.pop("only", None))
+    return build_hidden(folder, source, given.pop("trunk"), head_of(dtype), **given)
+
+
+def all_states(cache: HiddenCache, tokens: Tokens) -> Tensor:
+    return cache.hidden(tokens.batch(torch.arange(NUM)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_states_and_head_come_back_bit_by_bit(dtype: torch.dtype, tokens: Tokens, tmp_path: Path) -> None:
     build(tmp_path, tokens, dtype)
-    opened = open_hidden(tmp_path, "key")
+    opened = open_hidden(tmp_path, source_of(tokens, dtype))
     assert opened is not None
-    index = torch.tensor([6, 0, 2])
+    index = torch.tensor([6, 0, 2, 0])
     found = opened.hidden(tokens.batch(index))
     assert found.dtype == opened.dtype == dtype
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
@@ -63,122 +72,74 @@ def test_states_and_head_come_back_bit_by_bit(dtype: torch.dtype, tokens: Tokens
 def test_a_cache_costs_what_it_says(tokens: Tokens, tmp_path: Path) -> None:
     cache = build(tmp_path, tokens, torch.bfloat16)
     sizes = {path.name: path.stat().st_size for path in cache.path.iterdir()}
-    assert cache.num_bytes == sizes["states.npy"] + sizes["head.safetensors"]
-    assert 0 <= sizes["states.npy"] - NUM * LENGTH * SIZE * 2 <= 256
+    shards = [f"shard-0000{number}.safetensors" for number in range(3)]
+    assert sizes.keys() == {*shards, "head.safetensors", "meta.json"}
+    assert cache.num_bytes == sum(sizes.values()) - sizes["meta.json"]
+    assert cache.bytes_per_token == sum(sizes[name] for name in shards) / (NUM * LENGTH)
+    assert 0 <= cache.bytes_per_token * NUM * LENGTH - NUM * LENGTH * SIZE * 2 <= 3 * 96  # headers
     assert cache.build_s > 0
-    assert json.loads((cache.path / "meta.json").read_text())["num_tokens"] == NUM * LENGTH
+    assert cache.num_tokens == json.loads((cache.path / "meta.json").read_text())["num_tokens"] == NUM * LENGTH
 
 
 def test_progress_counts_sequences(tokens: Tokens, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    build(tmp_path, tokens, on_progress=lambda done, total: seen.append((done, total)))
+    build(tmp_path, tokens, shard_size=6, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
-def test_the_cache_does_not_depend_on_the_batch_size(tokens: Tokens, tmp_path: Path) -> None:
-    caches = [build(tmp_path / str(size), tokens, batch_size=size) for size in (1, 3, 100)]
-    assert all(np.array_equal(cache.states, caches[0].states) for cache in caches)
+def test_shards_hold_whole_batches(tokens: Tokens, tmp_path: Path) -> None:
+    # Or the last batch of a shard would have a shape that no batch of training has.
+    seen: list[int] = []
+
+    def trunk(batch: Batch) -> Tensor:
+        seen.append(len(batch.index))
+        return states(torch.float32)[batch.index]
+
+    build(tmp_path, tokens, trunk=trunk, batch_size=2, shard_size=3)
+    assert seen == [2, 2, 2, 1]
 
 
-def test_the_key_changes_with_tokens_teacher_and_dtype(tokens: Tokens) -> None:
-    key = cache_key(tokens, "teacher", "float32")
-    assert key == cache_key(tokens, "teacher", "float32")
-    others = {
-        cache_key(replace(tokens, key="other"), "teacher", "float32"),
-        cache_key(tokens, "other", "float32"),
-        cache_key(tokens, "teacher", "bfloat16"),
-    }
-    assert len(others) == 3
-    assert key not in others
+def test_the_cache_does_not_depend_on_batch_and_shard_size(tokens: Tokens, tmp_path: Path) -> None:
+    for size in (1, 3, 100):
+        cache = build(tmp_path / str(size), tokens, batch_size=size, shard_size=4)
+        assert torch.equal(all_states(cache, tokens), states(torch.float32))
+
+
+def test_a_cache_of_some_sequences_holds_those_and_refuses_others(tokens: Tokens, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def trunk(batch: Batch) -> Tensor:
+        seen.extend(batch.index.tolist())
+        return states(torch.float32)[batch.index]
+
+    only = np.array([0, 2, 3, 6])
+    build(tmp_path, tokens, only=only, trunk=trunk)
+    assert seen == only.tolist()
+    opened = open_hidden(tmp_path, source_of(tokens, only=only))
+    assert opened is not None
+    assert opened.num_tokens == 4 * LENGTH
+    index = torch.tensor([6, 0, 3])
+    assert torch.equal(opened.hidden(tokens.batch(index)), states(torch.float32)[index])
+    for missing in (1, 4, 5):
+        with pytest.raises(UserError, match=f"has no sequence {missing}"):
+            opened.hidden(tokens.batch(torch.tensor([0, missing])))
+    assert open_hidden(tmp_path, source_of(tokens)) is None
+    assert open_hidden(tmp_path, source_of(tokens, only=only[:3])) is None
+
+
+@pytest.mark.parametrize("only", [[], [2, 1], [1, 1], [-1, 2], [3, 7]])
+def test_sequences_must_be_ascending_and_exist(only: list[int], tokens: Tokens) -> None:
+    with pytest.raises(UserError, match="ascending"):
+        source_of(tokens, only=np.array(only, dtype=np.int64))
 
 
 def test_there_is_no_cache_before_it_is_built(tokens: Tokens, tmp_path: Path) -> None:
-    assert open_hidden(tmp_path, "key") is None
+    assert open_hidden(tmp_path, source_of(tokens)) is None
     build(tmp_path, tokens)
-    assert open_hidden(tmp_path, "other") is None
-
-
-@pytest.mark.parametrize("name", ["states.npy", "head.safetensors", "meta.json"])
-@pytest.mark.parametrize("how", ["shorter", "longer", "empty"])
-def test_a_damaged_file_is_refused_by_name(name: str, how: str, tokens: Tokens, tmp_path: Path) -> None:
-    path = build(tmp_path, tokens).path / name
-    content = path.read_bytes()
-    path.write_bytes({"shorter": content[:-5], "longer": content + b"x", "empty": b""}[how])
-    with pytest.raises(UserError) as caught:
-        open_hidden(tmp_path, "key")
-    assert str(path) in str(caught.value)
-    assert "remove" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["states.npy", "head.safetensors"])
-def test_a_missing_file_is_refused_by_name(name: str, tokens: Tokens, tmp_path: Path) -> None:
-    path = build(tmp_path, tokens).path / name
-    path.unlink()
-    with pytest.raises(UserError, match=f"{name} has 0 bytes"):
-        open_hidden(tmp_path, "key")
-
-
-def test_a_folder_without_its_description_does_not_block_a_new_build(tokens: Tokens, tmp_path: Path) -> None:
-    # What a removal that was cut short leaves behind.
-    (build(tmp_path, tokens).path / "meta.json").unlink()
-    assert open_hidden(tmp_path, "key") is None
-    assert np.array_equal(build(tmp_path, tokens).states, states(torch.float32).numpy())
-
-
-class _FailsLate:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, batch: Batch) -> Tensor:
-        self.calls += 1
-        if self.calls == 3:
-            raise RuntimeError("out of memory")
-        return states(torch.float32)[batch.index]
-
-
-def test_a_build_that_fails_leaves_no_cache(tokens: Tokens, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"):
-        build(tmp_path, tokens, trunk=_FailsLate())
-    assert open_hidden(tmp_path, "key") is None
-    assert np.array_equal(build(tmp_path, tokens).states, states(torch.float32).numpy())
-
-
-def test_a_build_that_fails_leaves_no_litter(tokens: Tokens, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"):
-        build(tmp_path, tokens, trunk=_FailsLate())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_builders_leave_one_good_cache(tokens: Tokens, tmp_path: Path) -> None:
-    barrier = threading.Barrier(2, timeout=30)
-
-    def slow(batch: Batch) -> Tensor:
-        if int(batch.index[0]) == 0:
-            barrier.wait()  # both have begun before either ends
-        return states(torch.float32)[batch.index]
-
-    caches: list[HiddenCache] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            caches.append(build(tmp_path, tokens, trunk=slow))
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert not errors
-    assert [cache.path for cache in caches] == [tmp_path / "hidden-key"] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["hidden-key"]
-    for cache in caches:
-        assert np.array_equal(cache.states, states(torch.float32).numpy())
+    assert open_hidden(tmp_path, source_of(tokens, teacher="other")) is None
 
 
 def test_building_takes_no_gradients(tokens: Tokens, tmp_path: Path) -> None:
     weight = torch.ones(SIZE, requires_grad=True)
     cache = build(tmp_path, tokens, trunk=lambda batch: states(torch.float32)[batch.index] * weight)
-    assert not cache.hidden(tokens.batch(torch.arange(2))).requires_grad
+    assert not all_states(cache, tokens).requires_grad
