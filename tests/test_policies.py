@@ -10,19 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.config import Strategy
+from harness.errors import UserError
+from harness.legality import check_strategy
 from strategies.base import Selection, StepContext, budget_count, rank_scores
 from strategies.noise import streams
 from strategies.registry import POLICIES
 
 NAMES = list(POLICIES)
 ROW_NAMES = [name for name in NAMES if POLICIES[name].traits["scope"] == "row"]
-COUNTING = ["random", "top_k"]  # those that keep ceil(budget * valid) positions with weight 1
+# Those that keep ceil(budget * valid) positions of each sequence with weight 1.
+COUNTING = ["bottom_k", "curriculum", "random", "top_k"]
+MAY_SKIP = {"batch_top_k", "bucket"}  # those that may select nothing of a sequence
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bucket": {"lo": 0.2, "hi": 0.6},
+    "curriculum": {"ramp": 0.41, "power": 1.0},
+    "gls": {"capacity": 100},
+    "latf": {"decay": 0.99, "tolerance": 0.05, "step": 0.05, "floor": 0.1, "warmup": 0.05},
+}
+# In its first steps latf keeps everything.
+STATES: dict[str, Any] = {"latf": {"fraction": 0.4, "progress": 0.25}}
 
 
-def policy(name: str) -> Any:
-    required = [option for option, must in POLICIES[name].options.items() if must]
-    assert not required, f"give {name} its options {required} here"
-    return POLICIES[name].build()
+def policy(name: str, **options: Any) -> Any:
+    given = {**OPTIONS.get(name, {}), **options}
+    required = [option for option, needed in POLICIES[name].options.items() if needed.required]
+    assert set(required) <= set(given), f"give {name} its options {required} here"
+    return POLICIES[name].build(**given)
 
 
 def context(num: int, budget: float = 0.3, *, base: int = 5, first: int = 0) -> StepContext:
@@ -30,7 +44,7 @@ def context(num: int, budget: float = 0.3, *, base: int = 5, first: int = 0) -> 
 
 
 def select(name: str, scores: Tensor, valid: Tensor, ctx: StepContext) -> Selection:
-    selection, _ = policy(name).select(scores, valid, ctx, None)
+    selection, _ = policy(name).select(scores, valid, ctx, STATES.get(name))
     assert isinstance(selection, Selection)
     return selection
 
@@ -56,8 +70,11 @@ def test_weights_and_denominators_are_well_formed(name: str) -> None:
     assert bool(selection.weight.isfinite().all())
     assert not selection.weight[~valid].any()
     has_targets = valid.any(-1)
-    assert bool(((selection.denom > 0) == has_targets).all())
-    assert bool((selection.weight.sum(-1) > 0)[has_targets].all())
+    selected = selection.weight.sum(-1) > 0
+    assert torch.equal(selection.denom > 0, selected)
+    assert bool((selected <= has_targets).all())
+    if name not in MAY_SKIP:
+        assert torch.equal(selected, has_targets)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,6 +201,124 @@ def test_budget_one_is_all(name: str) -> None:
     found, wanted = select(name, scores, valid, context(7, 1.0)), select("all", scores, valid, context(7))
     assert torch.equal(found.weight, wanted.weight)
     assert torch.equal(found.denom, wanted.denom)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), budget=st.sampled_from([0.05, 0.2, 0.5, 0.9]))
+def test_bottom_k_keeps_the_lowest_and_breaks_ties_earliest_first(seed: int, budget: float) -> None:
+    draws = np.random.RandomState(seed)
+    scores = torch.from_numpy(draws.randint(-2, 3, size=(3, 23))).float()
+    valid = torch.from_numpy(draws.random_sample((3, 23)) < 0.8)
+    selection = select("bottom_k", scores, valid, context(3, budget))
+    for row in range(3):
+        places = sorted((t for t in range(23) if valid[row, t]), key=lambda t: (float(scores[row, t]), t))
+        kept = set(places[: math.ceil(len(places) * budget - 1e-6)])
+        assert {t for t in range(23) if selection.weight[row, t] > 0} == kept
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.2, 0.5, 1.0])
+def test_batch_top_k_keeps_the_highest_of_the_whole_batch(budget: float) -> None:
+    draws = np.random.RandomState(4)
+    scores, valid = torch.from_numpy(draws.randint(0, 6, size=(5, 11))).float(), example(1, 5, 11)[1]
+    scores[3] += 10  # most of what is kept lies in one sequence
+    selection = select("batch_top_k", scores, valid, context(5, budget))
+    places = sorted(valid.nonzero().tolist(), key=lambda place: (-float(scores[*place]), place))
+    kept = places[: math.ceil(len(places) * budget - 1e-6)]
+    wanted = torch.zeros_like(scores)
+    for row, t in kept:
+        wanted[row, t] = 1.0
+    assert torch.equal(selection.weight, wanted)
+    assert torch.equal(selection.denom, wanted.sum(-1))
+
+
+# ---- curriculum
+
+
+def at(progress: float, num: int = 7, budget: float = 0.3) -> StepContext:
+    return StepContext(budget=budget, progress=progress, keys=streams(5, torch.arange(num)))
+
+
+@pytest.mark.parametrize("progress", [0.41, 0.6, 0.999])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_curriculum_that_has_ended_is_top_k(progress: float, tied: bool) -> None:
+    scores, valid = example()
+    scores = scores.round() if tied else scores
+    found, _ = policy("curriculum").select(scores, valid, at(progress), None)
+    wanted = select("top_k", scores, valid, context(7))
+    assert torch.equal(found.weight, wanted.weight)
+    assert torch.equal(found.denom, wanted.denom)
+
+
+def test_a_curriculum_begins_as_bottom_k() -> None:
+    scores, valid = example()
+    found, _ = policy("curriculum").select(scores, valid, at(0.0), None)
+    assert torch.equal(found.weight, select("bottom_k", scores, valid, context(7)).weight)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("step", [0, 1, 7, 40, 41, 80])
+def test_a_curriculums_window_stands_where_the_formula_puts_it(power: float, step: int) -> None:
+    scores, valid = example()
+    found, _ = policy("curriculum", ramp=0.41, power=power).select(scores, valid, at(step / 100), None)
+    for row in range(7):
+        ascending = sorted((t for t in range(19) if valid[row, t]), key=lambda t: float(scores[row, t]))
+        count = math.ceil(0.3 * len(ascending) - 1e-6)
+        start = math.floor((len(ascending) - count) * min(1.0, step / 41) ** power + 1e-9)
+        kept = set(ascending[start : start + count])
+        assert {t for t in range(19) if found.weight[row, t] > 0} == kept
+
+
+# ---- buckets
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 7, 10])
+@pytest.mark.parametrize("tied", [False, True])
+def test_buckets_partition_the_positions(num: int, tied: bool) -> None:
+    scores, valid = example()
+    scores = scores.round() if tied else scores
+    weights = torch.zeros(valid.shape)
+    for place in range(num):
+        bucket = policy("bucket", lo=place / num, hi=(place + 1) / num)
+        weights += bucket.select(scores, valid, context(7), None)[0].weight
+    assert torch.equal(weights, valid.float())
+
+
+def test_a_bucket_holds_the_percentiles_it_names() -> None:
+    scores, valid = torch.arange(100.0)[None].flip(-1), torch.ones((1, 100), dtype=torch.bool)
+    selection, _ = policy("bucket", lo=0.29, hi=0.58).select(scores, valid, context(1), None)
+    assert sorted(scores[selection.weight > 0].tolist()) == list(range(29, 58))
+    assert selection.denom.tolist() == [29.0]
+    top, _ = policy("bucket", lo=0.8, hi=1.0).select(scores, valid, context(1), None)
+    assert torch.equal(top.weight, select("top_k", scores, valid, context(1, 0.2)).weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bucket", {"lo": 0.5, "hi": 0.5}),
+        ("bucket", {"lo": -0.1, "hi": 0.5}),
+        ("bucket", {"lo": 0.5, "hi": 20.0}),
+        ("curriculum", {"ramp": 0.0}),
+        ("curriculum", {"ramp": 4000.0}),
+        ("curriculum", {"power": 0.0}),
+        ("gls", {"capacity": 0}),
+        ("latf", {"decay": 1.0}),
+        ("latf", {"step": 0.0}),
+        ("latf", {"floor": 0.0}),
+        ("pos_rs", {"smoothing": 0.0}),
+        ("pos_rs", {"coverage": 1.0}),
+        ("pos_rs_corrected", {"skip_first": -1}),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_runs(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        policy(name, **options)
+    position = {"signal": "student_ce", "policy": {"name": name, **OPTIONS.get(name, {}), **options}}
+    if POLICIES[name].traits["budgeted"]:
+        position["budget"] = 0.2
+    fields = {"label": "x", "position": position, "criterion": "forward_kl"}
+    with pytest.raises(UserError, match=f"strategy: policy '{name}': .*{next(iter(options))}"):
+        check_strategy(Strategy.model_validate(fields))
 
 
 def test_all_keeps_every_valid_position() -> None:

@@ -16,7 +16,7 @@ from strategies.registry import SIGNALS, TEACHER_INPUTS, Option, order_signals, 
 NAMES = list(SIGNALS)
 ROW_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "row"]
 BATCH_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "batch"]
-NUM, VOCAB, LENGTH = 24, 11, 6
+NUM, VOCAB, LENGTH = 24, 23, 6  # more classes than teacher_mass_on_student_top looks at
 
 
 def function(name: str) -> Any:
@@ -71,11 +71,38 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "kl_plus_student_entropy": lambda p, q, y: _kl(p, q) + _entropy(q),
     "ce_ratio_plus_student_entropy": lambda p, q, y: np.log(q[y]) / np.log(p[y]) + _entropy(q),
     "teacher_uncertainty": lambda p, q, y: 1 - p[y],
+    "student_uncertainty": lambda p, q, y: 1 - max(q),
+    "student_margin": lambda p, q, y: sorted(q)[-2] - sorted(q)[-1],
+    "hellinger": lambda p, q, y: np.sqrt(sum((np.sqrt(a) - np.sqrt(b)) ** 2 for a, b in zip(p, q, strict=True)) / 2),
+    "jsd": lambda p, q, y: (_kl(p, (p + q) / 2) + _kl(q, (p + q) / 2)) / 2,
+    "excess_loss": lambda p, q, y: np.log(p[y]) - np.log(q[y]),
+    "student_entropy_normalised": lambda p, q, y: _entropy(q) / np.log(VOCAB),
+    "teacher_mass_on_student_top": lambda p, q, y: sum(p[v] for v in sorted(range(VOCAB), key=lambda v: -q[v])[:16]),
+}
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    least, most = np.quantile(values, low), np.quantile(values, high)
+    return (np.clip(values, least, most) - least) / (most - least)
+
+
+def _soft_or(parts: dict[str, np.ndarray]) -> np.ndarray:
+    h, d = (_scaled(parts[name], 0, 0.98) for name in ("student_entropy_normalised", "reverse_kl"))
+    return 1 - (1 - h) * (1 - d)
+
+
+BATCH_REFERENCES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+    "tip_soft_or": _soft_or,
+    "tip_q3": lambda parts: parts["kl"] * (1 - _scaled(parts["student_entropy_normalised"], 0, 0.98)),
+    "teachability": lambda parts: (
+        _scaled(parts["kl"], 0.05, 0.95) * _scaled(parts["teacher_mass_on_student_top"], 0.05, 0.95)
+    ),
 }
 
 
 def test_every_row_signal_has_a_reference() -> None:
     assert set(ROW_NAMES) == set(REFERENCES) | {"random"}
+    assert set(BATCH_NAMES) == set(BATCH_REFERENCES) | {"teacher_uncertainty_rank"}
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
@@ -90,6 +117,20 @@ def test_a_row_signal_equals_its_reference(name: str, scale: float) -> None:
         found, wanted = found[~certain], wanted[~certain]
         assert len(wanted) > NUM // 2
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(BATCH_REFERENCES))
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_a_batch_signal_equals_its_reference(name: str, scale: float) -> None:
+    student, teacher, targets = logits(1, scale=scale)
+    q, p = ([_softmax(row) for row in rows.numpy()] for rows in (student, teacher))
+    parts = {
+        part: np.array([REFERENCES[part](p[i], q[i], int(targets[i])) for i in range(NUM)])
+        for part in SIGNALS[name].inputs
+        if part != "valid"
+    }
+    found = score(name, student, teacher, targets)
+    np.testing.assert_allclose(found.numpy(), BATCH_REFERENCES[name](parts), rtol=1e-9, atol=1e-12)
 
 
 def test_the_rank_signal_equals_its_reference() -> None:
@@ -200,7 +241,7 @@ def test_entropy_of_the_uniform_and_of_the_certain(name: str) -> None:
     assert not score(name, certain, certain, targets).any()
 
 
-@pytest.mark.parametrize("name", ["student_entropy", "teacher_entropy", "kl", "reverse_kl"])
+@pytest.mark.parametrize("name", ["student_entropy", "teacher_entropy", "kl", "reverse_kl", "jsd", "hellinger"])
 def test_classes_masked_to_minus_infinity_count_for_nothing(name: str) -> None:
     student, teacher, _ = logits(11)
     key = function(name)
@@ -212,10 +253,50 @@ def test_classes_masked_to_minus_infinity_count_for_nothing(name: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["kl", "reverse_kl"])
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "hellinger", "excess_loss"])
 def test_divergence_of_equals_is_exactly_zero(name: str) -> None:
     student, _, targets = logits(12, dtype=torch.float32)
     assert not score(name, student, student.clone(), targets).any()
+
+
+def test_jsd_is_symmetric_and_bounded_by_the_disjoint_case() -> None:
+    student, teacher, targets = logits(12)
+    torch.testing.assert_close(score("jsd", student, teacher, targets), score("jsd", teacher, student, targets))
+    apart = torch.tensor([[0.0, -1e4], [-1e4, 0.0]], dtype=torch.float64).log_softmax(-1)
+    found = function("jsd")(teacher_logprobs=apart, student_logprobs=apart.flip(-1))
+    assert found.tolist() == pytest.approx([np.log(2)] * 2, rel=1e-12)
+    assert float(score("jsd", student, student, targets).max()) < 1e-15
+
+
+@pytest.mark.parametrize("name", sorted(BATCH_REFERENCES))
+def test_a_batch_in_which_all_positions_are_alike_or_none_is_valid_scores_zero(name: str) -> None:
+    inputs = [key for key in SIGNALS[name].inputs if key != "valid"]
+    alike = dict.fromkeys(inputs, torch.zeros((2, 3)))
+    for valid in (torch.ones((2, 3), dtype=torch.bool), torch.zeros((2, 3), dtype=torch.bool)):
+        assert not function(name)(**alike, valid=valid).any()
+
+
+def test_clipping_percentiles_are_options_and_take_outliers_off() -> None:
+    valid = torch.ones((1, 101), dtype=torch.bool)
+    ramp = torch.arange(101.0)[None]
+    spiked = ramp.clone()
+    spiked[0, -1] = 1e9
+    given = {"student_entropy_normalised": torch.zeros_like(ramp), "valid": valid}
+    tip = function("tip_soft_or")
+    assert torch.equal(tip(**given, reverse_kl=spiked), tip(**given, reverse_kl=ramp))
+    assert tip(**given, reverse_kl=ramp)[0, [0, 49, 98, 100]].tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert float(tip(**given, reverse_kl=spiked, clip=1.0)[0, 50]) < 1e-6
+    parts = {"kl": ramp, "teacher_mass_on_student_top": ramp, "valid": valid}
+    assert function("teachability")(**parts)[0, [5, 50, 95]].tolist() == pytest.approx([0.0, 0.25, 1.0], abs=1e-6)
+    assert SIGNALS["teachability"].options.keys() == {"low", "high"}
+
+
+def test_teacher_mass_reads_as_many_of_the_students_tokens_as_asked() -> None:
+    student = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    teacher = torch.tensor([[0.1, 0.2, 0.7]]).log()
+    mass = function("teacher_mass_on_student_top")
+    sums = [float(mass(teacher_logprobs=teacher, student_logprobs=student, num=num)) for num in (1, 2, 3, 16)]
+    assert sums == pytest.approx([0.1, 0.3, 1.0, 1.0])
 
 
 def test_kl_is_the_forward_direction() -> None:

@@ -31,6 +31,6 @@ class PosRsCorrected(Proposal):
         # Divided by K below, a covered position weighs 1/n, and the m draws average (1/n) sum over the others.
         budget = num_draws + draws.covered.sum(dim=-1, keepdim=True)
         share = (draws.counts / (num_draws * draws.probability)).where(draws.counts > 0, 0.0)
-        weight = (share + draws.covered.double()) * (budget / num)
+        weight = (share + draws.covered.double()) * (budget.double() / num)
         exact = torch.promote_types(scores.dtype, torch.float32)
         return Selection(weight=weight.to(exact), denom=budget.squeeze(-1).float()), state
