@@ -1,0 +1,110 @@
+"""Training from stored targets: the teacher's draws are cached before training, and no teacher is in memory during it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from harness import models
+from harness.cache.rows import RowTeacher
+from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
+from harness.config import Strategy, Workload
+from harness.data.tokens import Batch
+from harness.distill.score import chunk_rows
+from harness.distill.teacher import Targets
+from harness.inputs import Inputs, device_of, online_teacher, teacher_source
+from harness.meter import count_trunk_flops
+from harness.trial import Trial
+from strategies.base import SparseTarget
+from strategies.registry import CLASSES
+
+# K = kept training sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Targets on disk.
+
+    Attributes:
+        cache: the draws.
+        built: whether this trial drew them, rather than finding them.
+    """
+
+    cache: SampledCache
+    built: bool
+
+    @property
+    def targets(self) -> Targets:
+        """The targets of a batch's marked positions, as the core asks for them."""
+
+        def sparse(batch: Batch, chosen: Tensor) -> SparseTarget:
+            return self.cache.target(batch).sparse(chosen)
+
+        return sparse
+
+
+def prepare_stored(
+    trial: Trial,
+    inputs: Inputs,
+    *,
+    cache: Path,
+    only: Int[Tensor, " K"] | None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Stored:
+    """Find the draws a trial trains from, or run the teacher once over its sequences and store them.
+
+    Args:
+        trial: a trial whose strategy says `teacher: sampled`.
+        inputs: the training text.
+        cache: folder of caches.
+        only: the training sequences it learns from, ascending; all if None.
+        on_progress: called with sequences done and in all.
+    """
+    workload = trial.workload
+    kept = None if only is None else only.numpy()
+    source = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=kept)
+    settings = draws_of(trial.strategy, inputs.vocab_size)
+    found = open_sampled(cache, source, settings)
+    if found is not None:
+        return Stored(cache=found, built=False)
+    # The teacher lives as long as this call: it is gone before training begins.
+    teacher = online_teacher(workload, inputs.vocab_size, device_of(workload))
+    rows = RowTeacher(
+        trunk=lambda batch: teacher.hidden(batch.to(device_of(workload))),
+        head=teacher.head,
+        batch_size=workload.optimisation.micro_batch_size,
+        chunk=chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib),
+    )
+    return Stored(cache=build_sampled(cache, source, settings, rows, on_progress=on_progress), built=True)
+
+
+def draws_of(strategy: Strategy, vocab_size: int) -> Draws:
+    """Return what a strategy's class policy `rs` draws, its defaults filled in."""
+    assert strategy.classes is not None, "legality asks for class policy rs"
+    options = CLASSES["rs"].defaults | strategy.classes.options
+    return Draws(
+        draws=int(options["draws"]),
+        proposal=float(options["proposal"]),
+        seed=int(options["seed"]),
+        temperature=strategy.temperature,
+        vocab_size=vocab_size,
+    )
+
+
+def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int) -> dict[str, float]:
+    """Return what drawing the targets costs by part, whether a trial draws them or finds them.
+
+    Args:
+        workload: a workload with a teacher.
+        num_sequences: training sequences that are drawn for.
+        num_positions: their valid positions.
+        vocab_size: tokens of the tokenizer.
+    """
+    assert workload.teacher is not None, "checked before anything runs"
+    teacher = models.shape_model(workload.teacher, workload.folder)
+    return {
+        "cache_teacher_trunk": num_sequences * count_trunk_flops(teacher, workload.data.sequence_length),
+        "cache_teacher_head": 2.0 * num_positions * vocab_size * int(teacher.config.hidden_size),
+    }
