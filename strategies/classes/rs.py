@@ -35,8 +35,9 @@ def rs(
     """Keep the classes drawn with replacement from r proportional to p^proposal, each draw weighing p / (r draws).
 
     With the student normalised over the full vocabulary, the expected gradient of the forward KL to this target is that
-    of the forward KL to p. Its value is not: log(target / q) of a sampled target is biased. Weights are not normalised
-    to sum to 1, which would bias the gradient too; with proposal 1 they do anyway.
+    of the forward KL to p. Its value is not: the loss of a sampled target is biased upwards, and is above 0 where the
+    student equals the teacher. Weights are not normalised to sum to 1, which would bias the gradient too; with proposal
+    1 they do anyway.
 
     Args:
         teacher_logprobs: log p at temperature 1.

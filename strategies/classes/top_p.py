@@ -28,7 +28,7 @@ def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarge
         mass: share of the row's mass, in (0, 1]; 1 keeps every class that adds to the sum in float64.
     """
     log_weight, ids = teacher_logprobs.sort(dim=-1, descending=True, stable=True)
-    probs = log_weight.double().exp_()
+    probs = log_weight.double().exp()
     reached = probs.cumsum(dim=-1)
     # What came before a class, against the sum as it rounded: the row's last digit must not decide for mass 1.
     kept = reached - probs < mass * reached[:, -1:]
