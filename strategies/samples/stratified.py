@@ -34,8 +34,10 @@ class Stratified:
         """Draw each bin's quota uniformly without replacement."""
         num, count = len(scores), sample_count(len(scores), budget)
         edges = torch.arange(self.bins + 1, device=scores.device) * num // self.bins
-        # Rounded half up on the cumulative share: quotas sum to `count`, and a small one does not fall to one end.
-        quota = ((2 * count * edges + num) // (2 * num)).diff()
+        # Cumulative shares rounded from a common random offset: quotas sum to `count`, and every sequence has the same
+        # chance even where a share is no whole number. The fraction of a sum of uniforms is uniform too.
+        offset = (noise.double().sum() % 1 * num).long()
+        quota = ((count * edges + offset) // num).diff()
         bin_of_rank = torch.repeat_interleave(torch.arange(self.bins, device=scores.device), edges.diff())
         bin_of = torch.empty_like(bin_of_rank)
         bin_of[scores.argsort(stable=True)] = bin_of_rank
