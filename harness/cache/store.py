@@ -280,7 +280,7 @@ def build_store(
 
 
 @contextmanager
-def building(folder: Path, name: str, *, timeout_s: float = -1) -> Iterator[None]:
+def building(folder: Path, name: str, *, timeout_s: float = -1.0) -> Iterator[None]:
     """Hold a cache's lock: one process builds or removes, others wait. The system frees a dead owner's lock.
 
     Args:
