@@ -1,17 +1,14 @@
 """A grid from plan to report: prepare what trials share, run what is missing, write the manifest and the report."""
 
-import os
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from harness.analysis.report import print_report, write_report
 from harness.errors import UserError
-from harness.inputs import prepare_inputs
 from harness.plan import Plan
+from harness.prepare import prepare_shared
 from harness.progress import Progress
 from harness.results import Manifest, ManifestEntry, remove_trial, write_json
 
@@ -52,7 +49,14 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
     if not plan.todo:
         console.print(f"All {len(plan.trials)} trials of {plan.grid.name} are finished; nothing to run.")
     else:
-        _prepare(plan, results, console)
+        prepare_shared(
+            plan.workload,
+            plan.todo[0].fingerprints,
+            plan.grid.split,
+            results,
+            console,
+            needs_train_cache=plan.needs_train_cache,
+        )
         unfinished = _schedule(plan, results, console)
     report = write_report(results, plan.grid.name, reports)
     print_report(report, console)
@@ -71,31 +75,6 @@ def write_manifest(plan: Plan, results: Path, command: str) -> None:
         trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
     )
     write_json(results / plan.grid.name / "manifest.json", manifest.model_dump_json(indent=1))
-
-
-def _prepare(plan: Plan, results: Path, console: Console) -> None:
-    """Build the shared inputs with all cores, before workers share them out."""
-    import torch
-
-    trial = plan.todo[0]
-    torch.set_num_threads(os.cpu_count() or 1)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, int] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
-
-        prepare_inputs(
-            plan.workload,
-            trial.fingerprints,
-            plan.grid.split,
-            cache=results / "cache",
-            needs_train_cache=plan.needs_train_cache,
-            on_progress=show,
-        )
 
 
 def _schedule(plan: Plan, results: Path, console: Console) -> int:

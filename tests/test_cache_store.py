@@ -88,6 +88,12 @@ def opened(kind: str, folder: Path, source: Source | None = None) -> Built | Non
     return top and Built(top.store.path, lambda: tuple(vars(top.target(batch)).values()))
 
 
+def use(kind: str, folder: Path, source: Source | None = None) -> tuple[Tensor, ...]:
+    found = opened(kind, folder, source)
+    assert found is not None
+    return found.values()
+
+
 def files_of(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "meta.json"}
 
@@ -177,15 +183,11 @@ def test_one_flipped_bit_in_any_file_is_refused_by_name(kind: str, tmp_path: Pat
             flipped[place] ^= 1 << draws.randrange(8)
             file.write_bytes(flipped)
             with pytest.raises(UserError) as caught:
-                found = opened(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9])))
-                assert found is not None
-                found.values()
+                use(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9])))
             assert str(file) in str(caught.value), place
             assert f"`harness cache rm {path.name}" in str(caught.value)
             file.write_bytes(content)
-    found = opened(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9])))
-    assert found is not None
-    found.values()
+    use(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9])))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,16 +213,14 @@ def test_a_checksum_is_computed_once_per_process(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(store, "_sha256", counted)
     path = build("hidden", tmp_path).path
     for _ in range(3):
-        found = opened("hidden", tmp_path)
-        assert found is not None
-        found.values()
+        use("hidden", tmp_path)
     assert sorted(read) == sorted(files_of(path))
 
 
 def test_a_description_from_another_version_is_refused(tmp_path: Path) -> None:
     path = build("hidden", tmp_path).path / "meta.json"
     path.write_text(json.dumps({"dtype": "float32", "bytes": {}, "num_tokens": 5, "build_s": 1.0}))
-    with pytest.raises(UserError, match="meta.json is damaged or was written by another version"):
+    with pytest.raises(UserError, match=r"meta\.json is damaged or was written by another version"):
         opened("hidden", tmp_path)
 
 
@@ -432,9 +432,9 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
         owner = owner_of(tmp_path, "hidden-x")
         assert owner is not None
         assert f"process {holder.pid} on " in owner
-        with pytest.raises(UserError, match=f"is in use: built by process {holder.pid}"):
-            with building(tmp_path, "hidden-x", timeout_s=0.0):
-                pass
+        in_use = pytest.raises(UserError, match=f"is in use: built by process {holder.pid}")
+        with in_use, building(tmp_path, "hidden-x", timeout_s=0.0):
+            pass
     finally:
         holder.kill()
         holder.wait()
