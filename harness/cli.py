@@ -23,6 +23,8 @@ workload_app = typer.Typer(help="The models and data that strategies are applied
 new_app = typer.Typer(help="Start a strategy component of your own.", no_args_is_help=True)
 app.add_typer(workload_app, name="workload")
 app.add_typer(new_app, name="new")
+cache_app = typer.Typer(help="The teacher caches that trials read.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
 Results = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
@@ -137,6 +139,56 @@ def new_signal(
 
     for line in scaffold(name, grid=None if no_grid else grid):
         typer.echo(line)
+
+
+@cache_app.command("ls")
+def cache_ls(results: Results = Path("results")) -> None:
+    """List teacher caches: what of, how large, whether complete."""
+    from harness.cache.manage import print_caches
+
+    print_caches(Console(), results / "cache")
+
+
+@cache_app.command("build")
+def cache_build(
+    what: Annotated[
+        str, typer.Argument(help="Grid file, workload file, or the name of a workload.", metavar="GRID|WORKLOAD")
+    ],
+    results: Results = Path("results"),
+) -> None:
+    """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
+    from harness.cache.manage import print_caches
+    from harness.prepare import build_caches
+    from harness.run import check_writable
+
+    console = Console()
+    check_writable(results)
+    build_caches(what, results, console)
+    print_caches(console, results / "cache")
+
+
+@cache_app.command("verify")
+def cache_verify(
+    key: Annotated[str | None, typer.Argument(help="Only this cache; all if left out.", metavar="KEY")] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Check every checksum; names bad files and exits with 1 if there is one."""
+    from harness.cache.manage import verify_caches
+
+    if verify_caches(Console(), results / "cache", key):
+        raise typer.Exit(code=1)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    key: Annotated[str, typer.Argument(help="The cache's key, see `harness cache ls`.", metavar="KEY")],
+    results: Results = Path("results"),
+) -> None:
+    """Remove a teacher cache; the next run that needs it builds it again."""
+    from harness.cache.manage import remove_cache
+
+    removed = remove_cache(results / "cache", key)
+    typer.echo(f"removed {removed.path} ({removed.num_bytes:,} bytes)")
 
 
 @workload_app.command("build")

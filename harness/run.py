@@ -1,20 +1,14 @@
 """A grid from plan to report: prepare what trials share, run what is missing, write the manifest and the report."""
 
-import os
 import tempfile
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from harness.analysis.report import print_report, write_report
 from harness.errors import UserError
-from harness.inputs import Inputs, device_of, prepare_inputs
-from harness.inputs import Progress as Shared
 from harness.plan import Plan
+from harness.prepare import prepare_shared
 from harness.progress import Progress
 from harness.results import Manifest, ManifestEntry, remove_trial, write_json
 
@@ -55,7 +49,15 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
     if not plan.todo:
         console.print(f"All {len(plan.trials)} trials of {plan.grid.name} are finished; nothing to run.")
     else:
-        _prepare(plan, results, console)
+        prepare_shared(
+            plan.workload,
+            plan.todo[0].fingerprints,
+            plan.grid.split,
+            results,
+            console,
+            needs_train_cache=plan.needs_train_cache,
+            trials=plan.todo,
+        )
         unfinished = _schedule(plan, results, console)
     report = write_report(results, plan.grid.name, reports)
     print_report(report, console)
@@ -74,54 +76,6 @@ def write_manifest(plan: Plan, results: Path, command: str) -> None:
         trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
     )
     write_json(results / plan.grid.name / "manifest.json", manifest.model_dump_json(indent=1))
-
-
-def _prepare(plan: Plan, results: Path, console: Console) -> None:
-    """Build the shared inputs with all cores, before workers share them out."""
-    import torch
-
-    trial = plan.todo[0]
-    torch.set_num_threads(os.cpu_count() or 1)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, int] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
-
-        inputs = prepare_inputs(
-            plan.workload,
-            trial.fingerprints,
-            plan.grid.split,
-            cache=results / "cache",
-            needs_train_cache=plan.needs_train_cache,
-            on_progress=show,
-        )
-        _prepare_prepasses(plan, inputs, results / "cache", show)
-
-
-def _prepare_prepasses(plan: Plan, inputs: Inputs, cache: Path, show: Shared) -> None:
-    """Score the training sequences once per signal, so that workers do not do it side by side."""
-    from harness.models import DTYPES, load_model
-    from harness.samples import prepare_prepass, prepass_name
-
-    workload, device = plan.workload, device_of(plan.workload)
-    dtype = DTYPES[workload.resources.dtype]
-    for name, trial in {prepass_name(each, inputs.train): each for each in plan.todo}.items():
-        if name is None:
-            continue
-        # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
-        with suppress(FloatingPointError):
-            prepare_prepass(
-                trial,
-                inputs,
-                cache=cache,
-                student=lambda: load_model(workload.student, workload.folder, dtype=dtype, device=device),
-                device=device,
-                on_progress=partial(show, f"samples of {trial.strategy.label}"),
-            )
 
 
 def _schedule(plan: Plan, results: Path, console: Console) -> int:

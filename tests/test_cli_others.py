@@ -76,5 +76,7 @@ def test_every_command_is_documented_in_the_readme() -> None:
         command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
     ]
     assert {"run", "plan", "report", "list", "doctor"} <= set(commands)
-    for command in [*commands, "new signal", "workload build"]:
+    cache = [f"cache {command.name}" for command in cli.cache_app.registered_commands]
+    assert {"cache ls", "cache build", "cache verify", "cache rm"} == set(cache)
+    for command in [*commands, *cache, "new signal", "workload build"]:
         assert f"harness {command}" in readme, command

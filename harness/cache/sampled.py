@@ -123,8 +123,8 @@ class SampledCache:
             return torch.from_numpy(laid_out(lengths, column, width, fill)).to(device)
 
         return SampledTarget(
-            ids=spread(ids, 0),
-            counts=spread(counts, 0),
+            ids=spread(ids, 0.0),
+            counts=spread(counts, 0.0),
             log_weight=spread(columns["log_weight"], -np.inf) if weighted else None,
             draws=width,
             dtype=self.dtype,

@@ -48,7 +48,7 @@ _STORED = {
 }
 
 # Files whose checksum this process has found right, as they were then.
-_VERIFIED: set[tuple[Path, str, int, int]] = set()
+_VERIFIED: set[tuple[Path, str, int, int, int]] = set()
 
 
 class _Sealed(BaseModel):
@@ -153,7 +153,7 @@ class Store:
         Raises:
             UserError: the file is not what the description says; names it.
         """
-        verify_file(self.path, name, self.meta.files[name])
+        _verify(self.path, name, self.meta.files[name])
         return _map(self.path / name)
 
     def parts(self, rows: Indices) -> Iterator[tuple[Indices, Indices, Arrays]]:
@@ -190,7 +190,9 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     if not meta.complete:
         return None
     for name, file in meta.files.items():
-        check_size(path, name, file)
+        problem = _size_problem(path, name, file)
+        if problem is not None:
+            _refuse(path, name, problem)
     store = Store(path=path, meta=meta, sequences=None)
     if "sequences.safetensors" not in meta.files:
         return store
@@ -280,7 +282,7 @@ def build_store(
 
 
 @contextmanager
-def building(folder: Path, name: str, *, timeout_s: float = -1) -> Iterator[None]:
+def building(folder: Path, name: str, *, timeout_s: float = -1.0) -> Iterator[None]:
     """Hold a cache's lock: one process builds or removes, others wait. The system frees a dead owner's lock.
 
     Args:
@@ -334,29 +336,40 @@ def read_meta(path: Path) -> Meta:
         _refuse(path, "meta.json", "is damaged or was written by another version")
 
 
-def check_size(path: Path, name: str, file: File) -> None:
-    """Refuse a file that is shorter or longer than it was written."""
+def unfinished_files(path: Path) -> dict[str, File]:
+    """Return the shards that an unfinished build says are whole."""
+    found: dict[str, File] = {}
+    for beside in sorted(path.glob("shard-*.json")):
+        try:
+            found[beside.with_suffix(".safetensors").name] = _read_sealed(beside, File)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def file_problem(path: Path, name: str, file: File) -> str | None:
+    """Say what is wrong with a file, read anew; None if nothing is."""
+    return _size_problem(path, name, file) or (
+        None if _sha256(path / name) == file.sha256 else "is damaged: its checksum is wrong"
+    )
+
+
+def _size_problem(path: Path, name: str, file: File) -> str | None:
     size = (path / name).stat().st_size if (path / name).exists() else 0
-    if size != file.bytes:
-        _refuse(path, name, f"has {size} bytes instead of {file.bytes}")
+    return None if size == file.bytes else f"has {size} bytes instead of {file.bytes}"
 
 
-def verify_file(path: Path, name: str, file: File, *, again: bool = False) -> None:
-    """Refuse a file whose content is not what was written; looks once per process unless the file changed since.
-
-    Args:
-        path: the cache's folder.
-        name: the file.
-        file: what it was when written.
-        again: look even if it was found right before.
-    """
-    check_size(path, name, file)
-    state = (path / name).stat()
-    seen = (path / name, file.sha256, state.st_ino, state.st_mtime_ns)
-    if again or seen not in _VERIFIED:
-        if _sha256(path / name) != file.sha256:
-            _refuse(path, name, "is damaged: its checksum is wrong")
-        _VERIFIED.add(seen)
+def _verify(path: Path, name: str, file: File) -> None:
+    """Refuse a file whose content is not what was written; looks once per process unless the file changed since."""
+    state = (path / name).stat() if (path / name).exists() else None
+    seen = None if state is None else (path / name, file.sha256, state.st_ino, state.st_mtime_ns, state.st_size)
+    if seen in _VERIFIED:
+        return
+    problem = file_problem(path, name, file)
+    if problem is not None:
+        _refuse(path, name, problem)
+    assert seen is not None
+    _VERIFIED.add(seen)
 
 
 def _check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Scalar]) -> None:
@@ -377,10 +390,9 @@ def _kept(path: Path, shard: str, beside: Path) -> File | None:
     """Return what an earlier builder finished, None if the shard has to be made."""
     try:
         file = _read_sealed(beside, File)
-        verify_file(path, shard, file, again=True)
     except (OSError, ValueError):
         return None
-    return file
+    return None if file_problem(path, shard, file) else file
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> File:

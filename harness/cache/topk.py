@@ -106,7 +106,7 @@ class TopKCache:
         stored = torch.from_numpy(columns["logprobs"]).view(_PRECISIONS[self.settings.precision]).float()
         logprobs = laid_out(held * k, stored.numpy().reshape(-1), k, -np.inf)
         return TopKTarget(
-            ids=torch.from_numpy(laid_out(held * k, ids, k, 0)).to(device),
+            ids=torch.from_numpy(laid_out(held * k, ids, k, 0.0)).to(device),
             logprobs=torch.from_numpy(logprobs).to(device),
             log_tail=torch.from_numpy(laid_out(held, columns["log_tail"], 1, -np.inf)[..., 0]).to(device),
         )
