@@ -87,7 +87,8 @@ class Strategy(Frozen):
         kd_weight: the paper's lambda, in [0, 1]; the rest of the loss is cross-entropy with the data at the selected
             positions. Written `lambda` in YAML.
         temperature: T of both distributions; the row loss is multiplied by T^2.
-        teacher: `cached` reads the teacher's hidden states from the workload's cache, `online` runs the teacher.
+        teacher: `cached` reads the teacher's hidden states from the workload's cache, `online` runs the teacher;
+            `sampled` reads stored draws of class policy `rs`, and no teacher is in memory while training.
         flow: `chunked` never holds the logits of a whole batch; `dense` does, and is the memory baseline.
     """
 
@@ -102,7 +103,7 @@ class Strategy(Frozen):
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    teacher: Literal["cached", "online"] = "cached"
+    teacher: Literal["cached", "online", "sampled"] = "cached"
     flow: Literal["chunked", "dense"] = "chunked"
 
     @field_validator("classes")

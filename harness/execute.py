@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -32,6 +33,7 @@ from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak
 from harness.results import Cost, Failure, Metric, Record, Selection, write_record
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
 from harness.seeds import derive
+from harness.targets import Stored, count_valid, prepare_stored, stored_flops
 from harness.trial import Trial, core_digest
 
 # (steps done, steps in all, loss in nats)
@@ -92,7 +94,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         assert source is not None, "checked before anything runs"
         model = models.load_model(source, workload.folder, dtype=dtype, device=device)
     chunk = chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib)
-    training, chosen, flops, live = None, None, {}, None
+    training, chosen, teacher, flops, live = None, None, None, {}, None
     if strategy.samples is not None:
         with clock.phase("prepass"):
             chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
@@ -100,6 +102,10 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             with clock.phase("cache"):
                 states = prepare_train_cache(workload, trial.fingerprints, inputs.train, cache=cache, only=chosen.kept)
                 inputs = replace(inputs, train_cache=states)
+    stored = None
+    if strategy.teacher == "sampled":
+        with clock.phase("cache"):
+            stored = prepare_stored(trial, inputs, cache=cache, only=chosen.kept if chosen is not None else None)
     if objective is not None:
         with clock.phase("load"):
             teacher, teacher_flops = _training_teacher(trial, objective, inputs, device)
@@ -110,6 +116,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             vocab_size=inputs.vocab_size,
             chunk=chunk,
             seed=trial.seed or 0,
+            targets=stored.targets if stored is not None else None,
         )
         with clock.phase("train"):
             live = LiveBytes()
@@ -139,6 +146,13 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
                 num_positions=chosen.prepass.num_positions,
                 vocab_size=inputs.vocab_size,
             )
+        if stored is not None:
+            flops |= stored_flops(
+                workload,
+                num_sequences=stored.cache.store.meta.num_tokens // workload.data.sequence_length,
+                num_positions=count_valid(inputs.train, chosen.kept if chosen is not None else None),
+                vocab_size=inputs.vocab_size,
+            )
     # Evaluation holds what lm-eval's batches need, the same for every strategy: not what is compared.
     peak = {} if live is None else peak_gib(device) | {"step": live.peak / 2**30}
     with clock.phase("eval"):
@@ -155,13 +169,14 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         metrics=metrics,
         selection=_selection(training),
         samples=chosen.summary if chosen is not None else None,
+        teacher_in_training=_teacher_in_training(teacher),
         cost=Cost(
             wall_s=clock.wall_s,
             peak_gib=peak,
             flops=flops,
             tokens=training.tally.sequences * workload.data.sequence_length if training else 0,
-            disk_bytes=_disk_bytes(inputs, chosen),
-            shared_s=_shared_s(inputs, chosen),
+            disk_bytes=_disk_bytes(inputs, chosen, stored),
+            shared_s=_shared_s(inputs, chosen, stored),
         ),
         environment=environment(device),
         seeds=_seeds(trial),
@@ -204,7 +219,7 @@ def environment(device: str) -> dict[str, str]:
 
 def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device: str) -> tuple[Teacher | None, float]:
     """Return the teacher that training reads, and what one sequence through its trunk costs if it really runs."""
-    if not objective.reads_teacher:
+    if not objective.reads_teacher or trial.strategy.teacher == "sampled":
         return None, 0.0
     if trial.strategy.teacher == "cached":
         assert inputs.train_cache is not None, "prepared before training"
@@ -253,16 +268,29 @@ def _selection(training: Training | None) -> Selection | None:
     )
 
 
-def _disk_bytes(inputs: Inputs, chosen: Chosen | None) -> dict[str, int]:
+def _disk_bytes(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) -> dict[str, int]:
     found = {"hidden": inputs.train_cache.num_bytes} if inputs.train_cache else {}
-    return found | ({"prepass": chosen.prepass.num_bytes} if chosen is not None and chosen.prepass is not None else {})
+    if chosen is not None and chosen.prepass is not None:
+        found["prepass"] = chosen.prepass.num_bytes
+    if stored is not None:
+        found["sampled"] = stored.cache.store.meta.num_bytes
+    return found
 
 
-def _shared_s(inputs: Inputs, chosen: Chosen | None) -> dict[str, float]:
-    """Return the seconds of what is shared; a prepass that this trial built is in its own wall time already."""
+def _shared_s(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) -> dict[str, float]:
+    """Return the seconds of what is shared; what this trial built itself is in its own wall time already."""
     found = {"hidden": inputs.train_cache.build_s} if inputs.train_cache else {}
-    reused = chosen is not None and chosen.prepass is not None and not chosen.built
-    return found | ({"prepass": chosen.prepass.build_s} if reused else {})  # type: ignore[union-attr]
+    if chosen is not None and chosen.prepass is not None and not chosen.built:
+        found["prepass"] = chosen.prepass.build_s
+    if stored is not None and not stored.built:
+        found["sampled"] = stored.cache.store.meta.build_s
+    return found
+
+
+def _teacher_in_training(teacher: Teacher | None) -> Literal["none", "head", "model"]:
+    if teacher is None:
+        return "none"
+    return "model" if teacher.online else "head"
 
 
 def _seeds(trial: Trial) -> dict[str, int]:

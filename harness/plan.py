@@ -19,6 +19,7 @@ from harness.meter import count_flops, count_trunk_flops
 from harness.models import load_tokenizer, shape_model
 from harness.results import finished, read_record, trial_folder
 from harness.samples import prepass_flops, prepass_reads_cache
+from harness.targets import stored_flops
 from harness.trial import Trial, make_trials, only
 from harness.workload import fingerprints, load_workload
 from strategies.base import sample_count
@@ -127,7 +128,8 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         supervised=supervised,
         student_scored=valid if reads_student else 0,
         student_trained=supervised,
-        teacher_rows=valid * objective.scores_read_teacher + supervised * objective.loss_reads_teacher,
+        teacher_rows=valid * objective.scores_read_teacher
+        + supervised * (objective.loss_reads_teacher and trial.strategy.teacher != "sampled"),
         trunk_passes=sequences if twice else 0,
         teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
     )
@@ -141,12 +143,21 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         num_positions=num_samples * (length - 1),
         vocab_size=vocab,
     )
-    return prepass | count_flops(
-        tally,
-        student_trunk=count_trunk_flops(student, length),
-        teacher_trunk=count_trunk_flops(teacher, length) if teacher is not None and tally.teacher_passes else 0.0,
-        student_head=vocab * int(student.config.hidden_size),
-        teacher_head=vocab * int(teacher.config.hidden_size) if teacher is not None else 0,
+    stored: dict[str, float] = {}
+    if trial.strategy.teacher == "sampled":
+        kept = _kept(trial.strategy, num_samples)
+        positions = kept * (length - 1)
+        stored = stored_flops(workload, num_sequences=kept, num_positions=positions, vocab_size=vocab)
+    return (
+        prepass
+        | stored
+        | count_flops(
+            tally,
+            student_trunk=count_trunk_flops(student, length),
+            teacher_trunk=count_trunk_flops(teacher, length) if teacher is not None and tally.teacher_passes else 0.0,
+            student_head=vocab * int(student.config.hidden_size),
+            teacher_head=vocab * int(teacher.config.hidden_size) if teacher is not None else 0,
+        )
     )
 
 

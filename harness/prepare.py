@@ -94,6 +94,7 @@ def build_caches(what: str, results: Path, console: Console) -> None:
         UserError: the file is wrong, or the workload has no teacher.
         UnknownNameError: no built-in workload of this name; suggests the nearest.
     """
+    splits: tuple[Split, ...]
     if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
         plan = make_plan(Path(what), results)
         workload, splits = plan.workload, (plan.grid.split,)

@@ -119,6 +119,8 @@ class Record(_Frozen):
         seed: None for a strategy that involves no randomness (no KD, teacher).
         sources: digest of the source of every registered function used, by kind and name.
         core: digest of the distillation core's source, to notice tables that mix versions.
+        teacher_in_training: what of the teacher was in memory while the student trained: nothing (stored draws, or a
+            strategy that reads none), its head (cached hidden states) or all of it.
         samples: None for a trial that uses every training sequence.
     """
 
@@ -131,6 +133,7 @@ class Record(_Frozen):
     sources: dict[str, str]
     core: str
     status: Literal["finished", "failed"]
+    teacher_in_training: Literal["none", "head", "model"] = "none"
     metrics: dict[str, Metric] = Field(default_factory=dict)
     selection: Selection | None = None
     samples: Samples | None = None

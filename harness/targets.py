@@ -1,9 +1,10 @@
-"""Training from stored targets: the teacher's draws are cached before training, and no teacher is in memory during it."""
+"""Training from stored targets: the teacher's draws are cached first, and no teacher is in memory while training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from harness import models
 from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
 from harness.config import Strategy, Workload
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, Tokens
 from harness.distill.score import chunk_rows
 from harness.distill.teacher import Targets
 from harness.inputs import Inputs, device_of, online_teacher, teacher_source
@@ -21,6 +22,8 @@ from strategies.base import SparseTarget
 from strategies.registry import CLASSES
 
 # K = kept training sequences
+
+_SEQUENCES_PER_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +111,9 @@ def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, 
         "cache_teacher_trunk": num_sequences * count_trunk_flops(teacher, workload.data.sequence_length),
         "cache_teacher_head": 2.0 * num_positions * vocab_size * int(teacher.config.hidden_size),
     }
+
+
+def count_valid(train: Tokens, kept: Int[Tensor, " K"] | None) -> int:
+    """Count the positions with a target in the kept training sequences, or in all of them."""
+    index = torch.arange(len(train)) if kept is None else kept
+    return sum(int(train.batch(part).valid.sum()) for part in index.split(_SEQUENCES_PER_BATCH))

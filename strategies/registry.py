@@ -49,11 +49,16 @@ class Option:
 
     Attributes:
         type: int, float, bool or str.
-        required: whether a grid must set it, because it has no default.
+        default: what it is where a grid does not set it; None where a grid must.
     """
 
     type: type
-    required: bool
+    default: bool | int | float | str | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether a grid must set it."""
+        return self.default is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,11 @@ class Component:
         module = inspect.getmodule(self.build)
         doc = (module.__doc__ if module else None) or self.build.__doc__ or ""
         return doc.strip().splitlines()[0] if doc.strip() else ""
+
+    @property
+    def defaults(self) -> dict[str, bool | int | float | str]:
+        """The options that have a default, with it."""
+        return {name: option.default for name, option in self.options.items() if option.default is not None}
 
     @property
     def digest(self) -> str:
@@ -242,8 +252,8 @@ def _keywords(build: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Opt
     options: dict[str, Option] = {}
     for parameter in inspect.signature(build).parameters.values():
         if hints.get(parameter.name) in (int, float, bool, str):
-            required = parameter.default is inspect.Parameter.empty
-            options[parameter.name] = Option(type=hints[parameter.name], required=required)
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            options[parameter.name] = Option(type=hints[parameter.name], default=default)
         else:
             inputs.append(parameter.name)
     return tuple(inputs), options

@@ -311,7 +311,7 @@ def test_ce_ratio_of_a_certain_teacher_is_bounded_by_eps() -> None:
     given = {"student_ce": torch.tensor([2.0, 2.0, 0.0]), "teacher_ce": torch.tensor([0.0, 4.0, 0.0])}
     assert function("ce_ratio")(**given).tolist() == pytest.approx([2e6, 0.5, 0.0])
     assert function("ce_ratio")(**given, eps=1e-3).tolist() == pytest.approx([2e3, 0.5, 0.0])
-    assert SIGNALS["ce_ratio"].options == {"eps": Option(type=float, required=False)}
+    assert SIGNALS["ce_ratio"].options == {"eps": Option(type=float, default=1e-6)}
 
 
 def test_random_is_the_noise_it_is_given() -> None:
