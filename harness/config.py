@@ -35,8 +35,10 @@ class Choice(Frozen):
     def _shorthand(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, dict) and "name" in value and "options" not in value:
-            return {"name": value["name"], "options": {key: item for key, item in value.items() if key != "name"}}
+        if isinstance(value, dict) and "name" in value and isinstance(value.get("options", {}), dict):
+            # Both ways at once where a sweep sets an option of a preset's component: `sweep: {classes.draws: [12]}`.
+            flat = {key: item for key, item in value.items() if key not in ("name", "options")}
+            return {"name": value["name"], "options": {**value.get("options", {}), **flat}}
         return value
 
 

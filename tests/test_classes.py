@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Pair, split_batch
-from test_core import SPLITS, assert_same, oracle, run, variant
+from test_core import SPLITS, Largest, assert_same, oracle, run, variant
 from torch import Tensor
 
 from harness.config import Choice, Strategy
@@ -17,7 +18,7 @@ from harness.data.tokens import Batch
 from harness.distill.probe import probe
 from harness.distill.sparse import gather_rows
 from harness.errors import UserError
-from harness.grid import describe_classes, presets
+from harness.grid import describe_classes, load_grid, presets
 from harness.legality import check_strategy, check_vocabulary, components
 from strategies.base import SparseTarget, log_probs, log_rest
 from strategies.classes.rs import draw, from_counts
@@ -310,6 +311,13 @@ def test_a_class_without_mass_is_never_drawn_and_the_last_one_can_be() -> None:
     assert ids[counts > 0].tolist() == [2]
 
 
+def test_a_large_exponent_draws_the_likeliest_class() -> None:
+    teacher = log_probs(logits(dtype=torch.float32))
+    ids, counts = draw(teacher, keys(NUM), draws=4, proposal=1e4)
+    assert torch.equal(ids[:, 0], teacher.argmax(-1))
+    assert bool((counts[:, 0] == 4).all())
+
+
 def test_rows_whose_sum_rounds_away_from_one_still_give_every_draw() -> None:
     for off in (-1e-3, 1e-3):
         ids, counts = draw(log_probs(logits(num=300, dtype=torch.float32)) + off, keys(300), draws=64)
@@ -495,6 +503,20 @@ def test_ready_made_targets_need_no_teacher(choice: Choice, pair64: Pair, batch:
         assert found.result.tally.classes == wanted.result.tally.classes
 
 
+@every_core_choice
+def test_no_rows_of_the_teacher_exist_beyond_a_chunk(
+    choice: Choice, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
+) -> None:
+    wide, chunk = make_pair(torch.float32, rows=1000, vocab_size=990), 4
+    core = make_core(with_classes(choice), wide, chunk=chunk)
+    with Largest() as largest:
+        result = run(core, [make_batch(8, 32, vocab_size=990)]).result
+    assert result is not None
+    heads = 24 * 1000  # the larger head, its rows of padding included
+    assert largest.numel <= max(chunk * 990, heads)
+    assert result.tally.supervised * 990 > heads
+
+
 def test_the_tally_counts_distinct_classes(pair64: Pair, batch: Batch, make_core: Any) -> None:
     def tally(strategy: Strategy) -> Any:
         result = run(make_core(strategy, pair64), [batch]).result
@@ -600,3 +622,17 @@ def test_names_of_class_policies_with_their_options() -> None:
     assert named[:3] == ["rs 8", "rs 1 seed 3", "rs 8 proposal 0.5"]
     assert named[4:6] == ["top k 5", "top k 5 renormalise"]
     assert len(set(named)) == len(named)
+
+
+def test_an_option_of_a_preset_can_be_swept(write_grid: Callable[..., Path]) -> None:
+    entry = {"preset": "rs_kd", "label": "{classes}", "sweep": {"classes.draws": [4, 12]}}
+    swept = load_grid(write_grid([entry])).strategies
+    assert [(each.label, each.classes) for each in swept] == [
+        (f"rs {draws}", Choice(name="rs", options={"draws": draws})) for draws in (4, 12)
+    ]
+
+
+def test_a_preset_goes_back_to_whole_rows(write_grid: Callable[..., Path]) -> None:
+    for whole_rows in (None, "all"):
+        (found,) = load_grid(write_grid([{"preset": "rs_kd", "classes": whole_rows}])).strategies
+        assert found.identity() == presets()["full_kd"].identity()

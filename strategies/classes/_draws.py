@@ -34,8 +34,10 @@ def draw(
         raise ValueError(f"draws must be at least 1, it is {draws}")
     if not 0.0 < proposal < math.inf:
         raise ValueError(f"proposal must be a positive number, it is {proposal}")
-    # In place and in float64: float32 sums cannot tell the last classes of a large vocabulary from nothing.
-    cumulative = (teacher_logprobs * proposal).double().exp_().cumsum_(dim=-1)
+    logs = teacher_logprobs * proposal
+    # Relative to the likeliest class, or a large exponent would leave no mass at all. In place and in float64: float32
+    # sums cannot tell the last classes of a large vocabulary from nothing.
+    cumulative = (logs - logs.amax(dim=-1, keepdim=True)).double().exp_().cumsum_(dim=-1)
     # 48 random bits: 24 would round the probabilities of rare classes.
     bits = uniform(keys, 2 * draws).double()
     level = (bits[:, 0::2] + bits[:, 1::2] * 2.0**-24) * cumulative[:, -1:]
