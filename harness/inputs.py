@@ -75,14 +75,14 @@ def prepare_inputs(
         return prepare(workload.data, workload.folder, part, tokenizer, source_key=source_key, cache=cache)
 
     train, heldout = tokens("train"), tokens(split)
-    wanted = {"heldout": heldout} | ({"train": train} if needs_train_cache else {})
+    wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
     caches = {} if workload.teacher is None else _caches(workload, fingerprints, wanted, cache, on_progress)
     return Inputs(
         tokenizer=tokenizer,
         train=train,
         heldout=heldout,
         train_cache=caches.get("train"),
-        heldout_cache=caches.get("heldout"),
+        heldout_cache=caches.get(split),
     )
 
 
