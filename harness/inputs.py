@@ -78,7 +78,7 @@ def prepare_inputs(
         return prepare(workload.data, workload.folder, part, tokenizer, source_key=source_key, cache=cache)
 
     train, heldout = tokens("train"), tokens(split)
-    wanted = {"heldout": heldout} | ({"train": train} if needs_train_cache else {})
+    wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
     caches: dict[str, HiddenCache] = {}
     if workload.teacher is not None:
         sources = {name: teacher_source(workload, fingerprints, each, data=name) for name, each in wanted.items()}
@@ -88,7 +88,7 @@ def prepare_inputs(
         train=train,
         heldout=heldout,
         train_cache=caches.get("train"),
-        heldout_cache=caches.get("heldout"),
+        heldout_cache=caches.get(split),
     )
 
 

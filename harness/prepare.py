@@ -97,7 +97,8 @@ def build_caches(what: str, results: Path, console: Console) -> None:
     splits: tuple[Split, ...]
     if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
         plan = make_plan(Path(what), results)
-        workload, splits = plan.workload, (plan.grid.split,)
+        workload = plan.workload
+        splits: tuple[Split, ...] = (plan.grid.split,)
         needed = any(reads_cache(trial) for trial in plan.trials)
     else:
         workload, splits, needed = load_workload(what), ("validation", "test"), True

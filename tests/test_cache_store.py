@@ -20,12 +20,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cache import store
+from harness.cache import files, store
 from harness.cache.hidden import build_hidden, open_hidden
+from harness.cache.lock import building, owner_of
 from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, build_sampled, open_sampled
 from harness.cache.source import Source
-from harness.cache.store import building, key_of, open_store, owner_of
+from harness.cache.store import key_of, open_store
 from harness.cache.topk import TopK, build_topk, open_topk
 from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
@@ -204,13 +205,13 @@ def test_a_file_of_another_size_is_refused_when_the_cache_is_opened(kind: str, h
 
 def test_a_checksum_is_computed_once_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = store._sha256
+    real = files._sha256
 
     def counted(path: Path) -> str:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(store, "_sha256", counted)
+    monkeypatch.setattr(files, "_sha256", counted)
     path = build("hidden", tmp_path).path
     for _ in range(3):
         use("hidden", tmp_path)
@@ -420,7 +421,7 @@ def test_readers_survive_the_removal_of_the_cache(tmp_path: Path) -> None:
 def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.cache.store import building\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.cache.lock import building\n"
         "with building(Path(sys.argv[1]), 'hidden-x'):\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(ready)])

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.cache.store import Meta, building, file_problem, owner_of, read_meta, unfinished_files
+from harness.cache.files import Meta, file_problem, read_meta, unfinished_files
+from harness.cache.lock import building, owner_of
 from harness.errors import UserError, unknown
 
 KINDS = ("hidden", "sampled", "topk")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.cache.store import Scalar
+from harness.cache.files import Scalar
 from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
 

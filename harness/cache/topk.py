@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.cache.files import Scalar
 from harness.cache.packing import Record, gather, laid_out, ragged
 from harness.cache.rows import RowTeacher, teacher_rows
 from harness.cache.source import Done, Source
-from harness.cache.store import Scalar, Store, build_store, open_store
+from harness.cache.store import Store, build_store, open_store
 from harness.data.tokens import Batch
 from strategies.base import log_rest
 
