@@ -15,10 +15,23 @@ from harness.errors import UserError
 from harness.files import read_yaml
 from harness.inputs import Inputs, Progress, device_of, prepare_inputs
 from harness.models import DTYPES, load_model
-from harness.plan import make_plan, reads_cache
+from harness.plan import Plan, make_plan, reads_cache
 from harness.samples import prepare_prepass, prepass_name
 from harness.trial import Trial
 from harness.workload import fingerprints, load_workload
+
+
+def prepare_plan(plan: Plan, results: Path, console: Console) -> None:
+    """Build what a plan's missing trials share."""
+    prepare_shared(
+        plan.workload,
+        plan.todo[0].fingerprints,
+        plan.grid.split,
+        results,
+        console,
+        needs_train_cache=plan.needs_train_cache,
+        trials=plan.todo,
+    )
 
 
 def prepare_shared(
@@ -94,7 +107,6 @@ def build_caches(what: str, results: Path, console: Console) -> None:
         UserError: the file is wrong, or the workload has no teacher.
         UnknownNameError: no built-in workload of this name; suggests the nearest.
     """
-    splits: tuple[Split, ...]
     if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
         plan = make_plan(Path(what), results)
         workload = plan.workload

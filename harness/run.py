@@ -8,7 +8,7 @@ from rich.console import Console
 from harness.analysis.report import print_report, write_report
 from harness.errors import UserError
 from harness.plan import Plan
-from harness.prepare import prepare_shared
+from harness.prepare import prepare_plan
 from harness.progress import Progress
 from harness.results import Manifest, ManifestEntry, remove_trial, write_json
 
@@ -49,15 +49,7 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
     if not plan.todo:
         console.print(f"All {len(plan.trials)} trials of {plan.grid.name} are finished; nothing to run.")
     else:
-        prepare_shared(
-            plan.workload,
-            plan.todo[0].fingerprints,
-            plan.grid.split,
-            results,
-            console,
-            needs_train_cache=plan.needs_train_cache,
-            trials=plan.todo,
-        )
+        prepare_plan(plan, results, console)
         unfinished = _schedule(plan, results, console)
     report = write_report(results, plan.grid.name, reports)
     print_report(report, console)
