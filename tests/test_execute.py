@@ -49,9 +49,11 @@ def make_trial(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> 
         import yaml
 
         path = tmp_path_factory.mktemp("grid") / "grid.yaml"
-        path.write_text(yaml.safe_dump({"workload": "x", "split": "validation", "strategies": [entry]}))
+        path.write_text(
+            yaml.safe_dump({"workload": "x", "split": "validation", "seeds": [seed], "strategies": [entry]})
+        )
         marks = found if loaded is workload else fingerprints(loaded)
-        (trial,) = make_trials(load_grid(path), loaded, marks, seeds=[seed])
+        (trial,) = make_trials(load_grid(path), loaded, marks)
         return trial
 
     return make
