@@ -268,6 +268,20 @@ def test_top_p_keeps_the_smallest_prefix_that_reaches_the_mass(mass: float) -> N
         assert float(teacher[row][left_out].exp().max()) <= float(kept.min())
 
 
+@pytest.mark.parametrize("mass", [0.05, 0.5, 0.9, 1.0])
+def test_top_p_gives_ties_to_the_lowest_class(mass: float) -> None:
+    tied = log_probs(logits(num=40).round())
+    target = reduce(Choice(name="top_p", options={"mass": mass}), tied)
+    for row in range(40):
+        order = sorted(range(VOCAB), key=lambda v: (-float(tied[row, v]), v))
+        kept, reached = [], 0.0
+        for v in order:
+            if reached < mass - 1e-12 or mass == 1.0:
+                kept.append(v)
+            reached += float(tied[row, v].exp())
+        assert target.ids[row][target.weight[row] > 0].tolist() == kept
+
+
 def test_the_rest_of_a_row_is_summed_without_cancellation() -> None:
     row = torch.tensor([[0.0, -60.0, -60.0]], dtype=torch.float64).log_softmax(-1)
     assert float(log_rest(row, torch.tensor([[0]]))) == pytest.approx(math.log(2) - 60, rel=1e-12)

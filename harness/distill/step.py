@@ -76,7 +76,7 @@ class StepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """The models and settings that stay the same from step to step.
+    """What stays the same from step to step.
 
     Attributes:
         student: the model in training.
@@ -233,12 +233,8 @@ def _select_globally(
             tally.trunk_passes += len(batch.input_ids)
             teacher_hidden = _teacher_hidden(core, batch, tally)
             pieces.append(_row_scores(core, batch, hidden, teacher_hidden, tally, context))
-    whole = Batch(
-        index=torch.cat([batch.index for batch in micro_batches]),
-        input_ids=torch.cat([batch.input_ids for batch in micro_batches]),
-        targets=torch.cat([batch.targets for batch in micro_batches]),
-        valid=torch.cat([batch.valid for batch in micro_batches]),
-    )
+    fields = ("index", "input_ids", "targets", "valid")
+    whole = Batch(**{name: torch.cat([getattr(batch, name) for batch in micro_batches]) for name in fields})
     context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
     rows = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     scores = score_batch(core.objective.scored, core.objective.signal_function, rows, whole.valid)

@@ -21,7 +21,8 @@ def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarge
     """Keep the smallest prefix of the classes, most likely first, whose probabilities reach `mass`.
 
     Weights are the probabilities as they are. As with `top_k`, the truncated sum is not a divergence: it can be
-    negative and inflates the kept classes; `top_k_tail` does neither.
+    negative and inflates the kept classes; `top_k_tail` does neither. Rows are sorted whole, which makes this the
+    slowest class policy; ties go to the lowest class.
 
     Args:
         teacher_logprobs: log p.
