@@ -6,11 +6,16 @@ from rich.table import Table
 
 from harness.config import Strategy
 from harness.errors import unknown
-from harness.grid import presets
+from harness.grid import describe_classes, presets
 from harness.workload import built_in, load_workload
-from strategies.registry import CRITERIA, POLICIES, SIGNALS, Component, Registry, raw_inputs
+from strategies.registry import CLASSES, CRITERIA, POLICIES, SIGNALS, Component, Registry, raw_inputs
 
-_REGISTRIES: dict[str, Registry] = {"signals": SIGNALS, "policies": POLICIES, "criteria": CRITERIA}
+_REGISTRIES: dict[str, Registry] = {
+    "signals": SIGNALS,
+    "policies": POLICIES,
+    "classes": CLASSES,
+    "criteria": CRITERIA,
+}
 
 KINDS = (*_REGISTRIES, "presets", "workloads")
 
@@ -53,7 +58,8 @@ def _parts(strategy: Strategy) -> str:
         return f"the {strategy.model}, not trained"
     budget = f" {100 * position.budget:g}%" if position.budget is not None else ""
     signal = f" by {position.signal.name}" if position.signal is not None else ""
-    return f"{position.policy.name}{budget}{signal}, {criterion.name}"
+    classes = f", classes {describe_classes(strategy.classes)}" if strategy.classes is not None else ""
+    return f"{position.policy.name}{budget}{signal}, {criterion.name}{classes}"
 
 
 def _detail(component: Component) -> str:
@@ -61,6 +67,8 @@ def _detail(component: Component) -> str:
     if component.kind == "signal":
         reads = sorted({key.split("_")[0] for key in raw_inputs(component)} - {"valid"})
         details.insert(0, f"reads {', '.join(reads)}")
+    if component.kind == "class policy" and component.traits["criteria"]:
+        details.insert(0, f"for {', '.join(component.traits['criteria'])} only")
     if component.options:
         details.insert(0, f"options {', '.join(component.options)}")
     return "; ".join(details)

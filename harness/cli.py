@@ -107,10 +107,10 @@ def report(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="signals, policies, criteria, presets or workloads; all if left out.")
+        str | None, typer.Argument(help="signals, policies, classes, criteria, presets or workloads; all if left out.")
     ] = None,
 ) -> None:
-    """List signals, policies, criteria, presets and workloads, with their papers."""
+    """List signals, policies, classes, criteria, presets and workloads, with their papers."""
     from harness.catalogue import print_catalogue
 
     print_catalogue(Console(), kind)

@@ -6,7 +6,7 @@ Everything that the science depends on is a field here, so that a record can sta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Scalar = bool | int | float | str
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -35,8 +35,10 @@ class Choice(Frozen):
     def _shorthand(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, dict) and "name" in value and "options" not in value:
-            return {"name": value["name"], "options": {key: item for key, item in value.items() if key != "name"}}
+        if isinstance(value, dict) and "name" in value and isinstance(value.get("options", {}), dict):
+            # Both ways at once where a sweep sets an option of a preset's component: `sweep: {classes.draws: [12]}`.
+            flat = {key: item for key, item in value.items() if key not in ("name", "options")}
+            return {"name": value["name"], "options": {**value.get("options", {}), **flat}}
         return value
 
 
@@ -64,6 +66,7 @@ class Strategy(Frozen):
         train: False for the student or the teacher as it is.
         position: the position axis; None if and only if nothing is trained.
         criterion: how a student's row is compared with the teacher's.
+        classes: the class axis: what is kept of the teacher's distribution at a position; None keeps it whole.
         normaliser: what the weighted sum of row losses is divided by. `sequence_mean` (the paper's): each sequence by
             its selection's own denominator, then the mean over sequences; `batch_mean`: one mean over all selected
             positions of the global batch; `all_positions`: each sequence by its valid positions; `sum`: nothing.
@@ -80,11 +83,18 @@ class Strategy(Frozen):
     train: bool = True
     position: Position | None = None
     criterion: Choice | None = None
+    classes: Choice | None = None
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     teacher: Literal["cached", "online"] = "cached"
     flow: Literal["chunked", "dense"] = "chunked"
+
+    @field_validator("classes")
+    @classmethod
+    def _whole(cls, value: Choice | None) -> Choice | None:
+        # Keeping every class is what happens without a class policy: the same trial, whichever way it is written.
+        return None if value == Choice(name="all") else value
 
     def identity(self) -> dict[str, Any]:
         """Return what the strategy computes: everything but how it is called. Axes it does not use leave no trace."""

@@ -214,6 +214,7 @@ def _selection(training: Training | None) -> Selection | None:
         valid_positions=tally.valid,
         supervised_positions=tally.supervised,
         realised_fraction=tally.supervised / max(tally.valid, 1),
+        classes_per_position=tally.classes / max(tally.student_trained, 1) if tally.classes else None,
     )
 
 

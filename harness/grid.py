@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Grid, Strategy
+from harness.config import Choice, Grid, Strategy
 from harness.errors import UserError, unknown
 from harness.files import first_comment, parse, read_yaml
 from harness.legality import check_strategy
+from strategies.registry import CLASSES
 
 PRESETS_FILE = Path(strategies.__file__).parent / "presets.yaml"
 
@@ -98,7 +99,7 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
 
     Args:
         strategy: the strategy.
-        template: text with any of {signal} {policy} {budget} {criterion} {temperature} {lambda}.
+        template: text with any of {signal} {policy} {budget} {criterion} {classes} {temperature} {lambda}.
 
     Raises:
         UserError: the template names something else.
@@ -109,12 +110,30 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
         "policy": position.policy.name.replace("_", " ") if position else "",
         "budget": f"{100 * position.budget:g}%" if position and position.budget is not None else "",
         "criterion": strategy.criterion.name.replace("_", " ") if strategy.criterion else "",
+        "classes": describe_classes(strategy.classes) if strategy.classes else "",
         "temperature": f"{strategy.temperature:g}",
         "lambda": f"{strategy.kd_weight:g}",
     }
     if template is None:
-        return ", ".join(parts[key] for key in ("signal", "policy", "budget", "criterion") if parts[key]) or "as it is"
+        return (
+            ", ".join(parts[key] for key in ("signal", "policy", "budget", "criterion", "classes") if parts[key])
+            or "as it is"
+        )
     try:
         return template.format(**parts)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         raise UserError(f"label {template!r} may use {', '.join('{' + key + '}' for key in parts)}") from None
+
+
+def describe_classes(choice: Choice) -> str:
+    """Name a class policy with its options: "rs 64", "top k 12 renormalise", "rs 64 proposal 0.5"."""
+    budget = CLASSES[choice.name].traits["budget"]
+    words = [choice.name.replace("_", " ")]
+    for option, value in sorted(choice.options.items(), key=lambda item: item[0] != budget):
+        if option == budget:
+            words.append(f"{value:g}")
+        elif value is True:
+            words.append(option)
+        elif value is not False:
+            words.append(f"{option} {value}")
+    return " ".join(words)

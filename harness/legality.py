@@ -3,6 +3,7 @@
 from harness.config import Choice, Strategy, Workload
 from harness.errors import UserError, unknown
 from strategies.registry import (
+    CLASSES,
     CRITERIA,
     POLICIES,
     SIGNALS,
@@ -27,8 +28,10 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
     """
     position, criterion = strategy.position, strategy.criterion
     if not strategy.train:
-        if position is not None or criterion is not None:
-            raise UserError(f"{where}: train is false, so position and criterion would do nothing: leave them out")
+        if position is not None or criterion is not None or strategy.classes is not None:
+            raise UserError(
+                f"{where}: train is false, so position, criterion and classes would do nothing: leave them out"
+            )
         return
     if strategy.model == "teacher":
         raise UserError(f"{where}: only the student can be trained: model must be student, or train false")
@@ -48,6 +51,55 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         raise UserError(f"{where}: policy {policy.name!r} has no budget, so budget {position.budget} would do nothing")
     if position.signal is not None:
         order_signals([_component(SIGNALS, position.signal, where).name])
+    if strategy.classes is not None:
+        _check_classes(strategy, _component(CLASSES, strategy.classes, where), strategy.classes, where)
+
+
+def _check_classes(strategy: Strategy, classes: Component, choice: Choice, where: str) -> None:
+    """Refuse a class policy whose target the rest of the strategy cannot use."""
+    assert strategy.criterion is not None, "a trained strategy has one"
+    criterion, named = CRITERIA[strategy.criterion.name], f"{where}: class policy {classes.name!r}"
+    if not raw_inputs(criterion) & TEACHER_INPUTS:
+        raise UserError(f"{named} reduces the teacher's rows, and criterion {criterion.name!r} reads no teacher")
+    if strategy.kd_weight == 0:
+        raise UserError(f"{named} reduces the teacher's rows, and lambda 0 leaves the teacher out")
+    allowed = classes.traits["criteria"]
+    if allowed and criterion.name not in allowed:
+        raise UserError(
+            f"{named} goes with {', '.join(allowed)} only, not with {criterion.name!r}: {classes.traits['because']}"
+        )
+    foreign = [name for name in criterion.inputs if name not in ("teacher_logprobs", "student_logprobs")]
+    if foreign:
+        raise UserError(
+            f"{named} keeps a few classes, and criterion {criterion.name!r} reads {foreign[0]!r}, which is about all "
+            "of them: choose a criterion that reads teacher_logprobs and student_logprobs alone"
+        )
+    if classes.traits["fixed"] and strategy.temperature != 1.0:
+        raise UserError(
+            f"{named} is unbiased only at the temperature it is drawn at, which is 1; temperature is "
+            f"{strategy.temperature:g}"
+        )
+    budget = classes.traits["budget"]
+    if budget is not None:
+        value, share = float(choice.options[budget]), classes.options[budget].type is float
+        if not (0 < value <= 1 if share else value >= 1):
+            raise UserError(f"{named}: {budget} must be {'in (0, 1]' if share else 'at least 1'}, it is {value:g}")
+
+
+def check_vocabulary(strategy: Strategy, vocab_size: int) -> None:
+    """Refuse to keep more classes than there are.
+
+    Raises:
+        UserError: the class policy, its option and the size of the vocabulary.
+    """
+    if strategy.classes is None:
+        return
+    num = int(strategy.classes.options.get("num", 0))
+    if num > vocab_size:
+        raise UserError(
+            f"strategy {strategy.label!r}: class policy {strategy.classes.name!r} cannot keep {num} of {vocab_size} "
+            "classes"
+        )
 
 
 def check_workload(strategy: Strategy, workload: Workload) -> None:
@@ -71,7 +123,7 @@ def teacher_reader(strategy: Strategy) -> str | None:
     for component in components(strategy):
         if component.kind == "criterion" and strategy.kd_weight == 0:
             continue
-        if component.kind != "policy" and raw_inputs(component) & TEACHER_INPUTS:
+        if component.kind in ("signal", "criterion") and raw_inputs(component) & TEACHER_INPUTS:
             return f"{component.kind} {component.name!r}"
     return None
 
@@ -83,6 +135,8 @@ def components(strategy: Strategy) -> list[Component]:
         used.append(POLICIES[strategy.position.policy.name])
         if strategy.position.signal is not None:
             used.extend(SIGNALS[name] for name in order_signals([strategy.position.signal.name]))
+    if strategy.classes is not None:
+        used.append(CLASSES[strategy.classes.name])
     if strategy.criterion is not None:
         criterion = CRITERIA[strategy.criterion.name]
         used.append(criterion)

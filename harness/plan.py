@@ -14,6 +14,7 @@ from harness.distill.step import Tally
 from harness.distill.train import count_steps
 from harness.errors import UserError
 from harness.grid import load_grid
+from harness.legality import check_vocabulary
 from harness.meter import count_flops, count_trunk_flops
 from harness.models import load_tokenizer, shape_model
 from harness.results import finished, read_record, trial_folder
@@ -77,6 +78,9 @@ def make_plan(
             probe(strategy)
     found = fingerprints(loaded)
     _check_batches(loaded)
+    vocab_size = len(load_tokenizer(loaded.student, loaded.folder))
+    for strategy in grid.strategies:
+        check_vocabulary(strategy, vocab_size)
     trials = make_trials(grid, loaded, found, seeds=seeds)
     if labels:
         trials = only(trials, labels)

@@ -51,11 +51,14 @@ class Selection(_Frozen):
         valid_positions: positions that had a next-token target.
         supervised_positions: positions with a non-zero weight.
         realised_fraction: their ratio, in [0, 1]; not always the budget asked for.
+        classes_per_position: distinct classes with a weight in the target, mean over the rows compared; None where rows
+            are compared whole. Fewer than the draws asked for, where classes are drawn with replacement.
     """
 
     valid_positions: int
     supervised_positions: int
     realised_fraction: float
+    classes_per_position: float | None = None
 
 
 class Cost(_Frozen):

@@ -1,6 +1,6 @@
 """The contracts that strategies and the core share, and the few helpers every policy must agree on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -82,8 +82,7 @@ class SparseTarget:
 
     def part(self, rows: slice) -> "SparseTarget":
         """Return some of the rows, as views."""
-        parts = {name: None if value is None else value[rows] for name, value in vars(self).items()}
-        return SparseTarget(**parts)
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
 
     def log_mass(self) -> Float[Tensor, "N K"]:
         """Return the logarithms of the weights, and in one more column that of the tail if there is one."""

@@ -194,9 +194,9 @@ def classes(
     Args:
         name: the registered name, equal to the file's stem.
         source: the paper that defines it.
-        budget: the option that says how much is kept: a number of classes or draws, or a share of the mass.
-        criteria: the only criteria its target may be compared by; empty for a target that is a distribution over all
-            classes, which any criterion may read that reads log-probabilities alone.
+        budget: the option that says how much is kept: a number (`num` if of classes, V at most) or a share in (0, 1].
+        criteria: the only criteria that may compare its target; empty for a distribution over all classes, which any
+            criterion may read that reads log-probabilities alone.
         because: why only those, for the one who asks for another.
         fixed: its target is right at temperature 1 only.
     """

@@ -98,6 +98,10 @@ def test_an_unknown_name_suggests_the_nearest(entry: Any, named: list[str], writ
         (position(signal={"name": "ce_ratio", "eps": "small"}), ["eps", "small"]),
         (strategy(criterion=None), ["both position and criterion"]),
         (strategy(train=False), ["train is false", "leave them out"]),
+        (strategy(classes={"name": "rs", "draws": 0}), ["class policy 'rs'", "draws must be at least 1", "0"]),
+        (strategy(classes={"name": "rs", "draws": 8}, temperature=2.0), ["'rs'", "unbiased", "temperature is 2"]),
+        (strategy(classes={"name": "rs", "draws": 8}, criterion="reverse_kl"), ["'rs'", "forward_kl", "'reverse_kl'"]),
+        (strategy(classes="top_q"), ["unknown class policy 'top_q'", "Did you mean 'top_p'"]),
         (strategy(model="teacher"), ["only the student can be trained"]),
         (strategy(model="techer"), ["model", "'student' or 'teacher'", "'techer'"]),
         (strategy(sweep={"position.budget": 0.1}), ["sweep", "list of values"]),
@@ -335,16 +339,31 @@ def test_too_few_tokens_for_one_batch_are_refused(write_workload: WriteWorkload,
         make_plan(write_grid(["full_kd"], workload=str(path)), path.parent / "results")
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"name": "top_k_tail", "num": 98}, "class policy 'top_k_tail' cannot keep 98 of 97 classes"),
+        ({"name": "rs", "draws": 8, "proposal": -1.0}, "class policy 'rs' fails on a trial input: .*proposal must be"),
+    ],
+)
+def test_classes_that_cannot_be_kept_are_refused_before_anything_runs(
+    classes: dict[str, Any], message: str, workload_file: Path, write_grid: WriteGrid, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_plan(write_grid([strategy(classes=classes)], workload=str(workload_file)), tmp_path / "results")
+
+
 # ---- anything at all
 
 _VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=8),
-    st.sampled_from(["se_kd", "top_k", "all", "kl", "forward_kl", "at_kd", "{signal", "{signal.x}", "teacher"]),
+    st.sampled_from(["se_kd", "top_k", "all", "kl", "forward_kl", "at_kd", "{signal", "{signal.x}", "teacher",
+                     "rs", "top_p", "top_k_tail", "{classes}"]),
 )  # fmt: skip
 _KEYS = st.sampled_from(
     ["preset", "label", "position", "signal", "policy", "budget", "criterion", "name", "options", "sweep", "lambda",
      "position.budget", "position.signal", "temperature", "train", "model", "strategies", "seeds", "split", "baseline",
-     "hypothesis", "workload", "hard_fraction", "eps"]
+     "hypothesis", "workload", "hard_fraction", "eps", "classes", "draws", "num", "mass"]
 )  # fmt: skip
 _TREES = st.recursive(
     _VALUES,

@@ -12,7 +12,7 @@ from harness.catalogue import KINDS, print_catalogue
 from harness.doctor import examine
 from harness.errors import UnknownNameError
 from harness.grid import presets
-from strategies.registry import CRITERIA, POLICIES, SIGNALS
+from strategies.registry import CLASSES, CRITERIA, POLICIES, SIGNALS
 
 PROJECT = Path(__file__).parent.parent
 
@@ -24,7 +24,7 @@ def printed(capsys: pytest.CaptureFixture[str], kind: str | None) -> str:
 
 def test_list_names_everything_registered_with_its_paper(capsys: pytest.CaptureFixture[str]) -> None:
     everything = printed(capsys, None)
-    for registry in (SIGNALS, POLICIES, CRITERIA):
+    for registry in (SIGNALS, POLICIES, CLASSES, CRITERIA):
         for name in registry:
             assert f"\n{name} " in everything
             assert registry[name].source in everything
@@ -41,7 +41,7 @@ def test_list_of_one_kind_holds_no_other(capsys: pytest.CaptureFixture[str]) -> 
 def test_list_of_an_unknown_kind_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'signals'"):
         print_catalogue(Console(), "signal")
-    assert set(KINDS) == {"signals", "policies", "criteria", "presets", "workloads"}
+    assert set(KINDS) == {"signals", "policies", "classes", "criteria", "presets", "workloads"}
 
 
 def test_doctor_names_versions_and_says_how_the_hub_is(

@@ -27,8 +27,8 @@ from harness.trial import Trial, make_trials
 from harness.workload import fingerprints, load_workload
 
 ONLINE = {"preset": "se_kd", "label": "online", "teacher": "online"}
-ENTRIES: list[Any] = ["full_kd", "se_kd", "sft", "no_kd", "teacher", "at_kd", ONLINE]
-LABELS = ["Full KD", "SE-KD 20%", "SFT (no teacher)", "No KD", "Teacher", "AT-KD", "online"]
+ENTRIES: list[Any] = ["full_kd", "se_kd", "sft", "no_kd", "teacher", "at_kd", "rs_kd", ONLINE]
+LABELS = ["Full KD", "SE-KD 20%", "SFT (no teacher)", "No KD", "Teacher", "AT-KD", "RS-KD 64 draws", "online"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,18 @@ def test_the_realised_fraction_is_what_was_asked_for(
     assert low <= selection.realised_fraction <= high
     assert selection.realised_fraction == selection.supervised_positions / selection.valid_positions
     assert selection.valid_positions < 384
+
+
+def test_distinct_classes_are_reported_where_targets_are_sparse(outcomes: dict[str, Outcome]) -> None:
+    def classes(label: str) -> float | None:
+        selection = outcomes[label].record.selection
+        assert selection is not None
+        return selection.classes_per_position
+
+    sampled = classes("RS-KD 64 draws")
+    assert sampled is not None
+    assert 1 < sampled < 64
+    assert classes("Full KD") is None
 
 
 def test_a_model_as_it_is_selects_nothing(outcomes: dict[str, Outcome]) -> None:
@@ -274,7 +286,7 @@ def test_a_plan_lists_each_trial_once_and_leaves_finished_ones_out(
 
 def test_only_cached_teacher_reading_trials_read_the_cache(make_trial: Callable[..., Trial]) -> None:
     reading = [label for label, entry in zip(LABELS, ENTRIES, strict=True) if reads_cache(make_trial(entry))]
-    assert reading == ["Full KD", "SE-KD 20%", "AT-KD"]
+    assert reading == ["Full KD", "SE-KD 20%", "AT-KD", "RS-KD 64 draws"]
 
 
 def test_a_workload_without_a_teacher_still_trains(

@@ -9,7 +9,7 @@ import pytest
 from harness.config import Strategy
 from harness.grid import describe, load_grid, presets
 from harness.legality import check_strategy, components, teacher_reader
-from strategies.registry import CRITERIA, POLICIES, SIGNALS
+from strategies.registry import CLASSES, CRITERIA, POLICIES, SIGNALS
 
 GRIDS = sorted((Path(__file__).parent.parent / "grids").glob("*.yaml"))
 WriteGrid = Callable[..., Path]
@@ -155,4 +155,5 @@ def test_a_student_signal_reads_no_teacher_and_a_composite_of_one_does() -> None
 def test_every_policy_and_criterion_of_the_registry_is_reachable_from_a_preset_or_a_grid() -> None:
     shipped = [*presets().values(), *(s for path in GRIDS for s in load_grid(path).strategies)]
     assert {s.position.policy.name for s in shipped if s.position} == set(POLICIES)
+    assert {s.classes.name for s in shipped if s.classes} | {"all"} == set(CLASSES)
     assert {s.criterion.name for s in shipped if s.criterion} | {"reverse_kl"} == set(CRITERIA)

@@ -16,6 +16,7 @@ from harness.config import Strategy
 from harness.distill.probe import probe
 from harness.errors import UserError
 from strategies.registry import (
+    CLASSES,
     CRITERIA,
     POLICIES,
     RAW_INPUTS,
@@ -29,7 +30,7 @@ from strategies.registry import (
     unknown,
 )
 
-REGISTRIES = {"signals": SIGNALS, "policies": POLICIES, "criteria": CRITERIA}
+REGISTRIES = {"signals": SIGNALS, "policies": POLICIES, "classes": CLASSES, "criteria": CRITERIA}
 COMPONENTS = [(package, name) for package, registry in REGISTRIES.items() for name in registry]
 PACKAGE = Path(strategies.__file__).parent
 
@@ -189,8 +190,8 @@ def test_a_docstring_alone_is_no_code() -> None:
 
 
 _PRINT_DIGESTS = """
-from strategies.registry import CRITERIA, POLICIES, SIGNALS
-for registry in (SIGNALS, POLICIES, CRITERIA):
+from strategies.registry import CLASSES, CRITERIA, POLICIES, SIGNALS
+for registry in (SIGNALS, POLICIES, CLASSES, CRITERIA):
     for name in registry:
         print(registry.kind, name, registry[name].digest)
 """

@@ -4,13 +4,13 @@ It is what a straightforward implementation does: the memory baseline `full_kd_d
 flow is tested against.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness.distill.loss import row_losses
 from harness.distill.objective import Objective
 from harness.distill.score import Rows
+from harness.distill.sparse import OnTarget
 from harness.models import Head
 
 # M = positions, D = a model's hidden size
@@ -23,14 +23,10 @@ def dense_loss(
     coefficient: Float[Tensor, " M"],
     student_head: Head,
     teacher_head: Head | None,
+    *,
+    on_target: OnTarget | None = None,
 ) -> Float[Tensor, ""]:
     """Return the same sum as `weighted_loss`, from logits at all rows; unselected rows have coefficient 0."""
     student_logits = rows.student @ student_head.weight.T
-    teacher_logits = None
-    if objective.loss_reads_teacher:
-        assert rows.teacher is not None
-        assert teacher_head is not None
-        with torch.no_grad():
-            teacher_logits = rows.teacher @ teacher_head.weight.T
-    losses = row_losses(objective, student_logits, teacher_logits, rows.targets, signals)
+    losses = row_losses(objective, student_logits, rows, signals, teacher_head, on_target=on_target)
     return (losses * coefficient).sum()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.distill.objective import Objective
 from harness.distill.score import Rows, slices
+from harness.distill.sparse import OnTarget, gather_rows, make_target
 from harness.models import Head
 from strategies.base import log_probs, pick
 
@@ -31,6 +32,7 @@ def weighted_loss(
     teacher_head: Head | None,
     *,
     chunk: int,
+    on_target: OnTarget | None = None,
 ) -> Float[Tensor, ""]:
     """Return sum_m coefficient_m * loss_m over supervised rows, differentiable in hidden states and head.
 
@@ -42,16 +44,13 @@ def weighted_loss(
         student_head: the student's head, a view of its parameter.
         teacher_head: the teacher's head, None where the loss does not read it.
         chunk: rows of logits that exist at a time.
+        on_target: told of every chunk's sparse target.
     """
 
     def losses(student_logits: Tensor, piece: slice) -> Tensor:
-        teacher_logits = None
-        if objective.loss_reads_teacher:
-            assert rows.teacher is not None
-            assert teacher_head is not None
-            teacher_logits = rows.teacher[piece] @ teacher_head.weight.T
         given = {name: values[piece] for name, values in signals.items()}
-        return row_losses(objective, student_logits, teacher_logits, rows.targets[piece], given)
+        part = rows.part(piece)
+        return row_losses(objective, student_logits, part, given, teacher_head, on_target=on_target)
 
     result = _ChunkedSum.apply(  # type: ignore[no-untyped-call]
         rows.student, student_head.weight, coefficient, losses, chunk
@@ -63,34 +62,51 @@ def weighted_loss(
 def row_losses(
     objective: Objective,
     student_logits: Float[Tensor, "M V"],
-    teacher_logits: Float[Tensor, "M V"] | None,
-    targets: Tensor,
+    rows: Rows,
     signals: dict[str, Float[Tensor, " M"]],
+    teacher_head: Head | None,
+    *,
+    on_target: OnTarget | None = None,
 ) -> Float[Tensor, " M"]:
     """Return lambda * T^2 * D(p, q) + (1 - lambda) * CE(y, q) for each row.
 
-    Both distributions of D are taken at temperature T, the cross-entropy at 1.
+    Both distributions of D are taken at temperature T, the cross-entropy at 1. A sparse target replaces p, and takes
+    out of q the classes it has, without normalising q over them.
     """
     temperature, kd_weight = objective.strategy.temperature, objective.strategy.kd_weight
     total: Tensor | None = None
     student_logprobs = log_probs(student_logits) if temperature == 1.0 or kd_weight < 1.0 else None
     if kd_weight > 0.0:
-        values = {"targets": targets, **signals}
-        hot_student = student_logits if temperature == 1.0 else student_logits / temperature
-        values["student_logits"] = hot_student
-        values["student_logprobs"] = (
+        target = make_target(objective, rows, teacher_head)
+        values = {"targets": rows.targets, **signals}
+        hot_student = objective.heated(student_logits)
+        hot_logprobs = (
             student_logprobs if temperature == 1.0 and student_logprobs is not None else log_probs(hot_student)
         )
-        if teacher_logits is not None:
-            hot_teacher = teacher_logits if temperature == 1.0 else teacher_logits / temperature
-            values["teacher_logits"], values["teacher_logprobs"] = hot_teacher, log_probs(hot_teacher)
+        if target is not None:
+            if on_target is not None:
+                on_target(target)
+            sparse = gather_rows(target, hot_logprobs)
+            values["teacher_logprobs"], values["student_logprobs"] = sparse.teacher, sparse.student
+        else:
+            values["student_logits"], values["student_logprobs"] = hot_student, hot_logprobs
+            if objective.loss_reads_teacher:
+                hot_teacher = objective.heated(_teacher_logits(rows, teacher_head))
+                values["teacher_logits"], values["teacher_logprobs"] = hot_teacher, log_probs(hot_teacher)
         total = kd_weight * temperature**2 * objective.compare(values)
     if kd_weight < 1.0:
         assert student_logprobs is not None
-        cross_entropy = -(1.0 - kd_weight) * pick(student_logprobs, targets)
+        cross_entropy = -(1.0 - kd_weight) * pick(student_logprobs, rows.targets)
         total = cross_entropy if total is None else total + cross_entropy
     assert total is not None
     return total
+
+
+@torch.no_grad()
+def _teacher_logits(rows: Rows, teacher_head: Head | None) -> Tensor:
+    assert rows.teacher is not None
+    assert teacher_head is not None
+    return rows.teacher @ teacher_head.weight.T
 
 
 def _accumulate(grad_weight: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:

@@ -5,12 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.config import Strategy
-from strategies.base import Policy
-from strategies.registry import CRITERIA, POLICIES, SIGNALS, TEACHER_INPUTS, Component, order_signals, raw_inputs
+from strategies.base import Policy, SparseTarget
+from strategies.registry import (
+    CLASSES,
+    CRITERIA,
+    POLICIES,
+    SIGNALS,
+    TEACHER_INPUTS,
+    Component,
+    order_signals,
+    raw_inputs,
+)
 
 # N = supervised positions, V = vocabulary
 
@@ -24,6 +33,7 @@ class Objective:
         policy: the selection policy, its options set.
         signal: name of the signal the policy ranks by, None if it reads no scores.
         criterion: the alignment criterion.
+        classes: the class policy, None where rows are compared whole.
         scored: every signal to be computed at all valid positions before the loss, each after its inputs.
         criterion_signals: those of them that the criterion reads, row by row.
         batch_scope: whether selecting or scoring one sequence depends on the others of the global batch.
@@ -33,6 +43,7 @@ class Objective:
     policy: Policy
     signal: str | None
     criterion: Component
+    classes: Component | None
     scored: tuple[str, ...]
     criterion_signals: tuple[str, ...]
     batch_scope: bool
@@ -51,6 +62,31 @@ class Objective:
     def reads_teacher(self) -> bool:
         """Whether the teacher is needed at all."""
         return self.scores_read_teacher or self.loss_reads_teacher
+
+    @property
+    def draws_classes(self) -> bool:
+        """Whether the class policy needs a noise key for every row."""
+        return self.classes is not None and "keys" in self.classes.inputs
+
+    def reduce(self, teacher_logprobs: Float[Tensor, "N V"], keys: Int[Tensor, " N"] | None) -> SparseTarget:
+        """Apply the class policy to the teacher's rows.
+
+        Args:
+            teacher_logprobs: log p at the strategy's temperature.
+            keys: one noise key per row, None for a policy that draws nothing.
+        """
+        assert self.classes is not None
+        assert self.strategy.classes is not None
+        given = {"teacher_logprobs": teacher_logprobs, "keys": keys}
+        inputs = {name: given[name] for name in self.classes.inputs}
+        target = self.classes.build(**inputs, **self.strategy.classes.options)
+        assert isinstance(target, SparseTarget)
+        return target
+
+    def heated(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """Return logits at the strategy's temperature."""
+        temperature = self.strategy.temperature
+        return logits if temperature == 1.0 else logits / temperature
 
     def compare(self, rows: Mapping[str, Tensor]) -> Float[Tensor, " N"]:
         """Apply the criterion to rows given by input name."""
@@ -85,6 +121,7 @@ def compile_strategy(strategy: Strategy) -> Objective:
         policy=policy.build(**strategy.position.policy.options),
         signal=signal,
         criterion=criterion,
+        classes=CLASSES[strategy.classes.name] if strategy.classes is not None else None,
         scored=scored,
         criterion_signals=tuple(wanted),
         batch_scope=policy.traits["scope"] == "batch"

@@ -9,9 +9,10 @@ import torch
 from harness.config import Strategy
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.score import score_batch
+from harness.distill.sparse import gather_rows
 from harness.errors import UserError
 from strategies.base import StepContext, log_probs
-from strategies.noise import streams, uniform
+from strategies.noise import cells, streams, uniform
 from strategies.registry import SIGNALS
 
 # A tiny batch: enough for every shape to be told apart.
@@ -27,7 +28,7 @@ def probe(strategy: Strategy) -> None:
     objective = compile_strategy(strategy)
     valid = torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
     keys = streams(0, torch.arange(_SEQUENCES))
-    values = _inputs(int(valid.sum()))
+    values = _inputs(int(valid.sum()), _vocabulary(strategy))
     values["noise"] = uniform(keys, _LENGTH)[valid]
     rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
     for name in rows:
@@ -46,18 +47,32 @@ def probe(strategy: Strategy) -> None:
             f"or not finite; it must return finite weights of shape {tuple(valid.shape)}"
         )
     signals = {name: scores[name][valid] for name in objective.criterion_signals}
+    if objective.classes is not None:
+        places = torch.arange(int(valid.sum()))
+        with _named(f"class policy {objective.classes.name!r}"):
+            target = objective.reduce(values["teacher_logprobs"], cells(places, places))
+            sparse = gather_rows(target, values["student_logprobs"])
+        if not bool(torch.isfinite(target.weight).all()) or bool((target.weight < 0).any()):
+            raise UserError(f"class policy {objective.classes.name!r} returned weights that are negative or not finite")
+        values |= {"teacher_logprobs": sparse.teacher, "student_logprobs": sparse.student}
     with _named(f"criterion {objective.criterion.name!r}"):
         losses = objective.compare({**values, **signals})
     _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
 
 
-def _inputs(num: int) -> dict[str, torch.Tensor]:
+def _vocabulary(strategy: Strategy) -> int:
+    """Return enough classes for a policy that keeps a number of them."""
+    num = strategy.classes.options.get("num", 0) if strategy.classes is not None else 0
+    return max(_VOCABULARY, int(num) + 1)
+
+
+def _inputs(num: int, vocab_size: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    logits = {model: torch.randn((num, _VOCABULARY), generator=generator) for model in ("student", "teacher")}
+    logits = {model: torch.randn((num, vocab_size), generator=generator) for model in ("student", "teacher")}
     return {
         **{f"{model}_logits": rows for model, rows in logits.items()},
         **{f"{model}_logprobs": log_probs(rows) for model, rows in logits.items()},
-        "targets": torch.randint(_VOCABULARY, (num,), generator=generator),
+        "targets": torch.randint(vocab_size, (num,), generator=generator),
     }
 
 

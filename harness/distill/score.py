@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.models import Head
-from strategies.base import log_probs
+from strategies.base import SparseTarget, log_probs
 from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS
 
 # N = flattened positions, D = a model's hidden size, V = vocabulary, B = sequences, L = positions
@@ -27,12 +27,16 @@ class Rows:
         teacher: the teacher's, None where nothing reads it.
         targets: next tokens.
         noise: a uniform number per position, None where nothing reads it.
+        keys: a noise key per position of the training text, None where no classes are drawn.
+        target: what the student is compared with, where it comes ready-made and no teacher's row is needed.
     """
 
     student: Float[Tensor, "N D"]
     teacher: Tensor | None
     targets: Int[Tensor, " N"]
     noise: Float[Tensor, " N"] | None = None
+    keys: Int[Tensor, " N"] | None = None
+    target: SparseTarget | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -44,6 +48,8 @@ class Rows:
             teacher=None if self.teacher is None else self.teacher[rows],
             targets=self.targets[rows],
             noise=None if self.noise is None else self.noise[rows],
+            keys=None if self.keys is None else self.keys[rows],
+            target=None if self.target is None else self.target.part(rows),
         )
 
 

@@ -14,7 +14,8 @@ from harness.distill.dense import dense_loss
 from harness.distill.loss import weighted_loss
 from harness.distill.objective import Objective
 from harness.distill.score import Rows, score_batch, score_rows
-from harness.distill.teacher import Teacher
+from harness.distill.sparse import ClassCount, row_keys
+from harness.distill.teacher import Targets, Teacher
 from harness.models import Head, head_of, trunk
 from harness.seeds import derive
 from strategies.base import Selection, StepContext
@@ -34,6 +35,7 @@ class Tally:
         sequences: sequences seen.
         valid: positions with a target.
         supervised: positions with a non-zero weight.
+        classes: classes with a weight, over all rows that were compared with a sparse target.
         student_scored: rows through the student's head without gradient.
         student_trained: rows through it with gradient.
         teacher_rows: rows through the teacher's head.
@@ -44,6 +46,7 @@ class Tally:
     sequences: int = 0
     valid: int = 0
     supervised: int = 0
+    classes: int = 0
     student_scored: int = 0
     student_trained: int = 0
     teacher_rows: int = 0
@@ -82,6 +85,7 @@ class Core:
         vocab_size: tokens of the tokenizer.
         chunk: rows of logits that exist at a time.
         seed: the trial's seed, for selection noise.
+        targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
     """
 
     student: PreTrainedModel
@@ -90,11 +94,17 @@ class Core:
     vocab_size: int
     chunk: int
     seed: int
+    targets: Targets | None = None
 
     @property
     def teacher_head(self) -> Head | None:
         """The teacher's head, if there is a teacher."""
         return self.teacher.head if self.teacher else None
+
+    @property
+    def loss_reads_teacher(self) -> bool:
+        """Whether the teacher's head is applied at the selected positions."""
+        return self.objective.loss_reads_teacher and self.targets is None
 
 
 def accumulate(core: Core, micro_batches: Sequence[Batch], state: Any, *, step: int, num_steps: int) -> StepResult:
@@ -151,7 +161,7 @@ def _contexts(core: Core, micro_batches: Sequence[Batch], step: int, num_steps: 
 
 
 def _teacher_hidden(core: Core, batch: Batch, tally: Tally) -> Tensor | None:
-    if not core.objective.reads_teacher:
+    if not (core.objective.scores_read_teacher or core.loss_reads_teacher):
         return None
     assert core.teacher is not None, "the objective reads the teacher"
     if core.teacher.online:
@@ -247,17 +257,24 @@ def _loss(
     coefficient = (selection.weight / _divisor(core, selection, batch)[:, None])[chosen]
     rows = Rows(
         student=hidden[chosen],
-        teacher=teacher_hidden[chosen] if teacher_hidden is not None and objective.loss_reads_teacher else None,
+        teacher=teacher_hidden[chosen] if teacher_hidden is not None and core.loss_reads_teacher else None,
         targets=batch.targets[chosen],
+        keys=row_keys(batch, chosen) if objective.draws_classes and core.targets is None else None,
+        target=core.targets(batch, chosen) if objective.classes is not None and core.targets is not None else None,
     )
     signals = {name: scores[name][chosen] for name in objective.criterion_signals}
     tally.student_trained += len(rows)
     tally.teacher_rows += len(rows) if rows.teacher is not None else 0
     student_head = head_of(core.student, core.vocab_size)
     coefficient = coefficient.to(torch.promote_types(hidden.dtype, torch.float32))
+    counted = ClassCount()
+    given = (objective, rows, signals, coefficient, student_head, core.teacher_head)
     if dense:
-        return dense_loss(objective, rows, signals, coefficient, student_head, core.teacher_head)
-    return weighted_loss(objective, rows, signals, coefficient, student_head, core.teacher_head, chunk=core.chunk)
+        loss = dense_loss(*given, on_target=counted.add)
+    else:
+        loss = weighted_loss(*given, chunk=core.chunk, on_target=counted.add)
+    tally.classes += int(counted.total)
+    return loss
 
 
 def _divisor(core: Core, selection: Selection, batch: Batch) -> Tensor:

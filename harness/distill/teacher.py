@@ -1,15 +1,19 @@
-"""Where the teacher's hidden states come from during training: a cache, or the teacher itself."""
+"""Where the teacher's hidden states or its reduced rows come from during training: a cache, or the teacher itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness.data.tokens import Batch
 from harness.models import Head
+from strategies.base import SparseTarget
 
 # B = sequences, L = positions, D = the teacher's hidden size
+
+# Sparse targets of a batch's marked positions, in row-major order.
+Targets = Callable[[Batch, Bool[Tensor, "B L"]], SparseTarget]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strategies.base import SparseTarget
-from strategies.noise import streams, uniform
+from strategies.classes._draws import draw, from_counts
+from strategies.noise import streams
 from strategies.registry import classes
 
-# N = flattened positions, V = vocabulary, U = draws
+# N = flattened positions, V = vocabulary
+
+__all__ = ["draw", "from_counts", "rs"]  # a cache of draws is made of the first two
 
 
 @classes(
@@ -32,8 +35,9 @@ def rs(
     """Keep the classes drawn with replacement from r proportional to p^proposal, each draw weighing p / (r draws).
 
     With the student normalised over the full vocabulary, the expected gradient of the forward KL to this target is that
-    of the forward KL to p. Its value is not: log(target / q) of a sampled target is biased. Weights are not normalised
-    to sum to 1, which would bias the gradient too; with proposal 1 they do anyway.
+    of the forward KL to p. Its value is not: the loss of a sampled target is biased upwards, and is above 0 where the
+    student equals the teacher. Weights are not normalised to sum to 1, which would bias the gradient too; with proposal
+    1 they do anyway.
 
     Args:
         teacher_logprobs: log p at temperature 1.
@@ -49,47 +53,3 @@ def rs(
     log_ratio = (1.0 - proposal) * teacher_logprobs.gather(-1, ids) + log_total
     log_weight = (counts.to(log_ratio.dtype).log() + log_ratio - math.log(draws)).masked_fill(counts == 0, -torch.inf)
     return SparseTarget(ids=ids, weight=log_weight.exp(), log_weight=log_weight)
-
-
-def draw(
-    teacher_logprobs: Float[Tensor, "N V"], keys: Int[Tensor, " N"], *, draws: int, proposal: float = 1.0
-) -> tuple[Int[Tensor, "N U"], Int[Tensor, "N U"]]:
-    """Draw classes with replacement; the outcome depends on a row and its key only.
-
-    Args:
-        teacher_logprobs: log p at temperature 1.
-        keys: one noise stream per row, the seed of the draws included: `streams(seed, cells(sequences, positions))`.
-        draws: draws per row.
-        proposal: exponent of the distribution drawn from.
-
-    Returns:
-        The distinct classes in ascending order and how often each was drawn, both of width `draws`; unused places
-        come last, with class 0 and count 0. Counts of a row sum to `draws`.
-
-    Raises:
-        ValueError: fewer than one draw, or an exponent that is not a positive number.
-    """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, it is {draws}")
-    if not 0.0 < proposal < math.inf:
-        raise ValueError(f"proposal must be a positive number, it is {proposal}")
-    # In place and in float64: float32 sums cannot tell the last classes of a large vocabulary from nothing.
-    cumulative = (teacher_logprobs * proposal).double().exp_().cumsum_(dim=-1)
-    # 48 random bits: 24 would round the probabilities of rare classes.
-    bits = uniform(keys, 2 * draws).double()
-    level = (bits[:, 0::2] + bits[:, 1::2] * 2.0**-24) * cumulative[:, -1:]
-    # A level lies below the last sum, whatever that rounded to, and the first sum above it belongs to a class that
-    # has mass. The clamp is for sums a parallel scan leaves out of order in the last digit.
-    drawn = torch.searchsorted(cumulative, level, right=True).clamp(max=cumulative.shape[-1] - 1).sort(dim=-1).values
-    place = (drawn != drawn.roll(1, dims=-1)).long()
-    place[:, 0] = 0
-    place = place.cumsum(dim=-1)
-    ids = torch.zeros_like(drawn).scatter_(-1, place, drawn)
-    return ids, torch.zeros_like(drawn).scatter_add_(-1, place, torch.ones_like(drawn))
-
-
-def from_counts(
-    ids: Int[Tensor, "N U"], counts: Int[Tensor, "N U"], *, draws: int, dtype: torch.dtype = torch.float32
-) -> SparseTarget:
-    """Make the target of counts drawn with proposal 1: each class weighs its share of the draws."""
-    return SparseTarget(ids=ids, weight=counts.to(dtype) / draws)

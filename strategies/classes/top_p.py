@@ -1,0 +1,37 @@
+"""The fewest classes that hold a share of the teacher's mass: many where it is undecided, few where it is sure."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strategies.base import SparseTarget
+from strategies.registry import classes
+
+# N = flattened positions, V = vocabulary
+
+
+@classes(
+    "top_p",
+    source="arXiv:1904.09751 (nucleus), as a target",
+    budget="mass",
+    criteria=("forward_kl",),
+    because="the student's mass on the classes left out goes unseen, and other divergences would drive it there",
+)
+def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarget:
+    """Keep the smallest prefix of the classes, most likely first, whose probabilities reach `mass`.
+
+    Weights are the probabilities as they are. As with `top_k`, the truncated sum is not a divergence: it can be
+    negative and inflates the kept classes; `top_k_tail` does neither.
+
+    Args:
+        teacher_logprobs: log p.
+        mass: share of the row's mass, in (0, 1]; 1 keeps every class that adds to the sum in float64.
+    """
+    log_weight, ids = teacher_logprobs.sort(dim=-1, descending=True, stable=True)
+    probs = log_weight.double().exp()
+    reached = probs.cumsum(dim=-1)
+    # What came before a class, against the sum as it rounded: the row's last digit must not decide for mass 1.
+    kept = reached - probs < mass * reached[:, -1:]
+    width = int(kept.sum(dim=-1).max()) if len(kept) else 0
+    log_weight = log_weight[:, :width].masked_fill(~kept[:, :width], -torch.inf)
+    return SparseTarget(ids=ids[:, :width], weight=log_weight.exp(), log_weight=log_weight)
