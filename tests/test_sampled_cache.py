@@ -210,8 +210,8 @@ def test_cached_largest_classes_are_the_targets_made_online(renormalise: bool, t
 def test_training_from_the_cache_is_training_with_draws_made_online(
     proposal: float, only: list[int] | None, make_pair: Any, make_core: Any, tmp_path: Path
 ) -> None:
-    # Two epochs, no teacher in the second run. Counts are exact, so the student ends up equal bit by bit; log-weights of
-    # another proposal carry the rounding of the products they were computed in.
+    # Two epochs, no teacher in the second run. Counts are exact, so the student ends up equal bit by bit; log-weights
+    # of another proposal carry the rounding of the products they were computed in.
     tolerance = 0.0 if proposal == 1.0 else 1e-11
     draws = np.random.RandomState(3)
     ids = draws.randint(1, 97, size=(8, 12)).astype(np.int32)
