@@ -1,7 +1,7 @@
 """What every trial of a workload shares: packed tokens and the teacher's hidden states, prepared once, then mapped."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
 from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
-from harness.cache.source import Source
+from harness.cache.rows import RowTeacher
+from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
+from harness.cache.source import Source, Trunk
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare
+from harness.distill.score import chunk_rows
 from harness.distill.teacher import Teacher
 
 # (what is being built, sequences done, sequences in all)
@@ -154,21 +157,75 @@ def _caches(
     found = {name: open_hidden(cache, source) for name, source in sources.items()}
     if all(found.values()):
         return {name: opened for name, opened in found.items() if opened is not None}
-    assert workload.teacher is not None
-    device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
-    teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
-    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
+    trunk, head = _online(workload)
     for name, source in sources.items():
         if found[name] is None:
             found[name] = build_hidden(
                 cache,
                 source,
-                lambda batch: models.trunk(teacher, batch.to(device).input_ids),
-                models.Head(weight=head.weight.detach()),
+                trunk,
+                head,
                 batch_size=workload.optimisation.micro_batch_size,
                 on_progress=None if on_progress is None else _named(on_progress, f"teacher states, {name}"),
             )
     return {name: opened for name, opened in found.items() if opened is not None}
+
+
+def prepare_sampled(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    tokens: Tokens,
+    settings: Draws,
+    *,
+    cache: Path,
+    only: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
+) -> SampledCache:
+    """Map the cache of the teacher's draws over the training text; build what is missing.
+
+    The teacher is run only where no `hidden` cache holds its states. Idempotent, and safe to call from several
+    processes.
+
+    Args:
+        workload: the workload; it has a teacher.
+        fingerprints: see `harness.workload.fingerprints`.
+        tokens: the training text.
+        settings: what is drawn.
+        cache: folder of caches.
+        only: the sequences that the sample axis kept, ascending; all if None.
+        on_progress: told of the building.
+    """
+    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
+    found = open_sampled(cache, source, settings)
+    if found is not None:
+        return found
+    hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
+    trunk, head = _online(workload) if hidden is None else _stored(hidden, device_of(workload))
+    return build_sampled(
+        cache,
+        source,
+        settings,
+        RowTeacher(
+            trunk=trunk,
+            head=head,
+            batch_size=workload.optimisation.micro_batch_size,
+            chunk=chunk_rows(settings.vocab_size, workload.resources.logit_memory_mib),
+        ),
+        on_progress=None if on_progress is None else _named(on_progress, "teacher draws, train"),
+    )
+
+
+def _stored(hidden: HiddenCache, device: str) -> tuple[Trunk, models.Head]:
+    return hidden.hidden, models.Head(weight=hidden.head.weight.to(device))
+
+
+def _online(workload: Workload) -> tuple[Trunk, models.Head]:
+    """Load the teacher; its trunk takes batches from any device."""
+    assert workload.teacher is not None
+    device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
+    teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
+    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
+    return lambda batch: models.trunk(teacher, batch.to(device).input_ids), models.Head(weight=head.weight.detach())
 
 
 def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:

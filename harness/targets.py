@@ -1,6 +1,5 @@
 """Training from stored targets: the teacher's draws are cached first, and no teacher is in memory while training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from harness import models
-from harness.cache.rows import RowTeacher
-from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
+from harness.cache.sampled import Draws, SampledCache, open_sampled
 from harness.config import Strategy, Workload
 from harness.data.tokens import Batch, Tokens
-from harness.distill.score import chunk_rows
 from harness.distill.teacher import Targets
-from harness.inputs import Inputs, device_of, online_teacher, teacher_source
+from harness.inputs import Inputs, Progress, prepare_sampled, teacher_source
 from harness.meter import count_trunk_flops
 from harness.trial import Trial
 from strategies.base import SparseTarget
@@ -54,33 +51,30 @@ def prepare_stored(
     *,
     cache: Path,
     only: Int[Tensor, " K"] | None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Stored:
     """Find the draws a trial trains from, or run the teacher once over its sequences and store them.
+
+    The teacher lives as long as this call: it is gone before training begins.
 
     Args:
         trial: a trial whose strategy says `teacher: sampled`.
         inputs: the training text.
         cache: folder of caches.
         only: the training sequences it learns from, ascending; all if None.
-        on_progress: called with sequences done and in all.
+        on_progress: told of the building.
     """
     workload = trial.workload
     kept = None if only is None else only.numpy()
-    source = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=kept)
     settings = draws_of(trial.strategy, inputs.vocab_size)
+    source = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=kept)
     found = open_sampled(cache, source, settings)
     if found is not None:
         return Stored(cache=found, built=False)
-    # The teacher lives as long as this call: it is gone before training begins.
-    teacher = online_teacher(workload, inputs.vocab_size, device_of(workload))
-    rows = RowTeacher(
-        trunk=lambda batch: teacher.hidden(batch.to(device_of(workload))),
-        head=teacher.head,
-        batch_size=workload.optimisation.micro_batch_size,
-        chunk=chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib),
+    made = prepare_sampled(
+        workload, trial.fingerprints, inputs.train, settings, cache=cache, only=kept, on_progress=on_progress
     )
-    return Stored(cache=build_sampled(cache, source, settings, rows, on_progress=on_progress), built=True)
+    return Stored(cache=made, built=True)
 
 
 def draws_of(strategy: Strategy, vocab_size: int) -> Draws:

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from harness import cli
+from harness import cli, models
 from harness.cache.hidden import open_hidden
 from harness.cache.lock import building
 from harness.cache.manage import entries
+from harness.cache.sampled import Draws
 from harness.data.tokens import Tokens
-from harness.inputs import Inputs, prepare_inputs, teacher_source
+from harness.inputs import Inputs, prepare_inputs, prepare_sampled, teacher_source
 from harness.workload import fingerprints, load_workload
 
 SIZE, LENGTH = 24, 32
@@ -185,6 +188,32 @@ def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any
         holder.wait()
     assert path.exists()
     assert harness("cache", "rm", path.name, "--results", tmp_path / "results")[0] == 0
+
+
+@pytest.mark.parametrize("states_first", [False, True])
+def test_draws_are_prepared_with_or_without_the_teacher(
+    states_first: bool, workload_file: Path, harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload, results = load_workload(str(workload_file)), tmp_path / "results"
+    found = fingerprints(workload)
+    cache = results / "cache"
+    shared = prepare_inputs(workload, found, "validation", cache=cache, needs_train_cache=states_first)
+    settings = Draws(draws=8, proposal=1.0, seed=0, temperature=1.0, vocab_size=shared.vocab_size)
+    loads: list[Any] = []
+    real = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *given, **named: loads.append(given) or real(*given, **named))
+    only = np.array([1, 4, 7, 8])
+    first = prepare_sampled(workload, found, shared.train, settings, cache=cache, only=only)
+    assert len(loads) == (0 if states_first else 1)
+    again = prepare_sampled(workload, found, shared.train, settings, cache=cache, only=only)
+    assert len(loads) == (0 if states_first else 1)
+    batch = shared.train.batch(torch.from_numpy(only))
+    assert torch.equal(first.target(batch).ids, again.target(batch).ids)
+    assert (first.target(batch).counts.sum(dim=-1) == 8 * batch.valid).all()
+    printed = harness("cache", "ls", "--results", results)[1]
+    line = next(line for line in printed.splitlines() if line.startswith("sampled"))
+    for part in ("workload train, ./teacher", "4 chosen sequences", "draws 8", "temperature 1.0", "complete"):
+        assert part in line
 
 
 def test_ls_and_verify_tell_unfinished_and_foreign_caches(inputs: Inputs, harness: Any, tmp_path: Path) -> None:

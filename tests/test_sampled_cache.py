@@ -1,10 +1,11 @@
 """Caches of draws and of largest classes: what online computation gives, at a fraction of the bytes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +15,16 @@ from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
 from harness.cache.source import Source
 from harness.cache.topk import TopK, TopKCache, build_topk, open_topk
+from harness.config import Choice, Optimisation
 from harness.data.tokens import Batch, Tokens
+from harness.distill.train import train
 from harness.errors import UserError
+from harness.grid import presets
 from harness.models import Head
 from strategies.base import log_probs
 from strategies.classes.rs import rs
+from strategies.classes.top_k import top_k
+from strategies.classes.top_k_tail import top_k_tail
 from strategies.noise import cells
 
 NUM, LENGTH, SIZE, VOCAB = 9, 7, 6, 60
@@ -174,6 +180,84 @@ def test_the_largest_classes_and_the_tail_are_the_teachers(
     positions = int(source.tokens.batch(torch.arange(NUM)).valid.sum())
     exact = positions * (k * (1 + {"float32": 4}.get(precision, 2)) + 4)
     assert exact <= cache.store.meta.num_bytes <= exact + 3 * 512 + source.num_tokens
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_cached_largest_classes_are_the_targets_made_online(renormalise: bool, tmp_path: Path) -> None:
+    source = make_source()
+    cache = top(tmp_path, source, TopK(k=5, precision="float32", temperature=1.0, vocab_size=VOCAB))
+    batch = source.tokens.batch(torch.arange(NUM))
+    logprobs, _ = online(teacher_of(source), batch)
+    target = cache.target(batch)
+    pairs = [
+        (target.sparse(batch.valid, tail=True, renormalise=False), top_k_tail(teacher_logprobs=logprobs, num=5)),
+        (
+            target.sparse(batch.valid, tail=False, renormalise=renormalise),
+            top_k(teacher_logprobs=logprobs, num=5, renormalise=renormalise),
+        ),
+    ]
+    for found, wanted in pairs:
+        assert torch.equal(found.ids, wanted.ids)
+        for name in ("weight", "log_weight", "tail", "log_tail"):
+            ours, theirs = getattr(found, name), getattr(wanted, name)
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("proposal", [1.0, 0.7])
+@pytest.mark.parametrize("only", [None, [0, 2, 3, 5, 6, 7]])
+def test_training_from_the_cache_is_training_with_draws_made_online(
+    proposal: float, only: list[int] | None, make_pair: Any, make_core: Any, tmp_path: Path
+) -> None:
+    # Two epochs, no teacher in the second run. Counts are exact, so the student ends up equal bit by bit; log-weights
+    # of another proposal carry the rounding of the products they were computed in.
+    tolerance = 0.0 if proposal == 1.0 else 1e-11
+    draws = np.random.RandomState(3)
+    ids = draws.randint(1, 97, size=(8, 12)).astype(np.int32)
+    tokens = Tokens(ids=ids, separator=1, cross_document_targets=False, tokens_per_byte=1.0, key="k")
+    kept = None if only is None else np.array(only)
+    source = make_source(torch.float64, tokens=tokens, only=kept)
+    rs_kd = presets()["rs_kd"]
+    options = {"draws": 6, "proposal": proposal, "seed": 9}
+    strategy = rs_kd.model_copy(update={"classes": Choice(name="rs", options=options)})
+    optimisation = Optimisation(
+        learning_rate=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup=0.1,
+        batch_size=2,
+        micro_batch_size=1,
+        epochs=2,
+        max_grad_norm=1.0,
+    )
+    first, second = make_pair(torch.float64), make_pair(torch.float64)
+    core = make_core(strategy, first)
+    teacher = RowTeacher(trunk=core.teacher.hidden, head=core.teacher.head, batch_size=2, chunk=7)
+    settings = Draws(draws=6, proposal=proposal, seed=9, temperature=1.0, vocab_size=first.vocab_size)
+    cache = sampled(tmp_path, source, settings, teacher)
+    without = replace(make_core(strategy, second, with_teacher=False), targets=cache.targets)
+    # Where only some sequences are held, training sees those alone, under the numbers they have in the data set.
+    trained = tokens if kept is None else Chosen(**vars(tokens), kept=kept)
+    one, two = train(core, trained, optimisation), train(without, trained, optimisation)
+    pd.testing.assert_frame_equal(one.curve, two.curve, check_exact=proposal == 1.0, rtol=tolerance)
+    assert two.tally.teacher_rows == two.tally.teacher_passes == 0
+    for ours, theirs in zip(first.student.parameters(), second.student.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Tokens):
+    """Some sequences of a data set, under their own numbers."""
+
+    kept: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def batch(self, index: Tensor) -> Batch:
+        return super().batch(torch.from_numpy(self.kept)[index])
 
 
 @pytest.mark.parametrize("k", [0, VOCAB + 1])

@@ -22,7 +22,7 @@ class RowTeacher:
 
     Attributes:
         trunk: returns final hidden states; by running the teacher, or `HiddenCache.hidden`.
-        head: its head.
+        head: its head; everything is computed where it is.
         batch_size: sequences per forward pass.
         chunk: rows of logits that exist at a time.
     """
@@ -58,15 +58,17 @@ def teacher_rows(
 ) -> Iterator[TeacherRows]:
     """Walk through the valid positions of some sequences; `on_batch` is told the number of sequences done."""
     for start in range(0, len(sequences), teacher.batch_size):
-        batch = source.tokens.batch(torch.from_numpy(sequences[start : start + teacher.batch_size]))
-        hidden = teacher.trunk(batch).to(teacher.head.weight.dtype)[batch.valid.to(teacher.head.weight.device)]
+        weight = teacher.head.weight
+        batch = source.tokens.batch(torch.from_numpy(sequences[start : start + teacher.batch_size])).to(weight.device)
+        hidden = teacher.trunk(batch).to(weight.dtype)[batch.valid]
         places, positions = batch.valid.nonzero(as_tuple=True)
+        numbers = batch.index.to(weight.device)[places]
         for first in range(0, len(hidden), teacher.chunk):
             piece = slice(first, first + teacher.chunk)
-            logits = hidden[piece] @ teacher.head.weight.T
+            logits = hidden[piece] @ weight.T
             yield TeacherRows(
                 logprobs=log_probs(logits if temperature == 1.0 else logits / temperature),
-                sequences=batch.index[places[piece]].to(logits.device),
-                positions=positions[piece].to(logits.device),
+                sequences=numbers[piece],
+                positions=positions[piece],
             )
         on_batch(start + len(batch.index))

@@ -131,6 +131,10 @@ class SampledCache:
             dtype=self.dtype,
         )
 
+    def targets(self, batch: Batch, chosen: Bool[Tensor, "B L"]) -> SparseTarget:
+        """Return the targets of a batch's chosen positions in row-major order: the core's `targets`."""
+        return self.target(batch).sparse(chosen)
+
 
 def open_sampled(folder: Path, source: Source, settings: Draws) -> SampledCache | None:
     """Map a finished cache, None if there is none.

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.cache.files import Scalar
@@ -21,7 +21,7 @@ from harness.cache.rows import RowTeacher, teacher_rows
 from harness.cache.source import Done, Source
 from harness.cache.store import Store, build_store, open_store
 from harness.data.tokens import Batch
-from strategies.base import log_rest
+from strategies.base import SparseTarget, log_rest
 
 # B = sequences of a batch, L = positions, K = classes kept
 
@@ -80,6 +80,23 @@ class TopKTarget:
     ids: Int[Tensor, "B L K"]
     logprobs: Float[Tensor, "B L K"]
     log_tail: Float[Tensor, "B L"]
+
+    def sparse(self, chosen: Bool[Tensor, "B L"], *, tail: bool, renormalise: bool) -> SparseTarget:
+        """Return the target of the chosen positions, as class policies `top_k_tail` (`tail`) and `top_k` make it.
+
+        Args:
+            chosen: which positions.
+            tail: whether the other classes are a bucket of their own.
+            renormalise: without it, whether the kept masses are scaled to sum to 1.
+        """
+        ids, log_weight, log_tail = self.ids[chosen], self.logprobs[chosen], self.log_tail[chosen]
+        if renormalise and not tail:
+            log_weight = log_weight.log_softmax(dim=-1)
+        if not tail:
+            return SparseTarget(ids=ids, weight=log_weight.exp(), log_weight=log_weight)
+        return SparseTarget(
+            ids=ids, weight=log_weight.exp(), tail=log_tail.exp(), log_weight=log_weight, log_tail=log_tail
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
