@@ -17,8 +17,9 @@ class Frames:
     Attributes:
         metrics: one row per trial and metric: trial_id, label, seed, status, metric, value, stderr, num. Every trial
             has a row for every metric that any trial of the grid measured; where this one did not, num is missing.
-        trials: one row per trial: trial_id, label, seed, status, realised_fraction, wall_<phase>_s, wall_total_s,
-            peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind, failure_message.
+        trials: one row per trial: trial_id, label, seed, status, realised_fraction, classes_per_position,
+            wall_<phase>_s, wall_total_s, peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind,
+            failure_message.
         records: the records, one per trial, None where there is none.
 
     Units: seconds, GiB, shares in [0, 1]; metrics as in `harness.analysis.metrics`. seed is missing for a trial
@@ -123,7 +124,14 @@ def _trial_frame(pairs: list[tuple[ManifestEntry, Record | None]]) -> pd.DataFra
     phases = list(dict.fromkeys(p for _, record in pairs if record is not None for p in record.cost.wall_s))
     phases += ["train"] if "train" not in phases else []
     rows = [_trial_row(entry, record, phases) for entry, record in pairs]
-    floats = ["realised_fraction", *(f"wall_{p}_s" for p in phases), "wall_total_s", "peak_gib", "flops_total"]
+    floats = [
+        "realised_fraction",
+        "classes_per_position",
+        *(f"wall_{p}_s" for p in phases),
+        "wall_total_s",
+        "peak_gib",
+        "flops_total",
+    ]
     counts = ["tokens", "disk_bytes"]
     columns = [
         "trial_id",
@@ -150,6 +158,7 @@ def _trial_row(entry: ManifestEntry, record: Record | None, phases: list[str]) -
     # An empty table means "not measured", which a sum would turn into a cost of zero.
     row |= {
         "realised_fraction": None if record.selection is None else record.selection.realised_fraction,
+        "classes_per_position": None if record.selection is None else record.selection.classes_per_position,
         "wall_total_s": sum(cost.wall_s.values()) if cost.wall_s else None,
         "peak_gib": None if device is None else cost.peak_gib[device],
         "peak_device": device,

@@ -88,6 +88,7 @@ QUALITY: tuple[MetricInfo, ...] = (
 
 COSTS: tuple[MetricInfo, ...] = (
     _cost("realised_fraction", "Realised", "%", 1, scale=100.0),
+    _cost("classes_per_position", "Classes", "per position", 1),
     _cost("wall_train_s", "Train", "s", 1),
     _cost("wall_total_s", "Total", "s", 1),
     _cost("peak_gib", "Peak memory", "MiB", 1, scale=1024.0),
