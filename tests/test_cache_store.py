@@ -337,6 +337,9 @@ def test_a_killed_build_is_continued(kind: str, where: str, tmp_path: Path) -> N
     assert files_of(continued.path) == files_of(build(kind, tmp_path / "fresh").path)
 
 
+# Processes are spawned: a fork of a process in which torch has started threads can hang.
+
+
 def _race(kind: str, folder: Path, barrier: Any, results: Any) -> None:
     calls = 0
 
@@ -353,12 +356,12 @@ def _race(kind: str, folder: Path, barrier: Any, results: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_builders_leave_one_good_cache(kind: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_race, args=(kind, tmp_path, barrier, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in workers]
+    found = [results.get(timeout=180) for _ in workers]
     for worker in workers:
         worker.join(timeout=60)
     assert sorted(calls for calls, _ in found) == [0, 6], "one builds, the other waits and reads"
@@ -401,12 +404,12 @@ def _read(kind: str, folder: Path, results: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_processes_read_at_once(kind: str, tmp_path: Path) -> None:
     expected = [value.numpy().tobytes() for value in build(kind, tmp_path).values()] * 5
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     results = context.Queue()
     workers = [context.Process(target=_read, args=(kind, tmp_path, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    assert [results.get(timeout=60) for _ in workers] == [expected] * 4
+    assert [results.get(timeout=180) for _ in workers] == [expected] * 4
     for worker in workers:
         worker.join(timeout=60)
 
