@@ -40,6 +40,12 @@ Only = Annotated[
 ]
 
 
+Sample = Annotated[
+    int | None,
+    typer.Option(help="Only this many strategies, drawn at random, always the same.", metavar="N"),
+]
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")] = False,
@@ -56,6 +62,7 @@ def run(
     workload: WorkloadName = None,
     seeds: Seeds = None,
     only: Only = None,
+    sample: Sample = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
@@ -66,7 +73,9 @@ def run(
     console = _console()
     check_writable(results)
     check_writable(reports)
-    plan = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), force=force)
+    plan = make_plan(
+        grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample, force=force
+    )
     if dry_run:
         print_plan(console, plan, results)
         return
@@ -82,11 +91,12 @@ def plan(
     workload: WorkloadName = None,
     seeds: Seeds = None,
     only: Only = None,
+    sample: Sample = None,
 ) -> None:
     """Show what a grid would run, what is finished, and what it would cost."""
     from harness.plan import make_plan, print_plan
 
-    made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()))
+    made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
     print_plan(_console(), made, results)
 
 

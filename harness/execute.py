@@ -29,7 +29,7 @@ from harness.inputs import (
     prepare_inputs,
     prepare_train_cache,
 )
-from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
+from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak, shape_of
 from harness.results import Cost, Failure, Metric, Record, Selection, write_record
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
 from harness.seeds import derive
@@ -226,9 +226,8 @@ def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device
         return cached_teacher(inputs.train_cache, device), 0.0
     workload = trial.workload
     assert workload.teacher is not None, "checked before anything runs"
-    shapes = models.shape_model(workload.teacher, workload.folder)
     teacher = online_teacher(workload, inputs.vocab_size, device)
-    return teacher, count_trunk_flops(shapes, workload.data.sequence_length)
+    return teacher, shape_of(workload.teacher, workload.folder, workload.data.sequence_length).trunk_flops
 
 
 def _evaluate(

@@ -1,6 +1,7 @@
 """What a trial costs: seconds by phase, peak memory by device, floating-point operations by part of the step."""
 
 import ctypes
+import functools
 import gc
 import resource
 import sys
@@ -19,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from harness.config import ModelSource
 from harness.distill.step import Tally
-from harness.models import trunk
+from harness.models import shape_model, trunk
 
 _GIB = 1 << 30
 
@@ -142,6 +144,26 @@ def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
     with torch.no_grad(), shapes_only, FlopCounterMode(display=False) as counter:
         trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
     return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What counting needs to know of a model.
+
+    Attributes:
+        trunk_flops: operations of one sequence's forward pass through the trunk.
+        hidden_size: columns of the head.
+    """
+
+    trunk_flops: float
+    hidden_size: int
+
+
+@functools.cache
+def shape_of(source: ModelSource, folder: Path, sequence_length: int) -> Shape:
+    """Count a model by its configuration alone; a grid asks for the same few models thousands of times."""
+    model = shape_model(source, folder)
+    return Shape(trunk_flops=count_trunk_flops(model, sequence_length), hidden_size=int(model.config.hidden_size))
 
 
 def count_flops(

@@ -1,13 +1,15 @@
 """What a grid would do and what it would cost, before anything is trained."""
 
+import functools
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import Grid, Strategy, Workload
+from harness.config import Grid, ModelSource, Strategy, Workload
 from harness.distill.objective import compile_strategy
 from harness.distill.probe import probe
 from harness.distill.step import Tally
@@ -15,8 +17,8 @@ from harness.distill.train import count_steps
 from harness.errors import UserError
 from harness.grid import load_grid
 from harness.legality import check_vocabulary
-from harness.meter import count_flops, count_trunk_flops
-from harness.models import load_tokenizer, shape_model
+from harness.meter import count_flops, shape_of
+from harness.models import load_tokenizer
 from harness.results import finished, read_record, trial_folder
 from harness.samples import prepass_flops, prepass_reads_cache
 from harness.targets import stored_flops
@@ -24,6 +26,9 @@ from harness.trial import Trial, make_trials, only
 from harness.workload import fingerprints, load_workload
 from strategies.base import sample_count
 from strategies.registry import SIGNALS, STUDENT_INPUTS, raw_inputs
+
+# Rows of a plan that a person would read.
+_MOST_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ def make_plan(
     workload: str | None = None,
     seeds: tuple[int, ...] | None = None,
     labels: tuple[str, ...] = (),
+    sample: int | None = None,
     force: bool = False,
 ) -> Plan:
     """Read and check a grid and everything it names, and find out which trials are missing.
@@ -67,6 +73,8 @@ def make_plan(
         workload: instead of the grid's.
         seeds: run only these of the grid's seeds.
         labels: run only the strategies whose label begins like one of these.
+        sample: keep only this many of the grid's strategies, besides those that train nothing and the baseline; drawn
+            without replacement, the same ones every time.
         force: run finished trials again.
 
     Raises:
@@ -79,20 +87,33 @@ def make_plan(
     if workload is not None and workload != grid.workload:
         # Another question: its table must not replace the grid's own.
         grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
+    if sample is not None:
+        grid = _sampled(grid, sample)
     for strategy in grid.strategies:
         if strategy.train:
             probe(strategy)
     found = fingerprints(loaded)
-    vocab_size = len(load_tokenizer(loaded.student, loaded.folder))
     for strategy in grid.strategies:
         _check_batches(strategy, loaded)
-        check_vocabulary(strategy, vocab_size)
+        check_vocabulary(strategy, _vocab_size(loaded))
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())
     todo = tuple(trial for trial in unique if trial.id in wanted and (force or not finished(results, trial.id)))
     rows = tuple((trial.strategy.label, trial) for trial in trials)
     return Plan(grid=grid, workload=loaded, trials=unique, todo=todo, rows=rows)
+
+
+def _sampled(grid: Grid, num: int) -> Grid:
+    """Keep the rows a table needs and a random part of the others; the report gets a name of its own."""
+    fixed = [strategy.label for strategy in grid.strategies if not strategy.train or strategy.label == grid.baseline]
+    others = [strategy.label for strategy in grid.strategies if strategy.label not in fixed]
+    if not 1 <= num <= len(others):
+        raise UserError(f"--sample is {num}; {grid.name} has 1 to {len(others)} strategies to draw from")
+    drawn = random.Random(f"{grid.name}/{num}").sample(others, num)  # noqa: S311 - not a secret
+    kept = {*fixed, *drawn}
+    chosen = tuple(strategy for strategy in grid.strategies if strategy.label in kept)
+    return grid.model_copy(update={"strategies": chosen, "name": f"{grid.name}-sample-{num}"})
 
 
 def reads_cache(trial: Trial) -> bool:
@@ -133,9 +154,9 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         trunk_passes=sequences if twice else 0,
         teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
     )
-    vocab = len(load_tokenizer(workload.student, workload.folder))
-    student = shape_model(workload.student, workload.folder)
-    teacher = shape_model(workload.teacher, workload.folder) if workload.teacher and objective.reads_teacher else None
+    vocab = _vocab_size(workload)
+    student = shape_of(workload.student, workload.folder, length)
+    teacher = shape_of(workload.teacher, workload.folder, length) if workload.teacher else None
     prepass = prepass_flops(
         trial.strategy,
         workload,
@@ -153,12 +174,21 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         | stored
         | count_flops(
             tally,
-            student_trunk=count_trunk_flops(student, length),
-            teacher_trunk=count_trunk_flops(teacher, length) if teacher is not None and tally.teacher_passes else 0.0,
-            student_head=vocab * int(student.config.hidden_size),
-            teacher_head=vocab * int(teacher.config.hidden_size) if teacher is not None else 0,
+            student_trunk=student.trunk_flops,
+            teacher_trunk=teacher.trunk_flops if teacher is not None else 0.0,
+            student_head=vocab * student.hidden_size,
+            teacher_head=vocab * teacher.hidden_size if teacher is not None else 0,
         )
     )
+
+
+@functools.cache
+def _tokens_of(source: ModelSource, folder: Path) -> int:
+    return len(load_tokenizer(source, folder))
+
+
+def _vocab_size(workload: Workload) -> int:
+    return _tokens_of(workload.student, workload.folder)
 
 
 def print_plan(console: Console, plan: Plan, results: Path) -> None:
@@ -168,7 +198,7 @@ def print_plan(console: Console, plan: Plan, results: Path) -> None:
     for heading in ("to run", "finished", "GFLOP per trial", "s per trial"):
         table.add_column(heading, justify="right")
     todo = {trial.id for trial in plan.todo}
-    total = 0.0
+    total, num_rows = 0.0, len({label for label, _ in plan.rows})
     for label in dict.fromkeys(label for label, _ in plan.rows):
         trials = [trial for name, trial in plan.rows if name == label]
         missing = [trial for trial in trials if trial.id in todo]
@@ -177,9 +207,12 @@ def print_plan(console: Console, plan: Plan, results: Path) -> None:
         seconds = [seen for trial in trials if (seen := _seconds(results, trial)) is not None]
         shown = f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
         table.add_row(label, str(len(missing)), str(len(trials) - len(missing)), f"{flops / 1e9:.1f}", shown)
-    console.print(table)
+    if num_rows <= _MOST_ROWS:
+        console.print(table)
+    else:
+        console.print(f"{plan.grid.name} on {plan.workload.name}: {num_rows:,} strategies, too many to list.")
     console.print(
-        f"{len(plan.todo)} of {len(plan.trials)} trials to run, {total / 1e9:.0f} GFLOP of training in all"
+        f"{len(plan.todo)} of {len(plan.trials)} trials to run, {total / 1e9:,.0f} GFLOP of training in all"
         + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
     )
 

@@ -23,8 +23,7 @@ from harness.distill.prepass import (
 )
 from harness.distill.score import chunk_rows
 from harness.inputs import Inputs, cached_teacher, online_teacher
-from harness.meter import count_prepass_flops, count_trunk_flops
-from harness.models import shape_model
+from harness.meter import count_prepass_flops, shape_of
 from harness.results import Samples
 from harness.seeds import derive
 from harness.trial import Trial
@@ -147,15 +146,16 @@ def prepass_flops(
     signal = scored_by(strategy)
     if signal is None:
         return {}
-    student, length = shape_model(workload.student, workload.folder), workload.data.sequence_length
+    length = workload.data.sequence_length
     trunk, head, teacher_trunk, teacher_head = 0.0, 0, 0.0, 0
     if reads_student(signal):
-        trunk, head = count_trunk_flops(student, length), vocab_size * int(student.config.hidden_size)
+        student = shape_of(workload.student, workload.folder, length)
+        trunk, head = student.trunk_flops, vocab_size * student.hidden_size
     if reads_teacher(signal):
         assert workload.teacher is not None, "checked before anything runs"
-        teacher = shape_model(workload.teacher, workload.folder)
-        teacher_head = vocab_size * int(teacher.config.hidden_size)
-        teacher_trunk = count_trunk_flops(teacher, length) if strategy.teacher == "online" else 0.0
+        teacher = shape_of(workload.teacher, workload.folder, length)
+        teacher_head = vocab_size * teacher.hidden_size
+        teacher_trunk = teacher.trunk_flops if strategy.teacher == "online" else 0.0
     return count_prepass_flops(
         num_sequences=num_sequences,
         num_positions=num_positions,

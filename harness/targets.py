@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from harness import models
 from harness.cache.sampled import Draws, SampledCache, open_sampled
 from harness.config import Strategy, Workload
 from harness.data.tokens import Batch, Tokens
 from harness.distill.teacher import Targets
 from harness.inputs import Inputs, Progress, prepare_sampled, teacher_source
-from harness.meter import count_trunk_flops
+from harness.meter import shape_of
 from harness.trial import Trial
 from strategies.base import SparseTarget
 from strategies.registry import CLASSES
@@ -100,10 +99,10 @@ def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, 
         vocab_size: tokens of the tokenizer.
     """
     assert workload.teacher is not None, "checked before anything runs"
-    teacher = models.shape_model(workload.teacher, workload.folder)
+    teacher = shape_of(workload.teacher, workload.folder, workload.data.sequence_length)
     return {
-        "cache_teacher_trunk": num_sequences * count_trunk_flops(teacher, workload.data.sequence_length),
-        "cache_teacher_head": 2.0 * num_positions * vocab_size * int(teacher.config.hidden_size),
+        "cache_teacher_trunk": num_sequences * teacher.trunk_flops,
+        "cache_teacher_head": 2.0 * num_positions * vocab_size * teacher.hidden_size,
     }
 
 

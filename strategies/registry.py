@@ -6,6 +6,7 @@ is no central table to edit. Importing this module needs no torch.
 
 import ast
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -98,9 +99,7 @@ class Component:
     @property
     def digest(self) -> str:
         """Hash of what the component's file and the helpers it imports compute (see `source_digest`)."""
-        digests: dict[str, str] = {}
-        _digest_module(self.build.__module__, digests)
-        return hashlib.sha256("".join(f"{name}{digests[name]}" for name in sorted(digests)).encode()).hexdigest()[:16]
+        return _digest_of(self.build.__module__)
 
 
 @dataclass(kw_only=True)
@@ -293,6 +292,13 @@ def raw_inputs(component: Component) -> frozenset[str]:
     for name in order_signals(name for name in component.inputs if name not in RAW_INPUTS):
         direct.update(needed for needed in SIGNALS[name].inputs if needed in RAW_INPUTS)
     return frozenset(direct)
+
+
+@functools.cache
+def _digest_of(module: str) -> str:
+    digests: dict[str, str] = {}
+    _digest_module(module, digests)
+    return hashlib.sha256("".join(f"{name}{digests[name]}" for name in sorted(digests)).encode()).hexdigest()[:16]
 
 
 def _digest_module(name: str, digests: dict[str, str]) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness.errors import UserError
 from harness.execute import run_trial
 from harness.plan import make_plan, predict_flops, print_plan, reads_cache
 from harness.results import write_record
+
+
+GRIDS = Path(__file__).parent.parent / "grids"
 
 
 @pytest.mark.parametrize("preset", ["full_kd", "se_kd", "random_pos", "sft", "at_kd", "full_kd_dense"])
@@ -82,3 +86,30 @@ def test_another_workload_is_another_report(
     grid = write_grid(["no_kd"], workload=str(workload_file), name="question")
     assert make_plan(grid, tmp_path).grid.name == "question"
     assert make_plan(grid, tmp_path, workload=str(write_workload("mine"))).grid.name == "question-mine"
+
+
+def test_a_sample_keeps_the_rows_a_table_needs_and_is_always_the_same(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    sweep = {"preset": "se_kd", "label": "{budget}", "sweep": {"position.budget": [0.1 * n for n in range(1, 10)]}}
+    grid = write_grid(["no_kd", "full_kd", sweep], workload=str(workload_file), baseline="Full KD", name="wide")
+    plan = make_plan(grid, tmp_path, sample=3)
+    labels = list(dict.fromkeys(label for label, _ in plan.rows))
+    assert labels[:2] == ["No KD", "Full KD"]
+    assert len(labels) == 5
+    assert plan.grid.name == "wide-sample-3"
+    assert labels == list(dict.fromkeys(label for label, _ in make_plan(grid, tmp_path, sample=3).rows))
+    with pytest.raises(UserError, match=r"--sample is 10; wide has 1 to 9 strategies"):
+        make_plan(grid, tmp_path, sample=10)
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_grid_opens_with_its_hypothesis_and_can_be_planned(path: Path, tmp_path: Path) -> None:
+    plan = make_plan(path, tmp_path, sample=5 if path.stem == "everything" else None)
+    assert plan.grid.hypothesis.startswith("Hypothesis: ")
+    assert plan.todo
+
+
+def test_the_full_product_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    print_plan(Console(width=200), make_plan(GRIDS / "everything.yaml", tmp_path), tmp_path)
+    assert "5,132 strategies" in capsys.readouterr().out
