@@ -11,7 +11,6 @@ from harness.execute import run_trial
 from harness.plan import make_plan, predict_flops, print_plan, reads_cache
 from harness.results import write_record
 
-
 GRIDS = Path(__file__).parent.parent / "grids"
 
 
@@ -110,6 +109,12 @@ def test_every_shipped_grid_opens_with_its_hypothesis_and_can_be_planned(path: P
     assert plan.todo
 
 
-def test_the_full_product_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    print_plan(Console(width=200), make_plan(GRIDS / "everything.yaml", tmp_path), tmp_path)
-    assert "5,132 strategies" in capsys.readouterr().out
+def test_a_plan_too_long_to_read_is_counted(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = {"preset": "se_kd", "label": "{budget}", "sweep": {"position.budget": [n / 200 for n in range(1, 102)]}}
+    plan = make_plan(write_grid([sweep], workload=str(workload_file)), tmp_path)
+    print_plan(Console(width=200), plan, tmp_path)
+    printed = capsys.readouterr().out
+    assert "101 strategies, too many to list" in printed
+    assert "202 of 202 trials to run" in printed
