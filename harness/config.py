@@ -15,6 +15,10 @@ Normaliser = Literal["sequence_mean", "batch_mean", "all_positions", "sum"]
 Split = Literal["validation", "test"]
 
 
+# The class policies whose targets each cache of targets holds.
+_TARGETS_OF = {"sampled": ("rs",), "topk": ("top_k", "top_k_tail")}
+
+
 class Frozen(BaseModel):
     """A value: it cannot change after it was checked, and an unknown key is an error."""
 
@@ -90,7 +94,8 @@ class Strategy(Frozen):
             positions. Written `lambda` in YAML.
         temperature: T of both distributions; the row loss is multiplied by T^2.
         teacher: `cached` reads the teacher's hidden states from the workload's cache, `online` runs the teacher;
-            `sampled` reads stored draws of class policy `rs`, and no teacher is in memory while training.
+            `sampled` reads stored draws of class policy `rs`, `topk` stored classes of `top_k` or `top_k_tail`, and no
+            teacher is in memory while training.
         flow: `chunked` never holds the logits of a whole batch; `dense` does, and is the memory baseline.
     """
 
@@ -105,7 +110,7 @@ class Strategy(Frozen):
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    teacher: Literal["cached", "online", "sampled"] = "cached"
+    teacher: Literal["cached", "online", "sampled", "topk"] = "cached"
     flow: Literal["chunked", "dense"] = "chunked"
 
     @field_validator("classes")
@@ -113,6 +118,16 @@ class Strategy(Frozen):
     def _whole(cls, value: Choice | None) -> Choice | None:
         # Keeping every class is what happens without a class policy: the same trial, whichever way it is written.
         return None if value == Choice(name="all") else value
+
+    @property
+    def stored(self) -> bool:
+        """Whether training reads stored targets instead of a teacher."""
+        return self.teacher in _TARGETS_OF
+
+    @property
+    def stored_policies(self) -> tuple[str, ...]:
+        """The class policies whose targets the strategy's teacher cache holds; none if it reads no stored targets."""
+        return _TARGETS_OF.get(self.teacher, ())
 
     def identity(self) -> dict[str, Any]:
         """Return what the strategy computes: everything but how it is called. Axes it does not use leave no trace."""

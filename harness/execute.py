@@ -103,7 +103,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
                 states = prepare_train_cache(workload, trial.fingerprints, inputs.train, cache=cache, only=chosen.kept)
                 inputs = replace(inputs, train_cache=states)
     stored = None
-    if strategy.teacher == "sampled":
+    if strategy.stored:
         with clock.phase("cache"):
             stored = prepare_stored(trial, inputs, cache=cache, only=chosen.kept if chosen is not None else None)
     if objective is not None:
@@ -149,7 +149,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         if stored is not None:
             flops |= stored_flops(
                 workload,
-                num_sequences=stored.cache.store.meta.num_tokens // workload.data.sequence_length,
+                num_sequences=stored.store.meta.num_tokens // workload.data.sequence_length,
                 num_positions=count_valid(inputs.train, chosen.kept if chosen is not None else None),
                 vocab_size=inputs.vocab_size,
             )
@@ -219,7 +219,7 @@ def environment(device: str) -> dict[str, str]:
 
 def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device: str) -> tuple[Teacher | None, float]:
     """Return the teacher that training reads, and what one sequence through its trunk costs if it really runs."""
-    if not objective.reads_teacher or trial.strategy.teacher == "sampled":
+    if not objective.reads_teacher or trial.strategy.stored:
         return None, 0.0
     if trial.strategy.teacher == "cached":
         assert inputs.train_cache is not None, "prepared before training"
@@ -272,7 +272,7 @@ def _disk_bytes(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) ->
     if chosen is not None and chosen.prepass is not None:
         found["prepass"] = chosen.prepass.num_bytes
     if stored is not None:
-        found["sampled"] = stored.cache.store.meta.num_bytes
+        found[stored.store.meta.kind] = stored.store.meta.num_bytes
     return found
 
 
@@ -282,7 +282,7 @@ def _shared_s(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) -> d
     if chosen is not None and chosen.prepass is not None and not chosen.built:
         found["prepass"] = chosen.prepass.build_s
     if stored is not None and not stored.built:
-        found["sampled"] = stored.cache.store.meta.build_s
+        found[stored.store.meta.kind] = stored.store.meta.build_s
     return found
 
 

@@ -16,6 +16,7 @@ from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
 from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
 from harness.cache.source import Source, Trunk
+from harness.cache.topk import TopK, TopKCache, build_topk, open_topk
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare
@@ -199,19 +200,51 @@ def prepare_sampled(
     found = open_sampled(cache, source, settings)
     if found is not None:
         return found
-    hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
-    trunk, head = _online(workload) if hidden is None else _stored(hidden, device_of(workload))
     return build_sampled(
         cache,
         source,
         settings,
-        RowTeacher(
-            trunk=trunk,
-            head=head,
-            batch_size=workload.optimisation.micro_batch_size,
-            chunk=chunk_rows(settings.vocab_size, workload.resources.logit_memory_mib),
-        ),
+        row_teacher(workload, source, cache),
         on_progress=None if on_progress is None else _named(on_progress, "teacher draws, train"),
+    )
+
+
+def prepare_topk(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    tokens: Tokens,
+    settings: TopK,
+    *,
+    cache: Path,
+    only: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
+) -> TopKCache:
+    """Map the cache of the teacher's largest classes over the training text; build what is missing.
+
+    The same as `prepare_sampled`, of another kind.
+    """
+    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
+    found = open_topk(cache, source, settings)
+    if found is not None:
+        return found
+    return build_topk(
+        cache,
+        source,
+        settings,
+        row_teacher(workload, source, cache),
+        on_progress=None if on_progress is None else _named(on_progress, "teacher's largest classes, train"),
+    )
+
+
+def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
+    """Return a teacher that gives distributions: from a `hidden` cache if one holds its states, else by running it."""
+    hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
+    trunk, head = _online(workload) if hidden is None else _stored(hidden, device_of(workload))
+    return RowTeacher(
+        trunk=trunk,
+        head=head,
+        batch_size=workload.optimisation.micro_batch_size,
+        chunk=chunk_rows(len(head.weight), workload.resources.logit_memory_mib),
     )
 
 

@@ -59,8 +59,8 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         _check_samples(strategy.samples, where)
     if strategy.classes is not None:
         _check_classes(strategy, _component(CLASSES, strategy.classes, where), strategy.classes, where)
-    if strategy.teacher == "sampled":
-        _check_sampled(strategy, where)
+    if strategy.stored:
+        _check_stored(strategy, where)
 
 
 def _check_samples(samples: Samples, where: str) -> None:
@@ -86,19 +86,18 @@ def _check_samples(samples: Samples, where: str) -> None:
             )
 
 
-def _check_sampled(strategy: Strategy, where: str) -> None:
-    """Refuse stored draws for anything that needs more of the teacher than draws."""
-    if strategy.classes is None or strategy.classes.name != "rs":
-        raise UserError(f"{where}: teacher: sampled holds draws of class policy 'rs', so classes must be rs")
+def _check_stored(strategy: Strategy, where: str) -> None:
+    """Refuse stored targets for anything that needs more of the teacher."""
+    kind, policies = strategy.teacher, strategy.stored_policies
+    if strategy.classes is None or strategy.classes.name not in policies:
+        raise UserError(f"{where}: teacher: {kind} holds targets of {' or '.join(policies)}: classes must be that")
     if strategy.flow == "dense":
-        raise UserError(f"{where}: flow: dense computes every teacher logit, and teacher: sampled holds draws alone")
-    readers = [part for part in (strategy.position, strategy.samples) if part is not None and part.signal is not None]
-    for part in readers:
-        assert part.signal is not None
-        if raw_inputs(SIGNALS[part.signal.name]) & TEACHER_INPUTS:
+        raise UserError(f"{where}: flow: dense computes every teacher logit, and teacher: {kind} holds a few classes")
+    for part in (strategy.position, strategy.samples):
+        if part is not None and part.signal is not None and raw_inputs(SIGNALS[part.signal.name]) & TEACHER_INPUTS:
             raise UserError(
-                f"{where}: signal {part.signal.name!r} reads the teacher's whole distribution, and teacher: sampled "
-                "holds draws alone, from which it would be biased: use teacher: cached or online"
+                f"{where}: signal {part.signal.name!r} reads the teacher's whole distribution, and teacher: {kind} "
+                "holds a few classes, from which it would be biased: use teacher: cached or online"
             )
 
 

@@ -150,7 +150,7 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         student_scored=valid if reads_student else 0,
         student_trained=supervised,
         teacher_rows=valid * objective.scores_read_teacher
-        + supervised * (objective.loss_reads_teacher and trial.strategy.teacher != "sampled"),
+        + supervised * (objective.loss_reads_teacher and not trial.strategy.stored),
         trunk_passes=sequences if twice else 0,
         teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
     )
@@ -165,7 +165,7 @@ def predict_flops(trial: Trial) -> dict[str, float]:
         vocab_size=vocab,
     )
     stored: dict[str, float] = {}
-    if trial.strategy.teacher == "sampled":
+    if trial.strategy.stored:
         kept = _kept(trial.strategy, num_samples)
         positions = kept * (length - 1)
         stored = stored_flops(workload, num_sequences=kept, num_positions=positions, vocab_size=vocab)

@@ -173,13 +173,12 @@ class _Relay(tune.Callback):
 
 @contextmanager
 def _ray(num_cpus: int) -> Iterator[None]:
-    """Start Ray on the loopback interface only, without a dashboard, and stop it again."""
+    """Start Ray on this machine, without a dashboard, and stop it again."""
     ray.init(
         num_cpus=num_cpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}},
     )
     try:

@@ -1,23 +1,25 @@
-"""Training from stored targets: the teacher's draws are cached first, and no teacher is in memory while training."""
+"""Training from stored targets: they are cached first, and no teacher is in memory while the student trains."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from harness.cache.sampled import Draws, SampledCache, open_sampled
+from harness.cache.sampled import Draws, open_sampled
+from harness.cache.store import Store
+from harness.cache.topk import TopK, open_topk
 from harness.config import Strategy, Workload
 from harness.data.tokens import Batch, Tokens
 from harness.distill.teacher import Targets
-from harness.inputs import Inputs, Progress, prepare_sampled, teacher_source
+from harness.inputs import Inputs, Progress, prepare_sampled, prepare_topk, teacher_source
 from harness.meter import shape_of
 from harness.trial import Trial
 from strategies.base import SparseTarget
 from strategies.registry import CLASSES
 
-# K = kept training sequences
+# B = sequences of a batch, L = positions, K = kept training sequences
 
 _SEQUENCES_PER_BATCH = 256
 
@@ -27,21 +29,14 @@ class Stored:
     """Targets on disk.
 
     Attributes:
-        cache: the draws.
-        built: whether this trial drew them, rather than finding them.
+        targets: the targets of a batch's marked positions, as the core asks for them.
+        store: the cache's files.
+        built: whether this trial made them, rather than finding them.
     """
 
-    cache: SampledCache
+    targets: Targets
+    store: Store
     built: bool
-
-    @property
-    def targets(self) -> Targets:
-        """The targets of a batch's marked positions, as the core asks for them."""
-
-        def sparse(batch: Batch, chosen: Tensor) -> SparseTarget:
-            return self.cache.target(batch).sparse(chosen)
-
-        return sparse
 
 
 def prepare_stored(
@@ -52,28 +47,36 @@ def prepare_stored(
     only: Int[Tensor, " K"] | None,
     on_progress: Progress | None = None,
 ) -> Stored:
-    """Find the draws a trial trains from, or run the teacher once over its sequences and store them.
+    """Find the targets a trial trains from, or run the teacher once over its sequences and store them.
 
     The teacher lives as long as this call: it is gone before training begins.
 
     Args:
-        trial: a trial whose strategy says `teacher: sampled`.
+        trial: a trial whose strategy says `teacher: sampled` or `teacher: topk`.
         inputs: the training text.
         cache: folder of caches.
         only: the training sequences it learns from, ascending; all if None.
         on_progress: told of the building.
     """
-    workload = trial.workload
+    workload, strategy = trial.workload, trial.strategy
     kept = None if only is None else only.numpy()
-    settings = draws_of(trial.strategy, inputs.vocab_size)
     source = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=kept)
-    found = open_sampled(cache, source, settings)
-    if found is not None:
-        return Stored(cache=found, built=False)
-    made = prepare_sampled(
-        workload, trial.fingerprints, inputs.train, settings, cache=cache, only=kept, on_progress=on_progress
-    )
-    return Stored(cache=made, built=True)
+    place = (workload, trial.fingerprints, inputs.train)
+    if strategy.teacher == "sampled":
+        draws = draws_of(strategy, inputs.vocab_size)
+        built = open_sampled(cache, source, draws) is None
+        sampled = prepare_sampled(*place, draws, cache=cache, only=kept, on_progress=on_progress)
+        return Stored(targets=sampled.targets, store=sampled.store, built=built)
+    assert strategy.classes is not None, "legality asks for class policy top_k or top_k_tail"
+    largest = largest_of(strategy, inputs.vocab_size)
+    built = open_topk(cache, source, largest) is None
+    topk = prepare_topk(*place, largest, cache=cache, only=kept, on_progress=on_progress)
+    tail, renormalise = strategy.classes.name == "top_k_tail", bool(strategy.classes.options.get("renormalise", False))
+
+    def sparse(batch: Batch, chosen: Bool[Tensor, "B L"]) -> SparseTarget:
+        return topk.target(batch).sparse(chosen, tail=tail, renormalise=renormalise)
+
+    return Stored(targets=sparse, store=topk.store, built=built)
 
 
 def draws_of(strategy: Strategy, vocab_size: int) -> Draws:
@@ -89,12 +92,19 @@ def draws_of(strategy: Strategy, vocab_size: int) -> Draws:
     )
 
 
+def largest_of(strategy: Strategy, vocab_size: int) -> TopK:
+    """Return what a strategy's class policy `top_k` or `top_k_tail` keeps; stored as computed, in float32."""
+    assert strategy.classes is not None, "legality asks for class policy top_k or top_k_tail"
+    num = int(strategy.classes.options["num"])
+    return TopK(k=num, precision="float32", temperature=strategy.temperature, vocab_size=vocab_size)
+
+
 def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int) -> dict[str, float]:
-    """Return what drawing the targets costs by part, whether a trial draws them or finds them.
+    """Return what making the targets costs by part, whether a trial makes them or finds them.
 
     Args:
         workload: a workload with a teacher.
-        num_sequences: training sequences that are drawn for.
+        num_sequences: training sequences that have targets.
         num_positions: their valid positions.
         vocab_size: tokens of the tokenizer.
     """

@@ -86,7 +86,7 @@ def test_an_unknown_name_suggests_the_nearest(entry: Any, named: list[str], writ
         (strategy(**{"lambda": 1.1}), ["lambda", "less than or equal to 1", "1.1"]),
         (strategy(normaliser="mean"), ["normaliser", "'sequence_mean'", "'mean'"]),
         (strategy(flow="sparse"), ["flow", "'chunked' or 'dense'", "'sparse'"]),
-        (strategy(teacher="none"), ["teacher", "'cached', 'online' or 'sampled'", "'none'"]),
+        (strategy(teacher="none"), ["teacher", "'cached', 'online', 'sampled' or 'topk'", "'none'"]),
         (strategy(position="top_k"), ["position", "'top_k'"]),
         (position(signal=None), ["policy 'top_k'", "position.signal must name a signal"]),
         (position(policy="random"), ["policy 'random' reads no scores", "'student_entropy'"]),

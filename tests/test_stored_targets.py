@@ -55,6 +55,25 @@ def test_stored_draws_train_like_online_draws(
     assert stored.record.selection == online.record.selection
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {"name": "top_k_tail", "num": 5},
+        {"name": "top_k", "num": 5, "renormalise": True},
+        {"name": "top_k", "num": 5, "renormalise": False},
+    ],
+    ids=["tail", "renormalised", "truncated"],
+)
+def test_stored_classes_train_like_those_of_the_teacher(
+    classes: dict[str, object], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    stored = run_trial(make_trial(classes=classes, teacher="topk"), cache=tmp_path / "cache")
+    online = run_trial(make_trial(classes=classes, teacher="online"), cache=tmp_path / "cache")
+    assert stored.record.teacher_in_training == "none"
+    assert stored.record.cost.disk_bytes["topk"] > 0
+    assert metrics(stored) == pytest.approx(metrics(online), rel=1e-5)
+
+
 def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
     make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,10 +114,11 @@ def test_predicted_flops_are_those_of_the_trial(make_trial: Callable[..., Trial]
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"classes": None}, "classes must be rs"),
-        ({"classes": {"name": "top_k_tail", "num": 4}}, "classes must be rs"),
+        ({"classes": None}, "holds targets of rs: classes must be that"),
+        ({"classes": {"name": "top_k_tail", "num": 4}}, "holds targets of rs: classes must be that"),
         ({"position": {"signal": "kl", "policy": "top_k", "budget": 0.2}}, "signal 'kl' reads the teacher's whole"),
         ({"samples": {"signal": "ce_ratio", "policy": "top", "budget": 0.5}}, "signal 'ce_ratio' reads the teacher's"),
+        ({"teacher": "topk"}, "holds targets of top_k or top_k_tail: classes must be that"),
         ({"flow": "dense"}, "flow: dense computes every teacher logit"),
     ],
 )
