@@ -602,7 +602,11 @@ def test_no_logits_of_a_whole_batch_exist(
     name: str, sizes: list[int], wide: Pair, make_batch: Callable[..., Batch], make_core: Any
 ) -> None:
     batch, chunk = make_batch(8, 32, vocab_size=990), 4
-    core = make_core(presets()[name], wide, chunk=chunk)
+    preset = presets()[name]
+    if preset.position is not None and preset.position.budget is not None:
+        # A tenth of so few positions would stay below the heads even with all their logits.
+        preset = variant(name, position={**preset.position.model_dump(), "budget": max(preset.position.budget, 0.2)})
+    core = make_core(preset, wide, chunk=chunk)
     with Largest() as largest:
         result = run(core, split_batch(batch, sizes)).result
     assert result is not None
