@@ -156,7 +156,7 @@ def cache_ls(results: Results = Path("results")) -> None:
     """List teacher caches: what of, how large, whether complete."""
     from harness.cache.manage import print_caches
 
-    print_caches(Console(), results / "cache")
+    print_caches(_console(), results / "cache")
 
 
 @cache_app.command("build")
@@ -171,7 +171,7 @@ def cache_build(
     from harness.prepare import build_caches
     from harness.run import check_writable
 
-    console = Console()
+    console = _console()
     check_writable(results)
     build_caches(what, results, console)
     print_caches(console, results / "cache")
@@ -185,7 +185,7 @@ def cache_verify(
     """Check every checksum; names bad files and exits with 1 if there is one."""
     from harness.cache.manage import verify_caches
 
-    if verify_caches(Console(), results / "cache", key):
+    if verify_caches(_console(), results / "cache", key):
         raise typer.Exit(code=1)
 
 
