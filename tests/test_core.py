@@ -466,9 +466,20 @@ def test_random_selection_is_the_same_whatever_the_split(
 # ---- facts that trip implementations
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_online_and_cached_teacher_are_bit_identical(
-    dtype: torch.dtype, make_pair: Callable[..., Pair], batch: Batch, make_core: Any, tmp_path: Any
+# A cache built from batches of the training's shape is exact; other shapes round matrix products differently.
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "tolerance"),
+    [(torch.float64, 6, 0.0), (torch.float32, 6, 0.0), (torch.bfloat16, 6, 0.0), (torch.float64, 1, 1e-10),
+     (torch.float32, 1, 1e-5), (torch.float32, 4, 1e-5)],
+)  # fmt: skip
+def test_online_and_cached_teacher_agree(
+    dtype: torch.dtype,
+    batch_size: int,
+    tolerance: float,
+    make_pair: Callable[..., Pair],
+    batch: Batch,
+    make_core: Any,
+    tmp_path: Any,
 ) -> None:
     pair = make_pair(dtype)
     core = make_core(presets()["se_kd"], pair)
@@ -482,10 +493,13 @@ def test_online_and_cached_teacher_are_bit_identical(
     assert core.teacher is not None
     source = Source(tokens=tokens, teacher="teacher", tokenizer="tokenizer", dtype=str(dtype).removeprefix("torch."))
     cache = build_hidden(
-        tmp_path, source, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=6
+        tmp_path, source, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=batch_size
     )
     online = run(core, [batch])
     cached = run(replace(core, teacher=Teacher(hidden=cache.hidden, head=cache.head, online=False)), [batch])
+    if tolerance:
+        assert_same(cached, online, tolerance)
+        return
     assert online.loss == cached.loss
     assert all(torch.equal(online.grads[name], cached.grads[name]) for name in online.grads)
 
