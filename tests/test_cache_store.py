@@ -31,6 +31,7 @@ from harness.cache.topk import TopK, build_topk, open_topk
 from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
 from harness.models import Head
+from strategies import registry
 
 NUM, LENGTH, SIZE, VOCAB = 11, 6, 4, 50
 KINDS = ("hidden", "sampled", "topk")
@@ -133,8 +134,13 @@ def test_the_key_does_not_change_with_names() -> None:
 
 def test_the_draws_change_with_the_function_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
     before = DRAWS.ingredients(make_source())["function"]
-    monkeypatch.setattr("strategies.registry.source_digest", lambda text: "edited")
-    assert DRAWS.ingredients(make_source())["function"] != before
+    with monkeypatch.context() as edited:
+        edited.setattr("strategies.registry.source_digest", lambda text: "edited")
+        registry._digest_of.cache_clear()  # an edit is seen by the next process
+        after = DRAWS.ingredients(make_source())["function"]
+    registry._digest_of.cache_clear()
+    assert after != before
+    assert DRAWS.ingredients(make_source())["function"] == before
 
 
 @pytest.mark.parametrize(
