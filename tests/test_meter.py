@@ -12,6 +12,7 @@ from harness.data.tokens import Batch
 from harness.distill.step import Core, Tally, accumulate
 from harness.grid import presets
 from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
+from strategies.registry import SIGNALS, STUDENT_INPUTS, raw_inputs
 
 TRAINED = sorted(name for name, preset in presets().items() if preset.train)
 LENGTH = 13
@@ -56,11 +57,14 @@ def test_each_head_is_charged_what_a_counter_sees(
     result = accumulate(core, [batch], None, step=0, num_steps=1)
     costs = priced(result.tally, pair)
     assert costs["student_trunk"] == 3 * 6 * count_trunk_flops(pair.student, LENGTH)
+    preset = presets()[name]
     supervised = batch.valid.numel() if name == "full_kd_dense" else result.tally.supervised
     assert costs["student_head_training"] == 6 * VOCAB * 16 * supervised
     assert (costs["teacher_trunk"] == 0) == (name == "sft")
     assert costs["student_head_scoring"] == (2 * VOCAB * 16 * int(batch.valid.sum())) * (
-        name in {"se_kd", "weighted_kd"}
+        preset.position is not None
+        and preset.position.signal is not None
+        and bool(raw_inputs(SIGNALS[preset.position.signal.name]) & STUDENT_INPUTS)
     )
 
 

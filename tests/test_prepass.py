@@ -13,6 +13,7 @@ from conftest import SEPARATOR, VOCAB, Pair
 
 from harness.cache.hidden import build_hidden
 from harness.cache.prepass import open_prepass, store_prepass
+from harness.cache.source import Source
 from harness.config import Choice
 from harness.data.tokens import Batch, Tokens
 from harness.distill import prepass as prepass_module
@@ -162,7 +163,9 @@ def test_teacher_only_signals_never_run_the_student(
 
 def test_the_hidden_cache_gives_the_scores_of_the_online_teacher(pair: Pair, tokens: Tokens, tmp_path: Path) -> None:
     online = teacher_of(pair)
-    cache = build_hidden(tmp_path, "k", tokens, online.hidden, online.head, batch_size=3)
+    dtype = str(online.head.weight.dtype).removeprefix("torch.")
+    source = Source(tokens=tokens, teacher="t", tokenizer="k", dtype=dtype)
+    cache = build_hidden(tmp_path, source, online.hidden, online.head, batch_size=3)
     cached = Teacher(hidden=cache.hidden, head=cache.head, online=False)
     found, wanted = (score_sequences(tokens, scorer("kl", pair, teacher=each))[0] for each in (cached, online))
     assert torch.equal(found, wanted)
