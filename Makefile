@@ -1,17 +1,21 @@
 # make run    set up, then run the main job: the paper's first table on the embedded workload
 # make test   set up, then pass the tests
+# make test-faults   kill, damage and fill disks by the dozen (a quarter of an hour); a few of them are in make test
 # make check  set up, then lint, types and layers
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: run test check clean
+.PHONY: run test test-faults check clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
 	.venv/bin/harness run grids/position_axis.yaml
 
 test: $(READY)
-	.venv/bin/pytest
+	.venv/bin/pytest -n auto --dist loadgroup
+
+test-faults: $(READY)
+	.venv/bin/pytest -m faults
 
 check: $(READY)
 	.venv/bin/ruff check .

@@ -6,9 +6,20 @@ from rich.table import Table
 
 from harness.config import Samples, Strategy
 from harness.errors import unknown
-from harness.grid import describe_classes, presets
+from harness.grid import describe_classes, describe_rollout, describe_temperature, presets
 from harness.workload import built_in, load_workload
-from strategies.registry import CLASSES, CRITERIA, POLICIES, SAMPLES, SIGNALS, Component, Registry, raw_inputs
+from strategies.registry import (
+    CLASSES,
+    CRITERIA,
+    FEATURES,
+    POLICIES,
+    SAMPLES,
+    SIGNALS,
+    TEMPERATURES,
+    Component,
+    Registry,
+    raw_inputs,
+)
 
 _REGISTRIES: dict[str, Registry] = {
     "signals": SIGNALS,
@@ -16,6 +27,8 @@ _REGISTRIES: dict[str, Registry] = {
     "samples": SAMPLES,
     "classes": CLASSES,
     "criteria": CRITERIA,
+    "temperatures": TEMPERATURES,
+    "features": FEATURES,
 }
 
 KINDS = (*_REGISTRIES, "presets", "workloads")
@@ -60,7 +73,10 @@ def _parts(strategy: Strategy) -> str:
     budget = f" {100 * position.budget:g}%" if position.budget is not None else ""
     signal = f" by {position.signal.name}" if position.signal is not None else ""
     classes = f", classes {describe_classes(strategy.classes)}" if strategy.classes is not None else ""
-    return f"{position.policy.name}{budget}{signal}, {criterion.name}{classes}{_sample_part(strategy.samples)}"
+    extras = "" if strategy.temperature == 1.0 else f", temperature {describe_temperature(strategy.temperature)}"
+    extras += f", feature {strategy.feature.distance.name}" if strategy.feature is not None else ""
+    extras += f", {describe_rollout(strategy.rollout)}" if strategy.rollout is not None else ""
+    return f"{position.policy.name}{budget}{signal}, {criterion.name}{classes}{extras}{_sample_part(strategy.samples)}"
 
 
 def _sample_part(samples: Samples | None) -> str:
@@ -77,6 +93,9 @@ def _detail(component: Component) -> str:
         details.insert(0, f"reads {', '.join(reads)}")
     if component.kind == "class policy" and component.traits["criteria"]:
         details.insert(0, f"for {', '.join(component.traits['criteria'])} only")
+    module = component.build.__module__
+    if module.partition(".")[0] != "strategies":
+        details.append(f"from {module}")
     if component.options:
         details.insert(0, f"options {', '.join(component.options)}")
     return "; ".join(details)

@@ -1,15 +1,21 @@
 """The command line: commands without logic. Errors of the user are one line on stderr and exit code 2."""
 
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from harness.errors import UnknownNameError, UserError
+from harness.bench.commands import bench_app
+from harness.errors import UnknownNameError, UserError, one_line
+from harness.extras import explain_missing
+from harness.new import new_app
+from harness.options import Plugins
+from harness.terminal import command_line as _command_line
+from harness.terminal import console as _console
+
+# What a shell says of a process that Ctrl-C ended.
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="harness",
@@ -20,11 +26,11 @@ app = typer.Typer(
     add_completion=False,
 )
 workload_app = typer.Typer(help="The models and data that strategies are applied to.", no_args_is_help=True)
-new_app = typer.Typer(help="Start a strategy component of your own.", no_args_is_help=True)
 app.add_typer(workload_app, name="workload")
 app.add_typer(new_app, name="new")
 cache_app = typer.Typer(help="The teacher caches that trials read.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+app.add_typer(bench_app, name="bench")
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
 Results = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
@@ -38,11 +44,17 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),
 ]
-
-
 Sample = Annotated[
     int | None,
     typer.Option(help="Only this many strategies, drawn at random, always the same.", metavar="N"),
+]
+DiagnosticsEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--diagnostics",
+        help="Look at every N-th step while training: overlap of signals, what is kept. Changes no result.",
+        metavar="N",
+    ),
 ]
 
 
@@ -63,37 +75,96 @@ def run(
     seeds: Seeds = None,
     only: Only = None,
     sample: Sample = None,
+    diagnostics: DiagnosticsEvery = None,
+    plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start the chosen trials over; what they have goes to results/trash.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Start trials over whose record or checkpoint is damaged.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
+    ] = "10m",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")
+    ] = False,
+    keep_students: Annotated[
+        bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
+    from harness.attempt import Options
+    from harness.distill.checkpoint import parse_interval
     from harness.plan import make_plan, print_plan
-    from harness.run import check_writable, run_plan
+    from harness.plugins import load_plugins
+    from harness.run import How, check_writable, run_plan
 
     console = _console()
+    load_plugins(plugin or ())
     check_writable(results)
     check_writable(reports)
+    how = How(
+        options=Options(
+            checkpoint_every=parse_interval(checkpoint_every), deterministic=deterministic, keep_students=keep_students
+        ),
+        address=address,
+        fresh=fresh,
+        rebuild=rebuild,
+    )
     plan = make_plan(
-        grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample, force=force
+        grid,
+        results,
+        workload=workload,
+        seeds=_seeds(seeds),
+        labels=tuple(only or ()),
+        sample=sample,
+        diagnostics=diagnostics,
+        force=force or fresh,
+        rebuild=rebuild,
     )
     if dry_run:
         print_plan(console, plan, results)
         return
-    unfinished = run_plan(plan, results, reports, console, command=_command_line())
-    if unfinished:
-        raise typer.Exit(code=1)
+    raise typer.Exit(code=run_plan(plan, results, reports, console, command=_command_line(), how=how))
 
 
 @app.command()
 def plan(
-    grid: GridFile,
+    grid: Annotated[
+        Path | None,
+        typer.Argument(help="Grid file; without one, the paper's main strategies on --workload.", metavar="[GRID]"),
+    ] = None,
     results: Results = Path("results"),
     workload: WorkloadName = None,
     seeds: Seeds = None,
     only: Only = None,
     sample: Sample = None,
+    plugin: Plugins = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="What would it take on this GPU? Hours, memory, disk, from shapes alone.", metavar="NAME"),
+    ] = None,
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.35,
+    calibrate: Annotated[
+        int, typer.Option(help="Train so many steps on the device that is here, and predict from them.", min=0)
+    ] = 0,
 ) -> None:
-    """Show what a grid would run, what is finished, and what it would cost."""
+    """Show what a grid would run, what is finished, and what it would cost; with --gpu, before anything is fetched."""
+    from harness.plugins import load_plugins
+
+    load_plugins(plugin or ())
+    if grid is None or gpu is not None or calibrate:
+        from harness.forecast.show import forecast_and_print
+
+        part = (seeds, only, sample) != (None, None, None)
+        forecast_and_print(_console(), grid, workload, gpu=gpu, mfu=mfu, results=results, steps=calibrate, part=part)
+        return
     from harness.plan import make_plan, print_plan
 
     made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
@@ -106,13 +177,31 @@ def report(
         Path, typer.Argument(help="A grid's results (results/position_axis) or a report (reports/position_axis).")
     ],
     reports: Reports = Path("reports"),
+    compare: Annotated[
+        Path | None, typer.Option(help="Results or a report of another run to compare with.", metavar="FOLDER")
+    ] = None,
 ) -> None:
-    """Write a grid's tables and figure from its records, and print the table; needs no torch."""
+    """Write a grid's report from its records, and print its main table; needs no torch."""
     from harness.analysis.report import print_report, rebuild, write_report
 
-    whole = folder.resolve()
-    made = rebuild(folder) if (folder / "records").is_dir() else write_report(whole.parent, whole.name, reports)
+    if (folder / "records").is_dir():
+        made = rebuild(folder, compare=compare)
+    else:
+        whole = folder.resolve()
+        made = write_report(whole.parent, whole.name, reports, compare=compare)
     print_report(made, _console())
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="The trial's id, or how it begins.", metavar="TRIAL")],
+    results: Results = Path("results"),
+    to: Annotated[Path | None, typer.Option(help="A new folder; exports/TRIAL if left out.", metavar="DIR")] = None,
+) -> None:
+    """Write a trained student's folder for from_pretrained, with a model card; its run kept it (--keep-students)."""
+    from harness.export import export as export_student
+
+    typer.echo(str(export_student(results, trial, to)))
 
 
 @app.command("list")
@@ -121,10 +210,13 @@ def list_(
         str | None,
         typer.Argument(help="signals, policies, classes, samples, criteria, presets or workloads; all if left out."),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """List signals, policies, classes, samples, criteria, presets and workloads, with their papers."""
     from harness.catalogue import print_catalogue
+    from harness.plugins import load_plugins
 
+    load_plugins(plugin or ())
     print_catalogue(_console(), kind)
 
 
@@ -134,21 +226,6 @@ def doctor() -> None:
     from harness.doctor import examine
 
     examine(_console())
-
-
-@new_app.command("signal")
-def new_signal(
-    name: Annotated[str, typer.Argument(help="Its name: small letters, digits and underscores.")],
-    grid: Annotated[
-        Path | None, typer.Option(help="Grid to add it to; give none with --no-grid.", metavar="GRID")
-    ] = Path("grids/position_axis.yaml"),
-    no_grid: Annotated[bool, typer.Option("--no-grid", help="Leave every grid as it is.")] = False,
-) -> None:
-    """Write a signal file and its test, and add the signal to a grid."""
-    from harness.scaffold import new_signal as scaffold
-
-    for line in scaffold(name, grid=None if no_grid else grid):
-        typer.echo(line)
 
 
 @cache_app.command("ls")
@@ -165,13 +242,16 @@ def cache_build(
         str, typer.Argument(help="Grid file, workload file, or the name of a workload.", metavar="GRID|WORKLOAD")
     ],
     results: Results = Path("results"),
+    plugin: Plugins = None,
 ) -> None:
     """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
     from harness.cache.manage import print_caches
+    from harness.plugins import load_plugins
     from harness.prepare import build_caches
     from harness.run import check_writable
 
     console = _console()
+    load_plugins(plugin or ())
     check_writable(results)
     build_caches(what, results, console)
     print_caches(console, results / "cache")
@@ -227,10 +307,20 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app(standalone_mode=True)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo(f"harness: stopped; to go on: {_command_line()}", err=True)
+        raise
     except (UserError, UnknownNameError) as error:
         if debug:
             raise
-        typer.echo(f"harness: {error}", err=True)
+        typer.echo(f"harness: {one_line(str(error))}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        told = explain_missing(error)
+        if debug or told is None:
+            raise
+        typer.echo(f"harness: {told}", err=True)
         sys.exit(2)
 
 
@@ -242,13 +332,3 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
     return tuple(dict.fromkeys(chosen))
-
-
-def _console() -> Console:
-    """Return a console as wide as the terminal; a pipe or a log file has no width and gets a generous one."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=180)
-
-
-def _command_line() -> str:
-    return shlex.join(["harness", *sys.argv[1:]])

@@ -7,3 +7,8 @@ __all__ = ["UnknownNameError", "UserError", "unknown"]
 
 class UserError(ValueError):
     """Bad input. The message names the thing, the value and what is allowed."""
+
+
+def one_line(text: str) -> str:
+    """Show characters that move a terminal's cursor, or hide what is printed, as escapes: input may hold any."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

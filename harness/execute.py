@@ -1,87 +1,94 @@
 """One trial from beginning to end: load, train, evaluate, account. Knows nothing of Ray, grids or reports."""
 
 import platform
-import traceback
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
+from harness.distill.checkpoint import Keeper
+from harness.distill.diagnostics import Watch
+from harness.distill.feature import PURPOSE, make_projection
 from harness.distill.objective import Objective, compile_strategy
-from harness.distill.score import chunk_rows
+from harness.distill.optimiser import name_of
+from harness.distill.parts import Resumable, Weights
 from harness.distill.step import Core
 from harness.distill.teacher import Teacher
 from harness.distill.train import Training, train
-from harness.evaluate.heldout import measure_heldout
-from harness.evaluate.suite import evaluate
+from harness.evaluate.evaluation import Scores, evaluate, prepare_items
+from harness.evaluate.heldout import Heldout, measure_heldout
 from harness.inputs import (
     Inputs,
     cached_teacher,
+    chunk_of,
     device_of,
     online_teacher,
     prepare_inputs,
     prepare_train_cache,
 )
 from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak, shape_of
-from harness.results import Cost, Failure, Metric, Record, Selection, write_record
+from harness.results import Cost, Record, Selection
+from harness.rollouts import make_writer, rollout_flops, summary
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
 from harness.seeds import derive
 from harness.targets import Stored, count_valid, prepare_stored, stored_flops
 from harness.trial import Trial, core_digest
+from harness.watch import watch_training
 
 # (steps done, steps in all, loss in nats)
 OnStep = Callable[[int, int, float], None]
+# From the device, and the meters whose readings go into a checkpoint
+Keep = Callable[[str, Mapping[str, Resumable]], Keeper]
+# (trained student, tokenizer)
+KeepStudent = Callable[[PreTrainedModel, PreTrainedTokenizerBase], None]
 
 _VERSIONS = ("torch", "transformers", "lm_eval", "datasets", "ray", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A trial's record and the tables that lie beside it."""
+    """A trial's record and the tables that lie beside it, by a name in `harness.results.TABLES`."""
 
     record: Record
-    items: pd.DataFrame | None
-    curve: pd.DataFrame | None
-    samples: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame]
 
 
-def run_and_write(trial: Trial, results: Path, *, on_step: OnStep | None = None) -> Record:
-    """Run a trial and write its record, also when it fails; the failure is raised again afterwards."""
-    started = _now()
-    try:
-        outcome = run_trial(trial, cache=results / "cache", on_step=on_step)
-    except Exception as error:
-        record = failed_record(trial, started, type(error).__name__, str(error), traceback.format_exc())
-        write_record(results, record, items=None, curve=None)
-        raise
-    write_record(results, outcome.record, items=outcome.items, curve=outcome.curve, samples=outcome.samples)
-    return outcome.record
-
-
-def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Outcome:
+def run_trial(
+    trial: Trial,
+    *,
+    cache: Path,
+    on_step: OnStep | None = None,
+    keep: Keep | None = None,
+    keep_student: KeepStudent | None = None,
+) -> Outcome:
     """Train and evaluate one trial.
 
     Args:
         trial: what to run.
         cache: folder of shared caches.
         on_step: called after every optimiser step.
+        keep: makes what saves and restores training; no checkpoints if None.
+        keep_student: handed the student once it is trained; its weights go with the process if None.
 
     Raises:
         UserError: bad input.
         NotFiniteError: training diverged.
+        Stopped: the keeper was asked to stop.
     """
     workload, strategy = trial.workload, trial.strategy
-    started, device = _now(), device_of(workload)
+    started, device = now(), device_of(workload)
     clock = Clock(device=device)
     torch.set_num_threads(workload.resources.cpus)
-    torch.manual_seed(derive(trial.seed or 0, "global"))
+    _seed_generators(derive(trial.seed or 0, "global"))
     reset_peak(device)
     objective = compile_strategy(strategy) if strategy.train else None
     dtype = models.DTYPES[workload.resources.dtype]
@@ -90,11 +97,13 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         # Without a prepass that reads the teacher, which of its states are needed is known after the choice only.
         whole = prepass_reads_cache(strategy) or (from_cache and strategy.samples is None)
         inputs = prepare_inputs(workload, trial.fingerprints, trial.split, cache=cache, needs_train_cache=whole)
+        # Before training: a data set that cannot be had must not cost hours first.
+        prepare_items(workload.evaluation, workload.folder, trial.split, cache)
         source = workload.teacher if strategy.model == "teacher" else workload.student
         assert source is not None, "checked before anything runs"
         model = models.load_model(source, workload.folder, dtype=dtype, device=device)
-    chunk = chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib)
-    training, chosen, teacher, flops, live = None, None, None, {}, None
+    chunk = chunk_of(workload, inputs.vocab_size)
+    training, chosen, teacher, watch, flops, live = None, None, None, None, {}, None
     if strategy.samples is not None:
         with clock.phase("prepass"):
             chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
@@ -117,9 +126,14 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             chunk=chunk,
             seed=trial.seed or 0,
             targets=stored.targets if stored is not None else None,
+            projection=_projection(objective, model, teacher, trial.seed or 0),
+            compile=workload.resources.compile,
         )
+        if workload.resources.checkpoint_activations:
+            models.compute_activations_anew(model)
+        live = LiveBytes()
+        watch = watch_training(trial, core, inputs, device, clock=clock, live=live)
         with clock.phase("train"):
-            live = LiveBytes()
             training = train(
                 core,
                 inputs.train,
@@ -128,8 +142,13 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
                 device=device,
                 on_step=on_step,
                 watch=live,
+                observer=watch,
+                keeper=None if keep is None else keep(device, _parts(clock, live, watch, core)),
+                writer=make_writer(trial, inputs.train, inputs.vocab_size, aside=lambda: clock.phase("rollout")),
             )
         model.eval()
+        if keep_student is not None:
+            keep_student(model, inputs.tokenizer)
         head = models.head_of(model, inputs.vocab_size).weight
         flops = count_flops(
             training.tally,
@@ -137,7 +156,10 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             teacher_trunk=teacher_flops,
             student_head=head.numel(),
             teacher_head=teacher.head.weight.numel() if teacher is not None else 0,
+            projection=sum(each.numel() for each in core.projection.parameters()) if core.projection else 0,
+            recomputed=workload.resources.checkpoint_activations,
         )
+        flops |= rollout_flops(training.tally, workload, inputs.vocab_size)
         if chosen is not None and chosen.prepass is not None:
             flops |= prepass_flops(
                 strategy,
@@ -156,7 +178,7 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
     # Evaluation holds what lm-eval's batches need, the same for every strategy: not what is compared.
     peak = {} if live is None else peak_gib(device) | {"step": live.peak / 2**30}
     with clock.phase("eval"):
-        metrics, items = _evaluate(trial, model, inputs, chunk, cache, device)
+        heldout, scores = _evaluate(trial, model, inputs, chunk, cache, device)
     record = Record(
         trial_id=trial.id,
         label=strategy.label,
@@ -166,9 +188,12 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
         sources=dict(trial.sources),
         core=core_digest(),
         status="finished",
-        metrics=metrics,
+        metrics=heldout.metrics | scores.metrics,
         selection=_selection(training),
         samples=chosen.summary if chosen is not None else None,
+        rollouts=summary(training.tally, strategy) if training is not None else None,
+        diagnostics=watch.settings.model_dump() if watch is not None else None,
+        evaluation=scores.tasks,
         teacher_in_training=_teacher_in_training(teacher),
         cost=Cost(
             wall_s=clock.wall_s,
@@ -178,34 +203,22 @@ def run_trial(trial: Trial, *, cache: Path, on_step: OnStep | None = None) -> Ou
             disk_bytes=_disk_bytes(inputs, chosen, stored),
             shared_s=_shared_s(inputs, chosen, stored),
         ),
-        environment=environment(device),
+        environment=environment(device)
+        | ({"optimiser": name_of(workload.optimisation)} if training is not None else {}),
         seeds=_seeds(trial),
         started_at=started,
-        finished_at=_now(),
+        finished_at=now(),
     )
-    return Outcome(
-        record=record,
-        items=items,
-        curve=training.curve if training else None,
-        samples=chosen.table if chosen is not None else None,
-    )
-
-
-def failed_record(trial: Trial, started_at: str, kind: str, message: str, trace: str) -> Record:
-    """Build the record of a trial that did not finish, so that the report can show it."""
-    return Record(
-        trial_id=trial.id,
-        label=trial.strategy.label,
-        strategy=trial.strategy.model_dump(mode="json", by_alias=True),
-        workload=trial.workload.model_dump(mode="json"),
-        seed=trial.seed,
-        sources=dict(trial.sources),
-        core=core_digest(),
-        status="failed",
-        started_at=started_at,
-        finished_at=_now(),
-        failure=Failure(kind=kind, message=message, traceback=trace),
-    )
+    reliability = pd.concat([scores.reliability, heldout.reliability.assign(source="tokens")], ignore_index=True)
+    items = pd.concat([scores.items, heldout.items], ignore_index=True)
+    tables = {"items": items, "reliability": reliability[["source", *heldout.reliability.columns]]}
+    if training is not None:
+        tables["curve"] = training.curve
+    if watch is not None:
+        tables |= watch.tables
+    if chosen is not None:
+        tables["samples"] = chosen.table
+    return Outcome(record=record, tables=tables)
 
 
 def environment(device: str) -> dict[str, str]:
@@ -230,11 +243,31 @@ def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device
     return teacher, shape_of(workload.teacher, workload.folder, workload.data.sequence_length).trunk_flops
 
 
+def _parts(clock: Clock, live: LiveBytes, watch: Watch | None, core: Core) -> dict[str, Resumable]:
+    """Return what a checkpoint holds besides the student and its training."""
+    parts: dict[str, Resumable] = {"clock": clock, "live": live}
+    if watch is not None:
+        parts["diagnostics"] = watch
+    if core.projection is not None:
+        parts["projection"] = Weights(core.projection)
+    return parts
+
+
+def _projection(
+    objective: Objective, student: PreTrainedModel, teacher: Teacher | None, seed: int
+) -> torch.nn.ModuleList | None:
+    if objective.feature is None:
+        return None
+    assert teacher is not None, "an objective with a feature branch reads the teacher"
+    student_size = int(student.config.hidden_size)
+    return make_projection(objective, student_size, teacher.head.weight.shape[1], seed).to(student.device)
+
+
 def _evaluate(
     trial: Trial, model: PreTrainedModel, inputs: Inputs, chunk: int, cache: Path, device: str
-) -> tuple[dict[str, Metric], pd.DataFrame]:
+) -> tuple[Heldout, Scores]:
     workload = trial.workload
-    metrics = measure_heldout(
+    heldout = measure_heldout(
         model,
         inputs.heldout,
         cached_teacher(inputs.heldout_cache, device) if inputs.heldout_cache is not None else None,
@@ -243,16 +276,10 @@ def _evaluate(
         chunk=chunk,
         device=device,
     )
-    suite = evaluate(
-        model,
-        inputs.tokenizer,
-        suite=workload.evaluation.suite,
-        split=trial.split,
-        num_items=workload.evaluation.num_items,
-        batch_size=workload.evaluation.batch_size,
-        data_dir=cache,
+    scores = evaluate(
+        model, inputs.tokenizer, workload.evaluation, folder=workload.folder, split=trial.split, data_dir=cache
     )
-    return metrics | suite.metrics, suite.items
+    return heldout, scores
 
 
 def _selection(training: Training | None) -> Selection | None:
@@ -292,12 +319,22 @@ def _teacher_in_training(teacher: Teacher | None) -> Literal["none", "head", "mo
     return "model" if teacher.online else "head"
 
 
+def _seed_generators(seed: int) -> None:
+    """Seed every generator of the process: a warm worker must not hand one trial's on to the next."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def _seeds(trial: Trial) -> dict[str, int]:
     if trial.seed is None:
         return {}
-    purposes = ("global",) if trial.strategy.samples is None else ("global", "samples")
+    strategy = trial.strategy
+    purposes = ["global", *(["samples"] if strategy.samples else []), *([PURPOSE] if strategy.feature else [])]
+    purposes += ["rollout"] if strategy.rollout else []
     return {purpose: derive(trial.seed, purpose) for purpose in purposes}
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Choice, Grid, Samples, Strategy
+from harness.config import Choice, Grid, Rollout, Samples, Strategy
 from harness.errors import UserError, unknown
 from harness.files import first_comment, parse, read_yaml
 from harness.legality import check_strategy
@@ -28,7 +28,11 @@ def load_grid(path: Path) -> Grid:
     entries = payload.get("strategies")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: strategies is empty: list at least one preset or strategy")
-    resolved = [strategy for number, entry in enumerate(entries, start=1) for strategy in _expand(entry, number, path)]
+    resolved = [
+        strategy
+        for number, entry in enumerate(entries, start=1)
+        for strategy in expand(entry, where=f"{path}: strategies[{number}]")
+    ]
     fields = {"name": path.stem, "hypothesis": first_comment(path), **payload, "strategies": resolved}
     return parse(Grid, fields, where=str(path))
 
@@ -42,9 +46,17 @@ def presets() -> dict[str, Strategy]:
     }
 
 
-def _expand(entry: Any, number: int, path: Path) -> Iterator[Strategy]:
-    """Turn one entry of a grid file into the strategies it stands for."""
-    where = f"{path}: strategies[{number}]"
+def expand(entry: Any, *, where: str) -> Iterator[Strategy]:
+    """Turn one entry of a grid file into the strategies it stands for.
+
+    Args:
+        entry: a preset's name, or a mapping.
+        where: how to name it in an error.
+
+    Raises:
+        UserError: it cannot mean what it says.
+        UnknownNameError: an unknown preset or component.
+    """
     fields = {"preset": entry} if isinstance(entry, str) else copy.deepcopy(entry)
     if not isinstance(fields, dict):
         raise UserError(f"{where}: an entry is a preset's name or a mapping, not {entry!r}")
@@ -99,8 +111,8 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
 
     Args:
         strategy: the strategy.
-        template: text with any of {signal} {policy} {budget} {criterion} {classes} {temperature} {lambda}
-            {sample_signal} {sample_policy} {sample_budget}.
+        template: text with any of {signal} {policy} {budget} {criterion} {classes} {temperature} {feature} {lambda}
+            {sample_signal} {sample_policy} {sample_budget} {rollout}.
 
     Raises:
         UserError: the template names something else.
@@ -112,18 +124,37 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
         "budget": f"{100 * position.budget:g}%" if position and position.budget is not None else "",
         "criterion": strategy.criterion.name.replace("_", " ") if strategy.criterion else "",
         "classes": describe_classes(strategy.classes) if strategy.classes else "",
-        "temperature": f"{strategy.temperature:g}",
+        "temperature": describe_temperature(strategy.temperature),
+        "feature": strategy.feature.distance.name.replace("_", " ") if strategy.feature else "",
         "lambda": f"{strategy.kd_weight:g}",
         **_sample_parts(strategy.samples),
+        "rollout": describe_rollout(strategy.rollout) if strategy.rollout else "",
     }
     if template is None:
         named = [parts[key] for key in ("signal", "policy", "budget", "criterion", "classes") if parts[key]]
         chosen = [parts[key] for key in ("sample_signal", "sample_policy", "sample_budget") if parts[key]]
-        return ", ".join(named + ([f"samples {' '.join(chosen)}"] if chosen else [])) or "as it is"
+        named += [f"samples {' '.join(chosen)}"] if chosen else []
+        return ", ".join(named + ([parts["rollout"]] if parts["rollout"] else [])) or "as it is"
     try:
         return template.format(**parts)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         raise UserError(f"label {template!r} may use {', '.join('{' + key + '}' for key in parts)}") from None
+
+
+def describe_temperature(temperature: float | Choice) -> str:
+    """Name a temperature: "2", or a registered one's name with its options in their order, "linear 4 1"."""
+    if not isinstance(temperature, Choice):
+        return f"{temperature:g}"
+    options = (f"{value:g}" if type(value) in (int, float) else str(value) for value in temperature.options.values())
+    return " ".join([temperature.name.replace("_", " "), *options])
+
+
+def describe_rollout(rollout: Rollout) -> str:
+    """Name whose text is trained on: "on-policy", "50% on-policy", "data preferred over its own, beta 0.1"."""
+    if rollout.preference is not None:
+        return f"data preferred over its own, beta {rollout.preference:g}"
+    share = "" if rollout.share == 1 else f"{100 * rollout.share:g}% "
+    return f"{share}on-policy"
 
 
 def _sample_parts(samples: Samples | None) -> dict[str, str]:

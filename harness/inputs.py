@@ -19,7 +19,7 @@ from harness.cache.source import Source, Trunk
 from harness.cache.topk import TopK, TopKCache, build_topk, open_topk
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
-from harness.data.tokens import Batch, Tokens, prepare
+from harness.data.tokens import Batch, Tokens, prepare_all
 from harness.distill.score import chunk_rows
 from harness.distill.teacher import Teacher
 
@@ -56,6 +56,12 @@ def device_of(workload: Workload) -> str:
     return "cuda" if workload.resources.gpus > 0 and torch.cuda.is_available() else "cpu"
 
 
+def chunk_of(workload: Workload, vocab_size: int) -> int:
+    """Return how many rows of logits a trial holds at a time."""
+    itemsize = models.DTYPES[workload.resources.dtype].itemsize
+    return chunk_rows(vocab_size, workload.resources.logit_memory_mib, itemsize)
+
+
 def prepare_inputs(
     workload: Workload,
     fingerprints: Mapping[str, str],
@@ -76,12 +82,7 @@ def prepare_inputs(
         on_progress: told of the building of caches.
     """
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
-    source_key = f"{fingerprints['data']}-{fingerprints['tokenizer']}"
-
-    def tokens(part: TextSplit) -> Tokens:
-        return prepare(workload.data, workload.folder, part, tokenizer, source_key=source_key, cache=cache)
-
-    train, heldout = tokens("train"), tokens(split)
+    train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, cache=cache)
     wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
     caches: dict[str, HiddenCache] = {}
     if workload.teacher is not None:
@@ -94,6 +95,32 @@ def prepare_inputs(
         train_cache=caches.get("train"),
         heldout_cache=caches.get(split),
     )
+
+
+def prepare_tokens(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    cache: Path,
+) -> tuple[Tokens, Tokens]:
+    """Map the packed text for training and that of the reported split; nothing is written if either is bad.
+
+    Args:
+        workload: the workload.
+        fingerprints: see `harness.workload.fingerprints`.
+        split: the reported split.
+        tokenizer: the shared tokenizer.
+        cache: folder of caches.
+
+    Raises:
+        UserError: a data file that cannot be read, or too little text.
+    """
+    source_key = f"{fingerprints['data']}-{fingerprints['tokenizer']}"
+    splits: tuple[TextSplit, ...] = ("train", split)
+    tokens = prepare_all(workload.data, workload.folder, splits, tokenizer, source_key=source_key, cache=cache)
+    return tokens["train"], tokens[split]
 
 
 def prepare_train_cache(
@@ -244,7 +271,7 @@ def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
         trunk=trunk,
         head=head,
         batch_size=workload.optimisation.micro_batch_size,
-        chunk=chunk_rows(len(head.weight), workload.resources.logit_memory_mib),
+        chunk=chunk_of(workload, len(head.weight)),
     )
 
 
@@ -281,4 +308,9 @@ def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:
     dtype = models.DTYPES[workload.resources.dtype]
     model = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
     head = models.Head(weight=models.head_of(model, vocab_size).weight.detach())
-    return Teacher(hidden=online_hidden(model), head=head, online=True)
+    return Teacher(
+        hidden=online_hidden(model),
+        head=head,
+        online=True,
+        layers=lambda batch, layers: models.trunk_layers(model, batch.input_ids, layers),
+    )

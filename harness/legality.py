@@ -1,14 +1,17 @@
 """What may not be combined, and why: a strategy that cannot mean what it says is refused before anything runs."""
 
-from harness.config import Choice, Samples, Strategy, Workload
+from harness.config import Choice, Feature, Samples, Strategy, Workload
 from harness.errors import UserError, unknown
+from harness.rollout_rules import check_prompts, check_rollout
 from strategies.registry import (
     CLASSES,
     CRITERIA,
+    FEATURES,
     POLICIES,
     SAMPLES,
     SIGNALS,
     TEACHER_INPUTS,
+    TEMPERATURES,
     Component,
     Registry,
     order_signals,
@@ -29,7 +32,10 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
     """
     position, criterion = strategy.position, strategy.criterion
     if not strategy.train:
-        idle = [name for name in ("position", "criterion", "classes", "samples") if getattr(strategy, name) is not None]
+        axes = ("position", "criterion", "classes", "samples", "feature", "rollout")
+        idle = [name for name in axes if getattr(strategy, name) is not None]
+        if isinstance(strategy.temperature, Choice):
+            idle.append("temperature")
         if idle:
             raise UserError(f"{where}: train is false, so {' and '.join(idle)} would do nothing: leave them out")
         return
@@ -59,8 +65,46 @@ def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
         _check_samples(strategy.samples, where)
     if strategy.classes is not None:
         _check_classes(strategy, _component(CLASSES, strategy.classes, where), strategy.classes, where)
+    if isinstance(strategy.temperature, Choice):
+        _check_temperature(strategy, strategy.temperature, where)
+    if strategy.feature is not None:
+        _check_feature(strategy, strategy.feature, where)
+    if strategy.rollout is not None:
+        check_rollout(strategy, where=where)
     if strategy.stored:
         _check_stored(strategy, where)
+
+
+def _check_temperature(strategy: Strategy, choice: Choice, where: str) -> None:
+    """Refuse a temperature that nothing is compared at, or that stored targets were not made at."""
+    component = _component(TEMPERATURES, choice, where)
+    named = f"{where}: temperature {component.name!r}"
+    order_signals(name for name in component.inputs if name in SIGNALS)
+    if strategy.kd_weight == 0:
+        raise UserError(f"{named} softens the distributions that are compared, and lambda 0 compares none")
+    if strategy.stored:
+        raise UserError(
+            f"{named} gives every position its own, and teacher: {strategy.teacher} holds targets made at one "
+            "temperature: use teacher: cached or online, or a number"
+        )
+
+
+def _check_feature(strategy: Strategy, feature: Feature, where: str) -> None:
+    """Refuse a branch on hidden states that are not at hand."""
+    distance = _component(FEATURES, feature.distance, where)
+    named = f"{where}: feature {distance.name!r}"
+    if feature.signal is not None:
+        order_signals([SIGNALS[feature.signal].name])
+    if strategy.stored:
+        raise UserError(
+            f"{named} compares hidden states, and teacher: {strategy.teacher} holds a few classes: use teacher: cached "
+            "or online"
+        )
+    if feature.layers != "last" and strategy.teacher != "online":
+        raise UserError(
+            f"{named} compares layers {list(map(list, feature.layers))}, and the cache holds the teacher's final "
+            "states only: use layers: last or teacher: online"
+        )
 
 
 def _check_samples(samples: Samples, where: str) -> None:
@@ -114,6 +158,11 @@ def _check_classes(strategy: Strategy, classes: Component, choice: Choice, where
         raise UserError(
             f"{named} goes with {', '.join(allowed)} only, not with {criterion.name!r}: {classes.traits['because']}"
         )
+    if criterion.traits["whole"]:
+        raise UserError(
+            f"{named} keeps a few classes, and criterion {criterion.name!r} is about all of them one by one: it would "
+            "mean something else"
+        )
     foreign = [name for name in criterion.inputs if name not in ("teacher_logprobs", "student_logprobs")]
     if foreign:
         raise UserError(
@@ -121,9 +170,10 @@ def _check_classes(strategy: Strategy, classes: Component, choice: Choice, where
             "of them: choose a criterion that reads teacher_logprobs and student_logprobs alone"
         )
     if classes.traits["fixed"] and strategy.temperature != 1.0:
+        given = strategy.temperature
         raise UserError(
             f"{named} is unbiased only at the temperature it is drawn at, which is 1; temperature is "
-            f"{strategy.temperature:g}"
+            f"{given.name if isinstance(given, Choice) else format(given, 'g')}"
         )
     budget = classes.traits["budget"]
     if budget is not None:
@@ -148,12 +198,29 @@ def check_vocabulary(strategy: Strategy, vocab_size: int) -> None:
         )
 
 
+def check_layers(strategy: Strategy, student_layers: int, teacher_layers: int) -> None:
+    """Refuse to compare layers that there are not.
+
+    Raises:
+        UserError: the pair, and how many layers the model has.
+    """
+    if strategy.feature is None or strategy.feature.layers == "last":
+        return
+    for ours, theirs in strategy.feature.layers:
+        for model, layer, most in (("student", ours, student_layers), ("teacher", theirs, teacher_layers)):
+            if layer > most:
+                raise UserError(
+                    f"strategy {strategy.label!r}: feature.layers names the {model}'s layer {layer}, and it has {most}"
+                )
+
+
 def check_workload(strategy: Strategy, workload: Workload) -> None:
     """Refuse a strategy that the workload cannot serve.
 
     Raises:
-        UserError: the strategy needs a teacher and the workload has none.
+        UserError: the strategy needs a teacher, prompts or room and the workload has none.
     """
+    check_prompts(strategy, workload)
     needs = teacher_reader(strategy)
     if workload.teacher is None and needs:
         raise UserError(
@@ -166,6 +233,8 @@ def teacher_reader(strategy: Strategy) -> str | None:
     """Name the first part of a strategy that reads the teacher, or None."""
     if strategy.model == "teacher":
         return "model: teacher"
+    if strategy.feature is not None:
+        return f"feature {strategy.feature.distance.name!r}"
     for component in components(strategy):
         if component.kind == "criterion" and strategy.kd_weight == 0:
             continue
@@ -187,6 +256,15 @@ def components(strategy: Strategy) -> list[Component]:
         criterion = CRITERIA[strategy.criterion.name]
         used.append(criterion)
         used.extend(SIGNALS[name] for name in order_signals(name for name in criterion.inputs if name in SIGNALS))
+    if isinstance(strategy.temperature, Choice):
+        temperature = TEMPERATURES[strategy.temperature.name]
+        used.append(temperature)
+        used.extend(SIGNALS[name] for name in order_signals(name for name in temperature.inputs if name in SIGNALS))
+    if strategy.feature is not None:
+        used.append(FEATURES[strategy.feature.distance.name])
+        used.extend(
+            SIGNALS[name] for name in order_signals([strategy.feature.signal] if strategy.feature.signal else [])
+        )
     if strategy.samples is not None:
         used.append(SAMPLES[strategy.samples.policy.name])
         if strategy.samples.signal is not None:

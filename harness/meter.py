@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
 from harness.config import ModelSource
-from harness.distill.step import Tally
-from harness.models import shape_model, trunk
+from harness.distill.tally import Tally
+from harness.models import trunk
+from harness.shapes import shape_model
 
 _GIB = 1 << 30
 
 
 @dataclass(kw_only=True)
 class Clock:
-    """Seconds spent by phase; a phase entered twice adds up.
+    """Seconds spent by phase; a phase entered twice adds up, one inside another counts for itself alone.
 
     Attributes:
         wall_s: seconds by phase's name.
@@ -38,17 +38,38 @@ class Clock:
 
     device: str
     wall_s: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds so far, of phases that are not over too."""
+        self._book()
+        return dict(self.wall_s)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Add the seconds of an earlier attempt: what was spent twice counts twice."""
+        for name, seconds in state_dict.items():
+            self.wall_s[name] = self.wall_s.get(name, 0.0) + seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time of a block, also when it raises."""
-        started = time.perf_counter()
+        self._book()
+        self._open.append(name)
         try:
             yield
         finally:
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize(self.device)
-            self.wall_s[name] = self.wall_s.get(name, 0.0) + time.perf_counter() - started
+            self._book()
+            self._open.pop()
+
+    def _book(self) -> None:
+        """Charge the time since the last call to the innermost phase."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.wall_s[self._open[-1]] = self.wall_s.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
 
 
 class LiveBytes(TorchDispatchMode):
@@ -64,37 +85,63 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
+        self._paused = False
         self._live = 0
         self._known: set[int] = set()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the peak: a trial that goes on has its first step behind it."""
+        return {"peak": self.peak}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take the peak of an earlier attempt."""
+        self.peak = state_dict["peak"]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation and count the storages that are new in what it returns."""
-        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        if self._paused:
+            return func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             storage = tensor.untyped_storage()
             # An operation in place, or a view, returns a storage that was there already.
             if storage._cdata not in given and storage._cdata not in self._known:
                 self._add(storage)
         return result
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what comes to life in a block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         self._known.add(key)
         self._live += size
         self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._drop, key, size)
 
-        def freed() -> None:
-            self._known.discard(key)
-            self._live -= size
-
-        weakref.finalize(storage, freed)
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
 
 
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+def tensors_in(tree: Any) -> list[torch.Tensor]:
+    """Return the tensors among an operation's arguments or results, in order; asked for every operation of a step."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [tensor for branch in tree for tensor in tensors_in(branch)]
 
 
 def reset_peak(device: str) -> None:
@@ -134,6 +181,35 @@ def _peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:
+    return int(2 * left[0] * left[1] * right[1])
+
+
+def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter of matrix products, taught the two that it does not know.
+
+    Without them the attention of a CPU would cost nothing and that of a GPU something, and a product added in place
+    would be free.
+    """
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten.addmm_: _in_place_product,
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_on_cpu_backward,
+        },
+    )
+
+
 def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
     """Count the floating-point operations of one sequence's forward pass through a trunk, matrix products only.
 
@@ -141,7 +217,7 @@ def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
     """
     parameter = next(model.parameters())
     shapes_only = parameter.fake_mode if isinstance(parameter, FakeTensor) else nullcontext()
-    with torch.no_grad(), shapes_only, FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), shapes_only, flop_counter() as counter:
         trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
     return float(counter.get_total_flops())
 
@@ -173,6 +249,8 @@ def count_flops(
     teacher_trunk: float,
     student_head: int,
     teacher_head: int,
+    projection: int = 0,
+    recomputed: bool = False,
 ) -> dict[str, float]:
     """Turn a tally into floating-point operations by part, matrix products only.
 
@@ -185,9 +263,14 @@ def count_flops(
         teacher_trunk: the same for the teacher.
         student_head: elements of the student's head matrix.
         teacher_head: elements of the teacher's.
+        projection: elements of the projections of hidden states, 0 without that branch.
+        recomputed: whether the student's trunk runs forward once more while its backward pass runs; an upper bound, as
+            torch stops each layer before the last product.
     """
-    return {
-        "student_trunk": 3 * student_trunk * tally.sequences + student_trunk * tally.trunk_passes,
+    passes = (3 + recomputed) * tally.sequences + tally.trunk_passes
+    branch = {"feature_projection": 6.0 * projection * tally.projected} if projection else {}
+    return branch | {
+        "student_trunk": student_trunk * passes,
         "student_head_scoring": 2.0 * student_head * tally.student_scored,
         "student_head_training": 6.0 * student_head * tally.student_trained,
         "teacher_trunk": teacher_trunk * tally.teacher_passes,

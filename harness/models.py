@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -13,8 +14,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from harness.config import ModelSource
@@ -40,6 +47,40 @@ class Head:
     """
 
     weight: Float[Tensor, "V D"]
+
+    def logits(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Return the logits of some rows."""
+        return states @ self.weight.T
+
+    def pull_back(self, grad_logits: Float[Tensor, "N V"]) -> Float[Tensor, "N D"]:
+        """Return the gradient of the states from that of their logits."""
+        return grad_logits @ self.weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenLogits(Head):
+    """No head: what stands in the place of hidden states are the logits. Its weight is empty."""
+
+    def logits(self, states: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """Return the rows themselves, as a tensor that may be overwritten, like any head's."""
+        return states.clone()
+
+    def pull_back(self, grad_logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """Return the gradient as it is."""
+        return grad_logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Hidden states of a batch.
+
+    Attributes:
+        final: after the last norm; what the head reads.
+        layers: of layers inside the trunk, where they were asked for. The last layer's come after the last norm.
+    """
+
+    final: Float[Tensor, "B L D"]
+    layers: tuple[Float[Tensor, "B L D"], ...] = ()
 
 
 def locate(source: ModelSource, folder: Path) -> Path:
@@ -75,6 +116,9 @@ def fingerprint(source: ModelSource, folder: Path) -> str:
     """Return a hash that changes when the weights, the configuration or the tokenizer change.
 
     A hub model is identified by its commit; a folder by the content of its files.
+
+    Raises:
+        UserError: a file of weights is damaged, or holds a number that is none; names it.
     """
     located = locate(source, folder)
     if located.parent.name == "snapshots":
@@ -82,8 +126,11 @@ def fingerprint(source: ModelSource, folder: Path) -> str:
     if not any(located.glob("*.safetensors")):
         raise UserError(f"{located} holds no weights: *.safetensors is missing")
     digest = hashlib.sha256()
+    kinds = {".json", ".safetensors", ".txt", ".model", ".jinja"} | ({".py"} if source.trust_remote_code else set())
     for path in sorted(located.iterdir()):
-        if path.suffix in {".json", ".safetensors", ".txt", ".model", ".jinja"}:
+        if path.suffix == ".safetensors":
+            _check_weights(path)
+        if path.suffix in kinds:
             digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -99,15 +146,16 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     if not any((located / name).exists() for name in _VOCABULARY_FILES):
         raise UserError(f"{located} holds no tokenizer: one of {', '.join(_VOCABULARY_FILES)} is needed")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(located)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(located, trust_remote_code=source.trust_remote_code)
+    except Exception as error:
+        # The library raises whatever its parsers do, down to a bare Exception of the Rust tokenizers.
         raise UserError(f"{located} holds no loadable tokenizer: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {located} has no end-of-text token, which separates packed documents")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    rows = int(AutoConfig.from_pretrained(located).vocab_size)
+    rows = int(read_config(source, located).vocab_size)
     if len(tokenizer) > rows:
         raise UserError(
             f"{located}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} rows of logits"
@@ -152,25 +200,29 @@ def load_model(
     weights = located if any(located.glob("*.safetensors")) else source.path
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(weights, revision=source.revision, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            # use_safetensors: weights that would have to be unpickled are refused.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                weights,
+                revision=source.revision,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=source.trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"model {source.path!r} cannot be loaded: {_first_line(error)}") from None
+    model, told = loaded
     assert isinstance(model, PreTrainedModel)
+    if told["missing_keys"]:
+        # The library would draw them at random.
+        raise UserError(f"model {source.path!r} lacks the weights {', '.join(sorted(told['missing_keys'])[:3])}")
     _check_head(model, source.path)
     return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
 
 
-def shape_model(source: ModelSource, folder: Path) -> PreTrainedModel:
-    """Build a model of fake tensors: shapes without storage, for counting at any scale."""
-    with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(source, folder)))
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
 def context_length(source: ModelSource, folder: Path) -> int:
     """Return how many positions a model was made for."""
-    config = AutoConfig.from_pretrained(locate(source, folder))
+    config = read_config(source, locate(source, folder))
     return int(getattr(config, "max_position_embeddings", 0)) or torch.iinfo(torch.int64).max
 
 
@@ -182,6 +234,22 @@ def trunk(model: PreTrainedModel, input_ids: Int[Tensor, "B L"]) -> Float[Tensor
     hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     assert isinstance(hidden, Tensor)
     return hidden
+
+
+def trunk_layers(model: PreTrainedModel, input_ids: Int[Tensor, "B L"], layers: Sequence[int]) -> States:
+    """Run everything but the head, and keep what some layers return: 0 is the embeddings, n the n-th layer."""
+    found = model.base_model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+    assert isinstance(found.last_hidden_state, Tensor)
+    return States(final=found.last_hidden_state, layers=tuple(found.hidden_states[layer] for layer in layers))
+
+
+def compute_activations_anew(model: PreTrainedModel) -> None:
+    """Let a trunk's backward pass compute each layer's activations anew, instead of keeping those of all layers."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.20 on
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def head_of(model: PreTrainedModel, vocab_size: int) -> Head:
@@ -206,6 +274,34 @@ def load_head(source: ModelSource, folder: Path, vocab_size: int, *, dtype: torc
                     return Head(weight=tensors.get_tensor(name)[:vocab_size].to(dtype))
     model = load_model(source, folder, dtype=dtype)
     return Head(weight=head_of(model, vocab_size).weight.detach().clone())
+
+
+def read_config(source: ModelSource, located: Path) -> PretrainedConfig:
+    """Read a model's configuration from a folder.
+
+    Raises:
+        UserError: it is not one, or of no language model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(located, trust_remote_code=source.trust_remote_code)
+        sizes = [getattr(config, name, None) for name in ("vocab_size", "hidden_size")]
+    except Exception as error:
+        # Configurations are classes that validate themselves, each in its own way.
+        raise UserError(f"{located / 'config.json'} is no model configuration: {_first_line(error)}") from None
+    assert isinstance(config, PretrainedConfig)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(f"{located / 'config.json'}: vocab_size and hidden_size must be numbers, they are {sizes}")
+    return config
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - the handle is no mapping
+                if not bool(torch.isfinite(tensors.get_tensor(name)).all()):
+                    raise UserError(f"{path}: {name} holds values that are nan or infinite")
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
 
 
 def _check_head(model: PreTrainedModel, name: str) -> None:

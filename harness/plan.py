@@ -1,7 +1,5 @@
 """What a grid would do and what it would cost, before anything is trained."""
 
-import functools
-import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +7,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import Grid, ModelSource, Strategy, Workload
+from harness.config import Diagnostics, Grid, Strategy, Workload
 from harness.distill.objective import compile_strategy
-from harness.distill.probe import probe
-from harness.distill.step import Tally
+from harness.distill.probe import probe, probe_shadows
 from harness.distill.train import count_steps
 from harness.errors import UserError
+from harness.forecast.flops import kept_samples, predict_flops
 from harness.grid import load_grid
-from harness.legality import check_vocabulary
-from harness.meter import count_flops, shape_of
-from harness.models import load_tokenizer
+from harness.integrity import is_finished
+from harness.legality import check_layers, check_vocabulary
 from harness.results import finished, read_record, trial_folder
-from harness.samples import prepass_flops, prepass_reads_cache
-from harness.targets import stored_flops
-from harness.trial import Trial, make_trials, only
+from harness.samples import prepass_reads_cache
+from harness.shapes import num_layers, num_tokens
+from harness.trial import Trial, make_trials, only, shows_enough
 from harness.workload import fingerprints, load_workload
-from strategies.base import sample_count
-from strategies.registry import SIGNALS, STUDENT_INPUTS, raw_inputs
 
 # Rows of a plan that a person would read.
 _MOST_ROWS = 100
@@ -39,7 +34,7 @@ class Plan:
         grid: the grid.
         workload: the workload it runs on.
         trials: every trial of the grid, in its order, each id once.
-        todo: those to run: asked for, and without a finished record.
+        todo: those to run: asked for, and without a finished record that has the diagnostics the grid asks for.
         rows: label and trial of every row and seed; labels that compute the same share a trial.
     """
 
@@ -63,7 +58,9 @@ def make_plan(
     seeds: tuple[int, ...] | None = None,
     labels: tuple[str, ...] = (),
     sample: int | None = None,
+    diagnostics: int | None = None,
     force: bool = False,
+    rebuild: bool = False,
 ) -> Plan:
     """Read and check a grid and everything it names, and find out which trials are missing.
 
@@ -75,7 +72,9 @@ def make_plan(
         labels: run only the strategies whose label begins like one of these.
         sample: keep only this many of the grid's strategies, besides those that train nothing and the baseline; drawn
             without replacement, the same ones every time.
+        diagnostics: look at every so many steps while training, instead of what the grid says.
         force: run finished trials again.
+        rebuild: run trials again whose record is damaged; without it they are refused.
 
     Raises:
         UserError: anything that would go wrong later: a wrong file, an impossible combination, a missing model, a
@@ -89,19 +88,42 @@ def make_plan(
         grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
     if sample is not None:
         grid = _sampled(grid, sample)
+    if diagnostics is not None:
+        grid = _watched(grid, diagnostics)
     for strategy in grid.strategies:
         if strategy.train:
             probe(strategy)
+    if grid.diagnostics is not None:
+        probe_shadows()
     found = fingerprints(loaded)
     for strategy in grid.strategies:
-        _check_batches(strategy, loaded)
-        check_vocabulary(strategy, _vocab_size(loaded))
+        check_batches(strategy, loaded)
+        check_vocabulary(strategy, num_tokens(loaded.student, loaded.folder))
+        if strategy.feature is not None and loaded.teacher is not None:
+            depths = (num_layers(source, loaded.folder) for source in (loaded.student, loaded.teacher))
+            check_layers(strategy, *depths)
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())
-    todo = tuple(trial for trial in unique if trial.id in wanted and (force or not finished(results, trial.id)))
+    todo = tuple(
+        trial for trial in unique if trial.id in wanted and (force or not _done(results, trial, rebuild=rebuild))
+    )
     rows = tuple((trial.strategy.label, trial) for trial in trials)
     return Plan(grid=grid, workload=loaded, trials=unique, todo=todo, rows=rows)
+
+
+def _watched(grid: Grid, every: int) -> Grid:
+    if every < 1:
+        raise UserError(f"--diagnostics is {every}; it takes a number of optimiser steps, at least 1")
+    before = grid.diagnostics or Diagnostics(every=every)
+    return grid.model_copy(update={"diagnostics": before.model_copy(update={"every": every})})
+
+
+def _done(results: Path, trial: Trial, *, rebuild: bool) -> bool:
+    """Tell whether nothing is left to run: a finished record, with the looks and sequences its grid asks for."""
+    if not is_finished(results, trial.id, rebuild=rebuild):
+        return False
+    return shows_enough(trial, read_record(trial_folder(results, trial.id) / "record.json").diagnostics)
 
 
 def _sampled(grid: Grid, num: int) -> Grid:
@@ -121,74 +143,6 @@ def reads_cache(trial: Trial) -> bool:
     if not trial.strategy.train or trial.strategy.teacher != "cached":
         return False
     return compile_strategy(trial.strategy).reads_teacher or prepass_reads_cache(trial.strategy)
-
-
-def predict_flops(trial: Trial) -> dict[str, float]:
-    """Predict a trial's floating-point operations by part, from shapes alone.
-
-    Every position but the last of a sequence is taken as valid, so separators make it a slight overestimate.
-    """
-    if not trial.strategy.train:
-        return {}
-    workload = trial.workload
-    objective = compile_strategy(trial.strategy)
-    length, size = workload.data.sequence_length, workload.optimisation.batch_size
-    num_samples = workload.data.train_tokens // length
-    sequences = count_steps(_kept(trial.strategy, num_samples), workload.optimisation) * size
-    valid = sequences * (length - 1)
-    position = trial.strategy.position
-    budget = position.budget if position is not None and position.budget is not None else 1.0
-    supervised = sequences * min(length - 1, math.ceil((length - 1) * budget - 1e-6))
-    if trial.strategy.flow == "dense":
-        supervised = sequences * length
-    reads_student = any(raw_inputs(SIGNALS[name]) & STUDENT_INPUTS for name in objective.scored)
-    twice = objective.batch_scope and size > workload.optimisation.micro_batch_size
-    tally = Tally(
-        sequences=sequences,
-        valid=valid,
-        supervised=supervised,
-        student_scored=valid if reads_student else 0,
-        student_trained=supervised,
-        teacher_rows=valid * objective.scores_read_teacher
-        + supervised * (objective.loss_reads_teacher and not trial.strategy.stored),
-        trunk_passes=sequences if twice else 0,
-        teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
-    )
-    vocab = _vocab_size(workload)
-    student = shape_of(workload.student, workload.folder, length)
-    teacher = shape_of(workload.teacher, workload.folder, length) if workload.teacher else None
-    prepass = prepass_flops(
-        trial.strategy,
-        workload,
-        num_sequences=num_samples,
-        num_positions=num_samples * (length - 1),
-        vocab_size=vocab,
-    )
-    stored: dict[str, float] = {}
-    if trial.strategy.stored:
-        kept = _kept(trial.strategy, num_samples)
-        positions = kept * (length - 1)
-        stored = stored_flops(workload, num_sequences=kept, num_positions=positions, vocab_size=vocab)
-    return (
-        prepass
-        | stored
-        | count_flops(
-            tally,
-            student_trunk=student.trunk_flops,
-            teacher_trunk=teacher.trunk_flops if teacher is not None else 0.0,
-            student_head=vocab * student.hidden_size,
-            teacher_head=vocab * teacher.hidden_size if teacher is not None else 0,
-        )
-    )
-
-
-@functools.cache
-def _tokens_of(source: ModelSource, folder: Path) -> int:
-    return len(load_tokenizer(source, folder))
-
-
-def _vocab_size(workload: Workload) -> int:
-    return _tokens_of(workload.student, workload.folder)
 
 
 def print_plan(console: Console, plan: Plan, results: Path) -> None:
@@ -223,18 +177,18 @@ def _seconds(results: Path, trial: Trial) -> float | None:
     return sum(read_record(trial_folder(results, trial.id) / "record.json").cost.wall_s.values())
 
 
-def _kept(strategy: Strategy, num_samples: int) -> int:
-    """Return how many training sequences a strategy learns from."""
-    return num_samples if strategy.samples is None else sample_count(num_samples, strategy.samples.budget)
+def check_batches(strategy: Strategy, workload: Workload) -> None:
+    """Refuse a workload, or a sample budget on it, that does not fill one batch.
 
-
-def _check_batches(strategy: Strategy, workload: Workload) -> None:
+    Raises:
+        UserError: it does not.
+    """
     num_samples = workload.data.train_tokens // workload.data.sequence_length
     try:
         count_steps(num_samples, workload.optimisation)
     except ValueError as error:
         raise UserError(f"workload {workload.name!r}: {error}") from None
-    kept = _kept(strategy, num_samples)
+    kept = kept_samples(strategy, num_samples)
     try:
         count_steps(kept, workload.optimisation)
     except ValueError as error:

@@ -12,9 +12,10 @@ from rich.progress import Progress as Bars
 
 from harness.config import Split, Workload
 from harness.errors import UserError
+from harness.evaluate.evaluation import prepare_items
 from harness.files import read_yaml
-from harness.inputs import Inputs, Progress, device_of, prepare_inputs
-from harness.models import DTYPES, load_model
+from harness.inputs import Inputs, Progress, device_of, prepare_inputs, prepare_tokens
+from harness.models import DTYPES, load_model, load_tokenizer
 from harness.plan import Plan, make_plan, reads_cache
 from harness.samples import prepare_prepass, prepass_name
 from harness.trial import Trial
@@ -68,10 +69,25 @@ def prepare_shared(
             bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
         cache = results / "cache"
+        _check_models(workload, cache)
+        tokenizer = load_tokenizer(workload.student, workload.folder)
+        prepare_tokens(workload, found, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
+        prepare_items(workload.evaluation, workload.folder, split, cache)
         inputs = prepare_inputs(
             workload, found, split, cache=cache, needs_train_cache=needs_train_cache, on_progress=show
         )
         _prepare_prepasses(trials, inputs, cache, show)
+
+
+def _check_models(workload: Workload, cache: Path) -> None:
+    """Load what trials will load, before anything is written.
+
+    The teacher too, unless there are caches that one has built.
+    """
+    teacher = None if any(cache.glob("hidden-*")) else workload.teacher
+    for source in (workload.student, teacher):
+        if source is not None:
+            load_model(source, workload.folder, dtype=DTYPES[workload.resources.dtype])
 
 
 def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:

@@ -66,6 +66,16 @@ class Progress:
             self._print(Text(f"{number} {trial.name}: FAILED after {seconds:.0f} s: {error}", style="bold red"))
         self._refresh()
 
+    def retried(self, trial: Trial, error: str) -> None:
+        """Say that a failed trial is tried once more, and with what."""
+        self._failed -= 1
+        size = trial.workload.optimisation.micro_batch_size
+        self._print(Text(f"{trial.name}: once more, after {error} (micro-batches of {size})"))
+
+    def said(self, text: str) -> None:
+        """Print a sentence."""
+        self._print(Text(text))
+
     @contextmanager
     def shown(self) -> Iterator["Progress"]:
         """Keep the live table on screen for the length of a block."""

@@ -2,27 +2,53 @@
 
 A record is the only thing the analysis layer sees of a trial. It lies in `<results>/trials/<trial id>/`:
 
-- `record.json`   this schema; written last and by rename, so it exists only if the trial ended;
-- `items.parquet` one row per evaluated item (task, item, metric, value);
-- `samples.parquet` one row per training sequence (index, score, kept), where the sample axis is used; score is missing
-  where the policy reads none;
-- `curve.csv`     one row per logged step (step, loss_nats, realised_fraction, learning_rate).
+- `record.json`        this schema; written last and by rename, so it exists only if the trial ended;
+- `<table>.parquet`    the tables that lie beside it, those of `TABLES` that the trial has:
+  - `items`            one row per evaluated item and measure (task, item, metric, value, confidence, correct, weight);
+                       under the task "heldout", one per sequence of held-out text and mean over its tokens;
+  - `reliability`      one row per bin of confidence (source, bin, low, high, num, confidence, accuracy) of each
+                       multiple-choice task, and of next tokens on held-out text under the source "tokens";
+  - `curve`            one row per step (step, loss_nats, realised_fraction, learning_rate, grad_norm);
+  - `samples`          one row per training sequence (index, score, kept), where the sample axis is used; score is
+                       missing where the policy reads none;
+  - where the grid asks for diagnostics, of the steps that were looked at:
+    - `overlap`        one row per step and two selections (step, first, second, jaccard), each unordered pair once:
+                       what signals would have kept as `top_k`, and what the trial `selected`. Intersection over union,
+                       mean over the batch's sequences. `random` is drawn anew: what chance gives;
+    - `shown`          one row per step and position of a few fixed held-out sequences (step, sequence, position, token,
+                       student_entropy, teacher_entropy, weight, kept_<signal> ...). `token` is the one the position
+                       predicts; entropies in nats, missing where it is no target; `weight` is what the trial's policy
+                       gives these sequences as a batch of their own;
+    - `kept_tokens`    one row per step and token (step, token, num_seen, num_kept): how often it was a target and
+                       selected, in all looks so far. Rare tokens are left out, of many those between the extremes too;
+    - `profile`        one row per step, quantity and key (step, quantity, key, value), of the step's batch:
+                       `realised_fraction` and `effective_positions` ((sum w)^2 / sum w^2, mean over sequences), key 0;
+                       `position_profile`, share of valid positions selected by tenth of the sequence, key where it
+                       begins; `student_entropy_hist`, `teacher_entropy_hist` and both with `selected_` before, shares
+                       of positions, key the bin's left edge in nats; `teacher_top_mass`, mean mass of the teacher's
+                       likeliest classes, key how many.
 
 A grid's folder `<results>/<grid>/manifest.json` lists the trials it consists of; several grids may share a trial.
 """
 
 import json
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.atomic import checksum, sealed, unsealed, write_json, written
+from harness.config import Slug
 from harness.errors import UserError
 
 SCHEMA = 1
+
+TABLES = ("items", "reliability", "curve", "samples", "overlap", "shown", "kept_tokens", "profile")
+
+REMEDY = "`harness run GRID --rebuild` moves it to results/trash and runs its trial again"
+
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -64,7 +90,7 @@ class Selection(_Frozen):
 
 
 class Samples(_Frozen):
-    """What the sample axis kept; which sequences and their scores lie in `samples.parquet`.
+    """What the sample axis kept; which sequences and their scores lie in table `samples`.
 
     Attributes:
         num_samples: training sequences there are.
@@ -77,16 +103,31 @@ class Samples(_Frozen):
     prepass: Literal["built", "reused"] | None
 
 
+class Rollouts(_Frozen):
+    """What the student wrote to be trained on; the seconds are phase `rollout` of `Cost.wall_s`.
+
+    Attributes:
+        sequences: how many.
+        generated_tokens: tokens of them, prompts not counted, end-of-text tokens counted.
+        ended: sequences that the student ended itself, before its room was used up.
+    """
+
+    sequences: int
+    generated_tokens: int
+    ended: int
+
+
 class Cost(_Frozen):
     """What the trial cost.
 
     Attributes:
-        wall_s: seconds by phase (load, prepass, cache, train, eval).
+        wall_s: seconds by phase (load, prepass, cache, train, rollout, diagnostics, eval).
         peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
             the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
-            resident set, which also holds the libraries and what the allocator keeps.
+            resident set, which also holds the libraries and what the allocator keeps. Diagnostics are left out of
+            `step`; the other two hold what they take, a chunk of logits and one hidden state per position.
         flops: floating-point operations by part of the step (student_trunk, student_head, ...), and of the prepass
-            (prepass_...) whether this trial ran it or found its result.
+            (prepass_...) whether this trial ran it or found its result; of generating (rollout_...).
         tokens: training tokens seen.
         disk_bytes: bytes the trial read from a cache or wrote for one, by cache kind.
         shared_s: seconds spent once for all trials of the workload, by cache kind; not part of `wall_s`.
@@ -100,12 +141,56 @@ class Cost(_Frozen):
     shared_s: dict[str, float] = Field(default_factory=dict)
 
 
+class TaskEvaluation(_Frozen):
+    """How one evaluation task was asked.
+
+    Attributes:
+        num_items: items asked.
+        wall_s: seconds, part of the phase `eval` of `Cost.wall_s`; the rest of it is held-out text.
+        source: whether the items were made by the project, read from a local file or loaded from the hub.
+        split: the split of that source; "all" for a file without splits.
+        half: which items of that split: those of even or of odd index, where one split serves as validation and test;
+            None for all.
+        note: what else a reader of the score must know.
+    """
+
+    num_items: int
+    wall_s: float
+    source: Literal["generated", "file", "hub"]
+    split: str
+    half: Literal["even", "odd"] | None = None
+    note: str = ""
+
+
 class Failure(_Frozen):
-    """Why a trial did not finish."""
+    """Why a trial did not finish.
+
+    Attributes:
+        reason: `error` raised by the code; `input` that is the user's to mend; `not_finite` loss; out of `memory`; a
+            `lost` worker, killed from outside.
+    """
 
     kind: str
     message: str
     traceback: str
+    reason: Literal["error", "input", "not_finite", "memory", "lost"] = "error"
+
+
+class History(_Frozen):
+    """What a trial went through; nothing in it changes what the trial computes, but for the last bits where said.
+
+    Attributes:
+        attempts: how often it was begun after a failure, the last one included.
+        failures: one line for each attempt that failed before this one.
+        resumed_at: steps after which training went on from a checkpoint, in order.
+        micro_batch_sizes: sequences per forward pass, in the order used. More than one, or one below the workload's,
+            after running out of memory: sums are then rounded in another order, in the last bits.
+    """
+
+    attempts: int = 1
+    failures: tuple[str, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+    micro_batch_sizes: tuple[int, ...] = ()
 
 
 class Record(_Frozen):
@@ -122,10 +207,14 @@ class Record(_Frozen):
         teacher_in_training: what of the teacher was in memory while the student trained: nothing (stored draws, or a
             strategy that reads none), its head (cached hidden states) or all of it.
         samples: None for a trial that uses every training sequence.
+        rollouts: None for a trial that trains on the data alone.
+        diagnostics: how the tables of diagnostics were taken (every, sequences); None where there are none.
+        evaluation: how each task was asked, by its name.
+        tables: checksum of every table beside it, by name.
     """
 
     schema_version: int = SCHEMA
-    trial_id: str
+    trial_id: Slug
     label: str
     strategy: dict[str, Any]
     workload: dict[str, Any]
@@ -137,18 +226,23 @@ class Record(_Frozen):
     metrics: dict[str, Metric] = Field(default_factory=dict)
     selection: Selection | None = None
     samples: Samples | None = None
+    rollouts: Rollouts | None = None
+    diagnostics: dict[str, int] | None = None
+    evaluation: dict[str, TaskEvaluation] = Field(default_factory=dict)
     cost: Cost = Field(default_factory=Cost)
     environment: dict[str, str] = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
     started_at: str
     finished_at: str
     failure: Failure | None = None
+    history: History = Field(default_factory=History)
+    tables: dict[str, str] = Field(default_factory=dict)
 
 
 class ManifestEntry(_Frozen):
     """One trial of a grid, in the order the grid lists it."""
 
-    trial_id: str
+    trial_id: Slug
     label: str
     seed: int | None
 
@@ -165,7 +259,7 @@ class Manifest(_Frozen):
     """
 
     schema_version: int = SCHEMA
-    grid: str
+    grid: Slug
     hypothesis: str
     workload: str
     baseline: str | None
@@ -179,45 +273,33 @@ def trial_folder(results: Path, trial_id: str) -> Path:
     return results / "trials" / trial_id
 
 
-def write_json(path: Path, payload: str) -> None:
-    """Write text to `path` so that a reader sees either all of it or the previous file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as handle:
-        handle.write(payload + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
-
-
-def write_record(
-    results: Path,
-    record: Record,
-    *,
-    items: pd.DataFrame | None,
-    curve: pd.DataFrame | None,
-    samples: pd.DataFrame | None = None,
-) -> Path:
+def write_record(results: Path, record: Record, tables: Mapping[str, pd.DataFrame]) -> Path:
     """Write a trial's files, `record.json` last, and return its path.
 
     A failed attempt never replaces a finished record.
+
+    Args:
+        results: the results folder.
+        record: the trial's record.
+        tables: what lies beside it, by a name in `TABLES`.
     """
+    assert set(tables) <= set(TABLES), "a table the analysis layer does not know would never be read"
     folder = trial_folder(results, record.trial_id)
     path = folder / "record.json"
     if record.status == "failed" and path.exists() and read_record(path).status == "finished":
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in (("items", items), ("samples", samples)):
-        if table is not None:
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            table.to_parquet(partial, index=False)
-            partial.replace(folder / f"{name}.parquet")
-    if curve is not None:
-        partial = folder / f".curve.{os.getpid()}.partial"
-        curve.to_csv(partial, index=False)
-        partial.replace(folder / "curve.csv")
-    write_json(path, record.model_dump_json(indent=1))
+    checksums = {}
+    for name, table in tables.items():
+        with written(folder / f"{name}.parquet") as partial:
+            table.to_parquet(partial, index=False, compression="zstd")
+            checksums[name] = checksum(partial)
+    write_json(path, sealed(record.model_copy(update={"tables": checksums}).model_dump_json()))
     return path
+
+
+def write_manifest(results: Path, manifest: Manifest) -> None:
+    """Say which trials a grid consists of."""
+    write_json(results / manifest.grid / "manifest.json", sealed(manifest.model_dump_json()))
 
 
 def read_record(path: Path) -> Record:
@@ -226,7 +308,7 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: the file is not a record this version can read; names the file and the reason.
     """
-    return _parse(Record, path, "record", "delete its folder and run the grid again")
+    return _parse(Record, path, "record", REMEDY)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -251,6 +333,10 @@ def _parse(model: type[M], path: Path, kind: str, remedy: str) -> M:
     if found != SCHEMA:
         raise UserError(f"{path} has {kind} schema {found!r}, this version reads {SCHEMA}; {remedy}")
     try:
+        payload = unsealed(payload)
+    except ValueError as error:
+        raise UserError(f"{path} is not a whole {kind}: {error}; {remedy}") from None
+    try:
         return model.model_validate(payload)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -262,10 +348,3 @@ def finished(results: Path, trial_id: str) -> bool:
     """Tell whether a trial has a finished record."""
     path = trial_folder(results, trial_id) / "record.json"
     return path.exists() and read_record(path).status == "finished"
-
-
-def remove_trial(results: Path, trial_id: str) -> None:
-    """Remove a trial's files, record first, so that a half-removed trial never reads as finished."""
-    folder = trial_folder(results, trial_id)
-    (folder / "record.json").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)

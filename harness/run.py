@@ -1,16 +1,26 @@
 """A grid from plan to report: prepare what trials share, run what is missing, write the manifest and the report."""
 
+import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.analysis.report import print_report, write_report
+from harness.attempt import Options, checkpoint_folder, conditions
+from harness.distill.checkpoint import check
+from harness.distill.parts import StaleError
 from harness.errors import UserError
+from harness.events import Outcome
+from harness.integrity import is_finished_or_damaged
 from harness.plan import Plan
 from harness.prepare import prepare_plan
 from harness.progress import Progress
-from harness.results import Manifest, ManifestEntry, remove_trial, write_json
+from harness.results import Manifest, ManifestEntry, write_manifest
+from harness.trash import Trash
+
+_INTERRUPTED = 130
 
 
 def check_writable(folder: Path) -> None:
@@ -31,7 +41,24 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
-def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, command: str) -> int:
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a plan is run, and what becomes of what an earlier run left.
+
+    Attributes:
+        options: where and how trials run.
+        address: of a running Ray cluster; a Ray of this machine alone if None.
+        fresh: start over: records and checkpoints of the chosen trials go to the trash.
+        rebuild: the same for damaged records and checkpoints only; without it they are refused.
+    """
+
+    options: Options = field(default_factory=Options)
+    address: str | None = None
+    fresh: bool = False
+    rebuild: bool = False
+
+
+def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, command: str, how: How) -> int:
     """Run the missing trials of a plan, then write and print its report.
 
     Args:
@@ -40,23 +67,62 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
         reports: where the report's folder goes.
         console: where to write.
         command: how to do this again, for the report.
+        how: where and how.
 
     Returns:
-        How many trials failed or were kept from ending.
+        The exit code: 0, 1 if a trial failed or was kept from ending, 130 if the user stopped it.
     """
-    unfinished = 0
-    write_manifest(plan, results, command)
+    code = 0
+    for source in (plan.workload.teacher, plan.workload.student):
+        if source is not None and source.trust_remote_code:
+            console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
+    settle(plan, results, console, how)
+    if plan.todo:
+        prepare_plan(plan, results, console)
+    write_plan(plan, results, command)
     if not plan.todo:
         console.print(f"All {len(plan.trials)} trials of {plan.grid.name} are finished; nothing to run.")
     else:
-        prepare_plan(plan, results, console)
-        unfinished = _schedule(plan, results, console)
+        outcome = _schedule(plan, results, console, how)
+        if outcome.pending:
+            return _INTERRUPTED
+        code = 1 if outcome.failed else 0
     report = write_report(results, plan.grid.name, reports)
     print_report(report, console)
-    return unfinished
+    return code
 
 
-def write_manifest(plan: Plan, results: Path, command: str) -> None:
+def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
+    """Look at what an earlier run left of the trials to run, before anything is started.
+
+    A checkpoint that is whole stays, and its trial goes on from it.
+
+    Raises:
+        UserError: a checkpoint is damaged and nobody asked to rebuild; or another process runs the trial.
+    """
+    trash, moved, kept = Trash.of(results, plan.grid.name), 0, 0
+    for trial in plan.todo:
+        # Whatever a trial has that is not to be gone on from: a finished record that is to be made again, or damage.
+        over = how.fresh or is_finished_or_damaged(results, trial.id)
+        if not over:
+            try:
+                wanted = conditions(trial, how.options)
+                kept += check(checkpoint_folder(results, trial.id), trial.id, wanted) is not None
+            except StaleError as error:
+                console.print(f"{trial.name} starts over: {error}.", highlight=False, markup=False, soft_wrap=True)
+                over = True
+            except UserError:
+                if not how.rebuild:
+                    raise
+                over = True
+        moved += over and trash.take(trial, record=True)
+    if kept:
+        console.print(f"{kept} trials go on from their checkpoints.", highlight=False)
+    if moved:
+        console.print(f"What was left of {moved} trials is now in {trash.folder}.", highlight=False, soft_wrap=True)
+
+
+def write_plan(plan: Plan, results: Path, command: str) -> None:
     """Say which trials the grid consists of."""
     manifest = Manifest(
         grid=plan.grid.name,
@@ -67,22 +133,23 @@ def write_manifest(plan: Plan, results: Path, command: str) -> None:
         command=command,
         trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
     )
-    write_json(results / plan.grid.name / "manifest.json", manifest.model_dump_json(indent=1))
+    write_manifest(results, manifest)
 
 
-def _schedule(plan: Plan, results: Path, console: Console) -> int:
+def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
+    if how.address is not None:
+        # Read when Ray is imported: a machine of a cluster is reached by its address, not over the loopback interface.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     from harness.schedule import run_trials
 
     skipped = len(plan.trials) - len(plan.todo)
     finished = f", {skipped} are finished already" if skipped else ""
     console.print(f"{plan.grid.name}: {len(plan.todo)} trials to run{finished}. Starting workers.")
-    for trial in plan.todo:
-        remove_trial(results, trial.id)
     progress = Progress(console=console, total=len(plan.todo))
     with progress.shown():
-        outcome = run_trials(plan.todo, results, progress)
+        outcome = run_trials(plan.todo, results, progress, options=how.options, address=how.address)
     console.print(
         f"Trials: {len(outcome.finished)} finished, {len(outcome.failed)} failed, {len(outcome.pending)} not run.",
         highlight=False,
     )
-    return len(outcome.failed) + len(outcome.pending)
+    return outcome

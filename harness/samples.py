@@ -21,8 +21,7 @@ from harness.distill.prepass import (
     reads_student,
     reads_teacher,
 )
-from harness.distill.score import chunk_rows
-from harness.inputs import Inputs, cached_teacher, online_teacher
+from harness.inputs import Inputs, cached_teacher, chunk_of, online_teacher
 from harness.meter import count_prepass_flops, shape_of
 from harness.results import Samples
 from harness.seeds import derive
@@ -132,7 +131,7 @@ def prepare_prepass(
         teacher=teacher,
         vocab_size=inputs.vocab_size,
         batch_size=workload.optimisation.micro_batch_size,
-        chunk=chunk_rows(inputs.vocab_size, workload.resources.logit_memory_mib),
+        chunk=chunk_of(workload, inputs.vocab_size),
         device=device,
         seed=trial.seed or 0,
     )

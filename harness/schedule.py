@@ -2,95 +2,117 @@
 
 import logging
 import os
-import shutil
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-# Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, and no
-# memory monitor, which would abort every trial when it kills one.
+# Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, no handler
+# of its own for Ctrl-C, and no memory monitor, which would abort every trial when it kills one.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Whatever its name: a Ray that is not to be a cluster keeps every port on the loopback interface. There, only who has
+# the run's own secret is let in.
+if os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0") == "0":
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
 
 import ray
 from ray import tune
 
+from harness.attempt import Options, Reason, record_lost, run_and_write
 from harness.config import Resources
+from harness.distill.checkpoint import Stopped
 from harness.errors import UserError
-from harness.execute import failed_record, run_and_write
-from harness.results import finished, write_record
+from harness.events import Failed, Outcome, Watcher
+from harness.guard import guarded
+from harness.interrupt import interruptible
+from harness.limits import count_oom_kills, memory_share
+from harness.results import Failure, finished, read_record, trial_folder
 from harness.trial import Trial, as_config, from_config
 
 _SECONDS_BETWEEN_REPORTS = 2.0
+# A second attempt helps where the first met something outside the trial.
+_WORTH_A_RETRY = ("memory", "lost")
+_LONGEST_FOLDER_FOR_SOCKETS = 40
 
 
-class Watcher(Protocol):
-    """Told what happens to trials while they run."""
-
-    def started(self, trial: Trial) -> None:
-        """A worker took the trial."""
-
-    def advanced(self, trial: Trial, done: int, total: int, loss_nats: float) -> None:
-        """The trial took more steps."""
-
-    def ended(self, trial: Trial, error: str | None) -> None:
-        """The trial finished, or failed with an error in one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How scheduling ended, by trial id.
-
-    Attributes:
-        finished: trials with a finished record.
-        failed: trials that raised or lost their worker, with the error in one line.
-        pending: trials that an interruption kept from ending.
-    """
-
-    finished: tuple[str, ...]
-    failed: Mapping[str, str]
-    pending: tuple[str, ...]
-
-
-def run_trials(trials: Sequence[Trial], results: Path, watcher: Watcher) -> Outcome:
+def run_trials(
+    trials: Sequence[Trial],
+    results: Path,
+    watcher: Watcher,
+    *,
+    options: Options | None = None,
+    address: str | None = None,
+) -> Outcome:
     """Run trials side by side, as many as the machine holds; one that fails does not stop the others.
+
+    A trial whose worker was lost, or that ran out of memory, is tried once more after the others.
 
     Args:
         trials: what to run; all of one workload.
         results: the results root; each trial leaves its record there.
         watcher: told of every event.
+        options: where and how; the defaults if None.
+        address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
 
     Raises:
         UserError: a trial asks for more than the machine has.
     """
     if not trials:
         return Outcome(finished=(), failed={}, pending=())
-    resources = trials[0].workload.resources
+    options, resources = options or Options(), trials[0].workload.resources
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if resources.cpus > num_cpus:
+    if address is None and resources.cpus > num_cpus:
         raise UserError(
             f"resources.cpus is {resources.cpus}, and this machine has {num_cpus}: lower it in the workload"
         )
-    by_id = {trial.id: trial for trial in trials}
-    failed: dict[str, str] = {}
-    with _ray(num_cpus), _scratch() as scratch:
-        _fit(by_id, results, resources, _Relay(by_id, results, watcher, failed), scratch)
+    if address is None and options.memory_bytes is None:
+        options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
+    scratch = Path(tempfile.mkdtemp(prefix="harness-"))
+    by_id, failed, stop = {trial.id: trial for trial in trials}, dict[str, Failed](), scratch / "stop"
+    with guarded(scratch), interruptible(stop, watcher.said), _ray(num_cpus, address, scratch):
+        _fit(by_id, resources, _Relay(by_id, results, watcher, failed, stop), scratch / "first", results, options)
+        again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
+        if again and not stop.exists():
+            for trial in again.values():
+                watcher.retried(trial, failed.pop(trial.id).line)
+            _fit(again, resources, _Relay(again, results, watcher, failed, stop), scratch / "second", results, options)
     done = tuple(trial_id for trial_id in by_id if trial_id not in failed and finished(results, trial_id))
     pending = tuple(trial_id for trial_id in by_id if trial_id not in failed and trial_id not in done)
-    return Outcome(finished=done, failed=failed, pending=pending)
+    return Outcome(finished=done, failed={key: each.line for key, each in failed.items()}, pending=pending)
 
 
-def _fit(by_id: Mapping[str, Trial], results: Path, resources: Resources, relay: "_Relay", scratch: Path) -> None:
+def _second(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
+    """Return what a second attempt at a failed trial runs; None if none would help."""
+    if trial.id not in failed or failed[trial.id].reason not in _WORTH_A_RETRY:
+        return None
+    if failed[trial.id].reason == "lost":
+        return trial
+    # The global batch stays what it is, so only the order of sums changes, and with it the last bits.
+    settings = trial.workload.optimisation
+    sizes = [size for size in range(1, settings.micro_batch_size // 2 + 1) if settings.batch_size % size == 0]
+    if not sizes:
+        return None
+    smaller = settings.model_copy(update={"micro_batch_size": sizes[-1]})
+    return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
+
+
+def _fit(
+    by_id: Mapping[str, Trial], resources: Resources, relay: "_Relay", storage: Path, results: Path, options: Options
+) -> None:
     payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
-    trainable = tune.with_parameters(_trainable, payloads=payloads, results=str(results.resolve()))
+    trainable = tune.with_parameters(
+        _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop)
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(resources)),
         param_space={"trial_id": tune.grid_search(list(by_id))},
@@ -102,8 +124,9 @@ def _fit(by_id: Mapping[str, Trial], results: Path, resources: Resources, relay:
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(scratch),
+            storage_path=str(storage),
             callbacks=[relay],
+            stop=_Stopper(relay),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
@@ -117,9 +140,13 @@ def _resources(resources: Resources) -> dict[str, float]:
     return {"cpu": float(resources.cpus)} | ({"gpu": float(gpus)} if gpus else {})
 
 
-def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str) -> None:
+def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str, options: Options, stop: str) -> None:
     """Run one trial in a worker, telling the driver about it every few seconds."""
-    trial = from_config(payloads[config["trial_id"]])
+    try:
+        trial = from_config(payloads[config["trial_id"]])
+    except UserError as error:  # a plugin that is another one where this worker runs
+        tune.report({"refused": str(error)})
+        return
     last = time.monotonic()
 
     def on_step(done: int, total: int, loss_nats: float) -> None:
@@ -129,69 +156,151 @@ def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str
             # Not "done": Tune takes that word as the order to end the trial.
             tune.report({"steps": done, "total": total, "loss_nats": loss_nats})
 
-    run_and_write(trial, Path(results), on_step=on_step)
-    tune.report({"steps": 1, "total": 1, "loss_nats": float("nan")})
+    def stopping() -> bool:
+        return os.path.exists(stop)
+
+    try:
+        if not stopping():
+            run_and_write(
+                trial,
+                Path(results),
+                options=options,
+                on_step=on_step,
+                on_wait=lambda holder: tune.report({"waits_for": holder}),
+                stop=stopping,
+            )
+    except Stopped as stopped:
+        tune.report({"stopped": str(stopped)})
+    else:
+        tune.report({"ended": True})
 
 
 class _Relay(tune.Callback):
     """Passes Tune's events on, and records trials whose worker died before it could."""
 
-    def __init__(self, by_id: Mapping[str, Trial], results: Path, watcher: Watcher, failed: dict[str, str]) -> None:
-        self._by_id = by_id
-        self._results = results
-        self._watcher = watcher
-        self._failed = failed
+    def __init__(
+        self,
+        by_id: Mapping[str, Trial],
+        results: Path,
+        watcher: Watcher,
+        failed: dict[str, Failed],
+        stop: Path,
+    ) -> None:
+        self.stop, self.active = stop, set[str]()
+        self._by_id, self._results, self._watcher, self._failed = by_id, results, watcher, failed
+        self._oom_kills = count_oom_kills()
+        self._before: dict[str, int | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out of the experiment state that Tune saves: this run is never restored from it."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._watcher.started(self._by_id[trial.config["trial_id"]])
+        ours = self._ours(trial)
+        self.active.add(ours.id)
+        self._before[ours.id] = self._stamp(ours)
+        if not self.stop.exists():
+            self._watcher.started(ours)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if result.get("loss_nats") == result.get("loss_nats"):  # the closing report carries no loss (nan)
-            ours = self._by_id[trial.config["trial_id"]]
+        ours = self._ours(trial)
+        if "steps" in result:
             self._watcher.advanced(ours, result["steps"], result["total"], result["loss_nats"])
+        elif "waits_for" in result:
+            self._watcher.said(f"{ours.name} is {result['waits_for']}: waiting for it.")
+        elif "stopped" in result:
+            self._watcher.said(f"{ours.name}: {result['stopped']}.")
+        elif "refused" in result:
+            self._fail(ours, self._record(ours, "input", UserError(result["refused"])))
+        if not result.keys().isdisjoint({"stopped", "ended"}):
+            self.active.discard(ours.id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._watcher.ended(self._by_id[trial.config["trial_id"]], None)
+        ours = self._ours(trial)
+        self.active.discard(ours.id)
+        if finished(self._results, ours.id):
+            self._watcher.ended(ours, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ours = self._by_id[trial.config["trial_id"]]
-        error = trial.get_error()
-        cause = getattr(error, "cause", None) or error
-        line = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"
-        self._failed[ours.id] = line
-        if not (self._results / "trials" / ours.id / "record.json").exists():
-            record = failed_record(ours, "", type(cause).__name__, str(cause), str(error))
-            write_record(self._results, record, items=None, curve=None)
-        self._watcher.ended(ours, line)
+        # Tune has not stored the error yet when it calls this: what the worker recorded says more, where it could.
+        ours = self._ours(trial)
+        failure = self._recorded_failure(ours)
+        if failure is None:
+            kills, self._oom_kills = self._oom_kills, count_oom_kills()
+            reason: Reason = "memory" if self._oom_kills > kills else "lost"
+            told = "the worker was killed from outside" if reason == "lost" else "the system killed it"
+            failure = self._record(ours, reason, WorkerLostError(told))
+        self._fail(ours, failure)
+
+    def _fail(self, trial: Trial, failure: Failure) -> None:
+        self.active.discard(trial.id)
+        line = f"{failure.kind}: {failure.message}".splitlines()[0]
+        self._failed[trial.id] = Failed(reason=failure.reason, line=line)
+        self._watcher.ended(trial, line)
+
+    def _ours(self, trial: Any) -> Trial:
+        return self._by_id[trial.config["trial_id"]]
+
+    def _stamp(self, trial: Trial) -> int | None:
+        """Return when a trial's record was written, None if there is none."""
+        path = trial_folder(self._results, trial.id) / "record.json"
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    def _recorded_failure(self, trial: Trial) -> Failure | None:
+        """Return what the worker has recorded of this attempt; nothing if it was killed, or the disk is full."""
+        if self._stamp(trial) == self._before.get(trial.id):
+            return None
+        try:
+            return read_record(trial_folder(self._results, trial.id) / "record.json").failure
+        except UserError:
+            return None
+
+    def _record(self, trial: Trial, reason: Reason, error: Exception) -> Failure:
+        """Record what the worker could not, and return it."""
+        try:
+            record_lost(trial, self._results, reason, error)
+        except UserError as full:
+            error = type(error)(f"{error}; {full}")
+        return Failure(kind=type(error).__name__, message=str(error), traceback="", reason=reason)
+
+
+class WorkerLostError(RuntimeError):
+    """A worker ended without a word."""
+
+
+class _Stopper(tune.Stopper):
+    """Ends the experiment once an interruption has come through to every running trial."""
+
+    def __init__(self, relay: _Relay) -> None:
+        self._relay = relay
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out of the state that Tune saves."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._relay.stop.exists() and not self._relay.active
 
 
 @contextmanager
-def _ray(num_cpus: int) -> Iterator[None]:
-    """Start Ray on this machine, without a dashboard, and stop it again."""
-    ray.init(
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}},
-    )
+def _ray(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]:
+    """Start Ray on this machine without a dashboard, reachable by this run alone, and stop it; or join a cluster."""
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    common["runtime_env"] = {"env_vars": env}
+    if address is not None:
+        ray.init(address=address, **common)
+    else:
+        # "local": never somebody else's Ray that an environment variable or a file points to.
+        short = len(str(scratch)) < _LONGEST_FOLDER_FOR_SOCKETS
+        place: dict[str, Any] = {"_temp_dir": str(scratch / "ray")} if short else {}
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **place, **common)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Give Tune a folder for its own bookkeeping; what counts is in the records."""
-    folder = Path(tempfile.mkdtemp(prefix="harness-tune-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

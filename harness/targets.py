@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from harness.cache.sampled import Draws, open_sampled
@@ -29,7 +29,7 @@ class Stored:
     """Targets on disk.
 
     Attributes:
-        targets: the targets of a batch's marked positions, as the core asks for them.
+        targets: the targets of positions of a batch, as the core asks for them.
         store: the cache's files.
         built: whether this trial made them, rather than finding them.
     """
@@ -73,8 +73,8 @@ def prepare_stored(
     topk = prepare_topk(*place, largest, cache=cache, only=kept, on_progress=on_progress)
     tail, renormalise = strategy.classes.name == "top_k_tail", bool(strategy.classes.options.get("renormalise", False))
 
-    def sparse(batch: Batch, chosen: Bool[Tensor, "B L"]) -> SparseTarget:
-        return topk.target(batch).sparse(chosen, tail=tail, renormalise=renormalise)
+    def sparse(batch: Batch, places: Int[Tensor, " N"]) -> SparseTarget:
+        return topk.target(batch).sparse(places, tail=tail, renormalise=renormalise)
 
     return Stored(targets=sparse, store=topk.store, built=built)
 
@@ -87,7 +87,7 @@ def draws_of(strategy: Strategy, vocab_size: int) -> Draws:
         draws=int(options["draws"]),
         proposal=float(options["proposal"]),
         seed=int(options["seed"]),
-        temperature=strategy.temperature,
+        temperature=_temperature(strategy),
         vocab_size=vocab_size,
     )
 
@@ -96,7 +96,12 @@ def largest_of(strategy: Strategy, vocab_size: int) -> TopK:
     """Return what a strategy's class policy `top_k` or `top_k_tail` keeps; stored as computed, in float32."""
     assert strategy.classes is not None, "legality asks for class policy top_k or top_k_tail"
     num = int(strategy.classes.options["num"])
-    return TopK(k=num, precision="float32", temperature=strategy.temperature, vocab_size=vocab_size)
+    return TopK(k=num, precision="float32", temperature=_temperature(strategy), vocab_size=vocab_size)
+
+
+def _temperature(strategy: Strategy) -> float:
+    assert isinstance(strategy.temperature, float), "legality asks for one temperature where targets are stored"
+    return strategy.temperature
 
 
 def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int) -> dict[str, float]:

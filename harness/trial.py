@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Grid, Split, Strategy, Workload
+from harness.config import Diagnostics, Grid, Split, Strategy, Workload
 from harness.distill import NUMERICS
 from harness.errors import UserError, unknown
 from harness.legality import check_workload, components
-from strategies.registry import source_digest
+from harness.plugins import as_config as plugins_as_config
+from harness.plugins import load_config as load_plugins
+from strategies.digest import source_digest
 
 # What changes where and how fast a trial runs, but not what it computes.
 _NOT_IDENTITY = {
     "name": True,
     "seeds": True,
-    "resources": {"cpus", "gpus", "logit_memory_mib"},
+    "resources": {"cpus", "gpus", "logit_memory_mib", "checkpoint_activations", "compile"},
     "optimisation": {"micro_batch_size"},
-    "evaluation": {"batch_size"},
+    "data": {"streaming"},
+    # The content of data files is in the fingerprints.
+    "evaluation": {"batch_size", "data_files"},
     "teacher": True,
     "student": True,
 }
@@ -36,6 +40,7 @@ class Trial:
         split: what is reported on.
         sources: digest of every registered component used, by "kind name".
         fingerprints: what the workload's names stand for (see `harness.workload.fingerprints`).
+        diagnostics: what is looked at while training; changes no number, so it is no part of the id.
     """
 
     strategy: Strategy
@@ -44,6 +49,7 @@ class Trial:
     split: Split
     sources: Mapping[str, str]
     fingerprints: Mapping[str, str]
+    diagnostics: Diagnostics | None = None
 
     @property
     def id(self) -> str:
@@ -63,6 +69,17 @@ class Trial:
     def name(self) -> str:
         """How the trial is called on screen."""
         return self.strategy.label if self.seed is None else f"{self.strategy.label}, seed {self.seed}"
+
+
+def shows_enough(trial: Trial, had: Mapping[str, int] | None) -> bool:
+    """Tell whether diagnostics that a record has serve those a trial is asked for.
+
+    Args:
+        trial: the trial.
+        had: the record's settings, None for a record without diagnostics.
+    """
+    wanted = trial.diagnostics
+    return wanted is None or (had is not None and Diagnostics.model_validate(had).covers(wanted))
 
 
 def make_trials(grid: Grid, workload: Workload, fingerprints: Mapping[str, str]) -> list[Trial]:
@@ -89,6 +106,7 @@ def make_trials(grid: Grid, workload: Workload, fingerprints: Mapping[str, str])
                 split=grid.split,
                 sources=sources,
                 fingerprints=fingerprints,
+                diagnostics=grid.diagnostics if strategy.train else None,
             )
             for seed in (seeds if strategy.train else (None,))
         )
@@ -142,11 +160,19 @@ def as_config(trial: Trial) -> dict[str, Any]:
         "split": trial.split,
         "sources": dict(trial.sources),
         "fingerprints": dict(trial.fingerprints),
+        "diagnostics": trial.diagnostics.model_dump() if trial.diagnostics is not None else None,
+        "plugins": plugins_as_config(),
     }
 
 
 def from_config(config: Mapping[str, Any]) -> Trial:
-    """Rebuild a trial from `as_config`."""
+    """Rebuild a trial from `as_config`, and load the plugins its components may come from.
+
+    Raises:
+        UserError: a plugin that is missing here, or computes something else than where the trial was made.
+    """
+    load_plugins(config["plugins"])
+    watched = config["diagnostics"]
     return Trial(
         strategy=Strategy.model_validate(config["strategy"]),
         workload=Workload.model_validate(config["workload"]),
@@ -154,4 +180,5 @@ def from_config(config: Mapping[str, Any]) -> Trial:
         split=config["split"],
         sources=config["sources"],
         fingerprints=config["fingerprints"],
+        diagnostics=Diagnostics.model_validate(watched) if watched is not None else None,
     )

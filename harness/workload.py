@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.config import Workload
 from harness.errors import UserError, unknown
 from harness.files import parse, read_yaml
-from strategies.registry import source_digest
+from strategies.digest import source_digest
 
 _BUILT_IN = Path(__file__).parent / "workloads"
 ASSETS = _BUILT_IN / "tiny"
@@ -29,36 +29,56 @@ def load_workload(name: str) -> Workload:
     if not name.endswith((".yaml", ".yml")) and name not in built_in():
         raise unknown("workload", name, built_in())
     fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
-    return parse(Workload, fields, where=str(path))
+    return _decided(parse(Workload, fields, where=str(path)))
+
+
+def _decided(workload: Workload) -> Workload:
+    """Replace an optimiser that depends on what is installed by the one it comes down to here."""
+    settings = workload.optimisation
+    if settings.optimiser != "adamw_8bit_if_available":
+        return workload
+    # Torch is imported for workloads that ask for it only: `harness list` reads them all.
+    from harness.distill.optimiser import eight_bit
+
+    found = "adamw" if eight_bit() is None else "adamw_8bit"
+    return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": found})})
 
 
 def fingerprints(workload: Workload) -> dict[str, str]:
     """Hash what the workload's names stand for: weights, documents and evaluation tasks.
 
     Raises:
-        UserError: a model or a file is missing, or the two tokenizers differ.
+        UserError: a model or a file is missing or of the wrong shape, the two tokenizers differ, or the tasks cannot be
+            asked of both models.
     """
     from harness import models
     from harness.data import text
+    from harness.evaluate import evaluation
 
     student_tokenizer = models.load_tokenizer(workload.student, workload.folder)
     found = {
         "student": models.fingerprint(workload.student, workload.folder),
         "tokenizer": models.tokenizer_fingerprint(student_tokenizer),
         "data": text.fingerprint(workload.data, workload.folder),
-        "evaluation": _evaluation_digest(),
     }
     if workload.teacher is not None:
         models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
         found["teacher"] = models.fingerprint(workload.teacher, workload.folder)
-    for name, source in (("student", workload.student), ("teacher", workload.teacher)):
-        limit = models.context_length(source, workload.folder) if source is not None else None
-        if limit is not None and workload.data.sequence_length > limit:
+    limits = {
+        name: models.context_length(source, workload.folder)
+        for name, source in (("student", workload.student), ("teacher", workload.teacher))
+        if source is not None
+    }
+    for name, limit in limits.items():
+        if workload.data.sequence_length > limit:
             raise UserError(
                 f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
                 f"{name}'s context of {limit} tokens"
             )
-    return found
+    # A row of a table may be the teacher as it is, so both must be able to answer.
+    evaluation.check_evaluation(workload.evaluation, workload.folder, context=min(limits.values()))
+    digest = evaluation.fingerprint(workload.evaluation, workload.folder)
+    return found | {"evaluation": f"{_evaluation_digest()}-{digest}"}
 
 
 def _evaluation_digest() -> str:

@@ -1,5 +1,6 @@
 """The contracts that strategies and the core share, and the few helpers every policy must agree on."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,13 +36,14 @@ class StepContext:
         budget: share of valid positions to keep, in (0, 1].
         progress: share of training done, in [0, 1).
         keys: one noise stream per sequence; the same whatever the batch split, padding or device.
-        last_loss: the objective's value at the previous step, nats; None at the first.
+        last_loss: the objective's value at the previous step, nats; None at the first. A tensor where it was computed,
+            so that only a policy that reads it waits for it.
     """
 
     budget: float
     progress: float
     keys: Int[Tensor, " B"]
-    last_loss: float | None = None
+    last_loss: Tensor | float | None = None
 
     def uniform(self, num: int, *, stream: int = 0) -> Float[Tensor, "B num"]:
         """Return `num` uniform numbers in [0, 1) per sequence; every call of a step returns the same ones.
@@ -129,6 +131,11 @@ def budget_count(valid: Bool[Tensor, "B L"], budget: float) -> Int[Tensor, " B"]
     return (num_valid.double() * budget - 1e-6).ceil().long().clamp(min=1).minimum(num_valid)
 
 
+def budget_size(num_valid: int, budget: float) -> int:
+    """Return `budget_count` of one sequence as a plain number, where its valid positions are known as one."""
+    return min(max(math.ceil(num_valid * budget - 1e-6), 1), num_valid)
+
+
 def sample_count(num: int, budget: float) -> int:
     """Return round(budget * num), at least 1: how many training sequences a budget keeps. Halves go to the even one."""
     return max(1, round(budget * num))
@@ -160,7 +167,7 @@ def keep_first(rank: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], count: Int[
 
 def log_probs(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
     """Return log-probabilities in float32, or in float64 for float64 logits, whatever the model's dtype."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def expectation(logprobs: Float[Tensor, "N V"], values: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:

@@ -1,29 +1,32 @@
 """One small registry per kind of strategy component: adding a component is adding a file.
 
-A component registers itself with a decorator; its file's stem is its name. The package is walked on first use, so there
-is no central table to edit. Importing this module needs no torch.
+A component registers itself with a decorator; in this package its file's stem is its name, elsewhere a file may hold
+several. The package is walked on first use, so there is no central table to edit. Importing this module needs no torch.
 """
 
-import ast
 import difflib
-import functools
-import hashlib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
+
+from strategies.digest import digest_of
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 Scope = Literal["row", "batch"]
+Keeps = Literal["budget", "valid", "varies"]
 
 # The inputs that the core supplies. Any other keyword of a signal or criterion names a signal.
 TEACHER_INPUTS = frozenset({"teacher_logits", "teacher_logprobs"})
 STUDENT_INPUTS = frozenset({"student_logits", "student_logprobs"})
 CLASS_INPUTS = frozenset({"teacher_logprobs", "keys"})
 RAW_INPUTS = TEACHER_INPUTS | STUDENT_INPUTS | {"targets", "noise", "valid"}
+# What a temperature may read of the step: a number, and yet no option.
+STEP_INPUTS = frozenset({"progress"})
 
 
 class UnknownNameError(ValueError):
@@ -67,9 +70,9 @@ class Component:
     """A registered function or class and what the harness may know of it without calling it.
 
     Attributes:
-        kind: signal, policy, class policy, criterion or sample policy.
+        kind: signal, policy, class policy, criterion, sample policy, temperature or feature distance.
         name: what grids call it; equal to the stem of its file.
-        build: the function (signal, class policy, criterion) or the class (policy, sample policy).
+        build: the class (policy, sample policy) or the function (any other).
         source: the paper and section that defines it.
         inputs: names of the tensors it takes, raw inputs or signals. Empty for policies.
         options: the scalars a grid may set.
@@ -86,10 +89,16 @@ class Component:
 
     @property
     def summary(self) -> str:
-        """First line of the docstring: of the component's module, where the idea is put in one line."""
+        """First line of the docstring: of a file of the component's name, where the idea is put in one line."""
         module = inspect.getmodule(self.build)
-        doc = (module.__doc__ if module else None) or self.build.__doc__ or ""
+        alone = module is not None and module.__name__.rpartition(".")[2] == self.name
+        doc = (module.__doc__ if module is not None and alone else None) or self.build.__doc__ or ""
         return doc.strip().splitlines()[0] if doc.strip() else ""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The module that defines it, and what it is called there."""
+        return self.build.__module__, getattr(self.build, "__qualname__", "")
 
     @property
     def defaults(self) -> dict[str, bool | int | float | str]:
@@ -98,8 +107,8 @@ class Component:
 
     @property
     def digest(self) -> str:
-        """Hash of what the component's file and the helpers it imports compute (see `source_digest`)."""
-        return _digest_of(self.build.__module__)
+        """Hash of what the component's file and the helpers it imports compute (see `strategies.digest`)."""
+        return digest_of(self.build.__module__)
 
 
 @dataclass(kw_only=True)
@@ -122,7 +131,8 @@ class Registry:
         if module.startswith(f"{self.package}.") and stem != component.name:
             raise ValueError(f"{self.kind} {component.name!r} must live in {component.name}.py, not {stem}.py")
         known = self._components.get(component.name)
-        if known is not None and known.build.__module__ != module:
+        # The same function again is its file, imported again.
+        if known is not None and known.origin != component.origin:
             raise ValueError(f"{self.kind} {component.name!r} is registered twice: {known.build.__module__}, {module}")
         self._components[component.name] = component
 
@@ -155,6 +165,24 @@ POLICIES = Registry(kind="policy", package="strategies.policies")
 CLASSES = Registry(kind="class policy", package="strategies.classes")
 CRITERIA = Registry(kind="criterion", package="strategies.criteria")
 SAMPLES = Registry(kind="sample policy", package="strategies.samples")
+TEMPERATURES = Registry(kind="temperature", package="strategies.temperatures")
+FEATURES = Registry(kind="feature distance", package="strategies.features")
+
+
+REGISTRIES = (SIGNALS, POLICIES, CLASSES, CRITERIA, SAMPLES, TEMPERATURES, FEATURES)
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Register what the block registers after this package's own components, or nothing of it if the block raises."""
+    before = [(registry, {name: registry[name] for name in registry}) for registry in REGISTRIES]
+    try:
+        yield
+    except BaseException:
+        for registry, components in before:
+            registry._components.clear()
+            registry._components.update(components)
+        raise
 
 
 def signal(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
@@ -169,13 +197,48 @@ def signal(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
     return _register(SIGNALS, name, source, scope=scope)
 
 
-def criterion(name: str, *, source: str) -> Callable[[T], T]:
-    """Register an alignment criterion D(p, q): a function of rows, inputs named as a signal's, returning (N,) nats."""
-    return _register(CRITERIA, name, source)
+def criterion(name: str, *, source: str, whole: bool = False) -> Callable[[T], T]:
+    """Register an alignment criterion D(p, q): a function of rows, inputs named as a signal's, returning (N,) nats.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        whole: it is about all classes, one by one (their number, their order, the entropy), so that it means something
+            else on a row in which classes were merged.
+    """
+    return _register(CRITERIA, name, source, whole=whole)
+
+
+def temperature(name: str, *, source: str, scope: Scope = "row") -> Callable[[T], T]:
+    """Register a temperature: a function that gives every position its own, above 0, without a gradient.
+
+    Its keywords are signals by name (B, L), `valid` (B, L), and `progress`, the share of training done, in [0, 1). It
+    returns (B, L). The core divides both models' logits by it and multiplies the row's loss by its square.
+
+    Args:
+        name: the registered name, equal to the file's stem.
+        source: the paper that defines it.
+        scope: "batch" when the temperature of one position depends on others of the global batch.
+    """
+    return _register(TEMPERATURES, name, source, scope=scope)
+
+
+def feature(name: str, *, source: str) -> Callable[[T], T]:
+    """Register a feature distance: a function of `student_states` and `teacher_states` (N, D), returning (N,).
+
+    The student's states come projected to the teacher's size, and carry the gradient; the teacher's carry none.
+    """
+    return _register(FEATURES, name, source)
 
 
 def policy(
-    name: str, *, source: str, scored: bool = True, budgeted: bool = True, scope: Scope = "row"
+    name: str,
+    *,
+    source: str,
+    scored: bool = True,
+    budgeted: bool = True,
+    scope: Scope = "row",
+    keeps: Keeps = "varies",
 ) -> Callable[[T], T]:
     """Register a selection policy: a frozen dataclass with `select(scores, valid, ctx, state)`.
 
@@ -186,8 +249,10 @@ def policy(
         budgeted: it reads the budget, so a strategy must state one.
         scope: "row" when each sequence is selected on its own; "batch" when the selection of one sequence depends on
             others, so that the core selects on the whole global batch at once.
+        keeps: how many positions get a weight: exactly `budget_count` of each sequence ("budget"), no more than all
+            valid ones ("valid"), or a number that only the device knows ("varies"), which a GPU has to be asked for.
     """
-    return _register(POLICIES, name, source, scored=scored, budgeted=budgeted, scope=scope)
+    return _register(POLICIES, name, source, scored=scored, budgeted=budgeted, scope=scope, keeps=keeps)
 
 
 def sample_policy(name: str, *, source: str, scored: bool = True) -> Callable[[T], T]:
@@ -250,7 +315,7 @@ def _keywords(build: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Opt
     inputs: list[str] = []
     options: dict[str, Option] = {}
     for parameter in inspect.signature(build).parameters.values():
-        if hints.get(parameter.name) in (int, float, bool, str):
+        if hints.get(parameter.name) in (int, float, bool, str) and parameter.name not in STEP_INPUTS:
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
             options[parameter.name] = Option(type=hints[parameter.name], default=default)
         else:
@@ -287,41 +352,8 @@ def order_signals(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def raw_inputs(component: Component) -> frozenset[str]:
-    """Return the raw inputs a signal or criterion reads, through every signal it is made of."""
+    """Return the raw inputs a signal, criterion or temperature reads, through every signal it is made of."""
     direct = {name for name in component.inputs if name in RAW_INPUTS}
-    for name in order_signals(name for name in component.inputs if name not in RAW_INPUTS):
+    for name in order_signals(name for name in component.inputs if name not in RAW_INPUTS | STEP_INPUTS):
         direct.update(needed for needed in SIGNALS[name].inputs if needed in RAW_INPUTS)
     return frozenset(direct)
-
-
-@functools.cache
-def _digest_of(module: str) -> str:
-    digests: dict[str, str] = {}
-    _digest_module(module, digests)
-    return hashlib.sha256("".join(f"{name}{digests[name]}" for name in sorted(digests)).encode()).hexdigest()[:16]
-
-
-def _digest_module(name: str, digests: dict[str, str]) -> None:
-    """Digest a module and every helper module of this package that it imports, except the registry itself."""
-    if name in digests or name == __name__:
-        return
-    text = inspect.getsource(importlib.import_module(name))
-    digests[name] = source_digest(text)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "strategies":
-            if node.module != "strategies":
-                _digest_module(node.module, digests)
-            else:
-                for alias in node.names:
-                    _digest_module(f"strategies.{alias.name}", digests)
-
-
-def source_digest(text: str) -> str:
-    """Hash Python source by what it computes: docstrings, comments and formatting do not count."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]

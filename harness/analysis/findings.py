@@ -1,96 +1,131 @@
 """Sentences written by rule from the statistics, so that a report says what its numbers say and no more."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
-import pandas as pd
-
-from harness.analysis.frame import Frames, labels
-from harness.analysis.metrics import MetricInfo, describe
-from harness.analysis.statistics import compare
-from harness.analysis.tables import markdown
+from harness.analysis import settings
+from harness.analysis.document import Block, Text
+from harness.analysis.frame import Frames
+from harness.analysis.metrics import MetricInfo
+from harness.analysis.tables.build import Grid, baseline_mean, interval_text, mean, read
+from harness.analysis.tables.evidence import noise_table
 from harness.results import Manifest, Record
 
 HEADLINES = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 
 _TITLES = {
-    "better": "Distinguishably better",
-    "worse": "Distinguishably worse",
+    "better": "Better",
+    "worse": "Worse",
     "not distinguishable": "Not distinguishable",
     "untested": "Not testable (fewer than two shared seeds, or a value that is not finite)",
 }
-_COUNTED = _TITLES | {"untested": "Not testable"}
 
 
-def findings(numbers: pd.DataFrame, frames: Frames, manifest: Manifest) -> str:
-    """Write, as Markdown, how every strategy differs from the baseline, and the baseline from the seedless rows.
+def findings(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, ...]:
+    """Say how the baseline differs from models as they are, and every strategy from the baseline.
+
+    Every difference stands with an interval; "better" and "worse" only where the interval that is corrected for the
+    number of comparisons excludes zero.
 
     Args:
-        numbers: the numbers of `tables.tidy`.
         frames: the grid's frames.
         manifest: names the baseline.
+        seed: of resampling; see `statistics.compare`.
+
+    Returns:
+        Points, metric by metric. Without a baseline, or without a finished trial of it, the sentence that says so.
     """
     if manifest.baseline is None:
-        return "The grid names no baseline, so nothing is compared.\n"
-    measured = set(numbers.loc[numbers["n"] > 0, "metric"])
-    headlines = [describe(key) for key in HEADLINES if key in measured]
-    means = {(row["label"], row["metric"]): float(row["mean"]) for row in numbers.to_dict("records")}
-    lines = []
-    for reference in _seedless(frames, manifest):
-        against = _rows(compare(frames.metrics, reference))
-        for info in headlines:
-            pair = against.get((manifest.baseline, info.key))
-            if pair is not None:
-                lines.append(_versus(info, manifest.baseline, reference, means, pair))
-            lines += _tally(info, reference, [against[key] for key in against if key[1] == info.key], frames)
-    ours = _rows(compare(frames.metrics, manifest.baseline))
-    for info in headlines:
-        lines += ["", *_ranking(info, manifest, means, ours)]
-    return ("\n".join(lines).strip() or "The baseline has no finished trial, so nothing is compared.") + "\n"
+        return (Text(lines=("The grid names no baseline, so nothing is compared.",)),)
+    grid = read(frames, manifest, seed=seed)
+    shown = [info for info in grid.measured(HEADLINES) if grid.row(manifest.baseline, info.key)["n"] > 0]
+    if not shown:
+        return (Text(lines=("The baseline has no finished trial, so nothing is compared.",)),)
+    blocks: list[Block] = []
+    head = [line for info in shown for line in _against_untrained(grid, info)]
+    head += [line for info in shown for line in _tally(grid, info)]
+    head += list(_cheaper(grid, shown))
+    if head:
+        blocks.append(Text(lines=tuple(head), points=True))
+    for info in shown:
+        lines = list(_verdicts(grid, info))
+        if lines:
+            value = info.show(grid.row(manifest.baseline, info.key)["mean"])
+            title = f"{info.heading}, against {manifest.baseline} at {value}; intervals are corrected:"
+            blocks += [Text(lines=(title,)), Text(lines=tuple(lines), points=True)]
+    return tuple(blocks)
 
 
-def noise(numbers: pd.DataFrame, frames: Frames) -> str:
-    """Write, as Markdown, what the intervals cover, what they leave out, and how large what they leave out is."""
-    seeds = sorted(int(seed) for seed in frames.trials["seed"].dropna().unique())
-    pairs = numbers["num_pairs"].dropna() if "num_pairs" in numbers else pd.Series(dtype="float64")
-    text = [
+def noise(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, ...]:
+    """Say what the intervals cover and what they leave out, and what this run could not have found.
+
+    Args:
+        frames: the grid's frames.
+        manifest: names the baseline.
+        seed: of resampling; see `noise.noise_floor`.
+    """
+    grid = read(frames, manifest, seed=seed)
+    seeds = sorted(int(one) for one in frames.trials["seed"].dropna().unique())
+    lines = [
         f"Seeds planned: {', '.join(map(str, seeds)) or 'none'}. Trials of one seed share initialisation and data "
-        "order, so a difference is taken seed by seed. Its 95% interval is Student's t over those differences"
-        + (f" ({int(pairs.min())} to {int(pairs.max())} of them). " if len(pairs) else ". ")
-        + "A row without a seed is a constant: it is compared with every seed of the other side, whose spread alone "
-        "enters the interval. No correction is made for the number of comparisons: at this level one in twenty "
-        "differences between equals looks real.",
-        "",
-        "The intervals speak of training seeds. They do not cover the choice of evaluation items, which every trial "
-        "shares. The standard error of a single trial over its items, typically:",
-        "",
+        "order, and all trials share the evaluation items, so differences are taken seed by seed and item by item.",
+        "An interval has two parts: what another seed would change, estimated from the seeds at hand, and what other "
+        "items would change. With three seeds the first rests on two degrees of freedom, 4.3 standard errors each way "
+        "where a normal interval would claim 1.96. A row without a seed is a constant.",
     ]
-    finished = frames.metrics[(frames.metrics["status"] == "finished") & frames.metrics["stderr"].notna()]
-    for key in finished["metric"].unique():
-        info, rows = describe(key), finished[finished["metric"] == key]
-        num = f"{int(rows['num'].min())}" if rows["num"].nunique() == 1 else f"at least {int(rows['num'].min())}"
-        unit = f" {info.unit}" if info.unit else ""
-        text.append(f"- {markdown(info.title)}: {info.show_spread(rows['stderr'].median())}{unit} over {num} items")
-    return "\n".join(text if len(finished) else [*text[:-1], "", "- no record holds one"]) + "\n"
+    if "items" not in frames.tables:
+        lines.append("No single items are at hand, so no difference covers the choice of evaluation items.")
+    only = [info.title for info in grid.measured(HEADLINES) if _covers(grid, info) == {"seeds"}]
+    if only:
+        lines.append(
+            f"Only seeds are covered by the differences in {' and '.join(only)}: another held-out text might "
+            "move them, which no number here speaks of."
+        )
+    blocks: list[Block] = [Text(lines=tuple(lines))]
+    table = noise_table(grid)
+    points = []
+    for row in [] if table is None else table.numbers.to_dict("records"):
+        info = next(one for one in grid.measured([str(row["metric"])]))
+        if not math.isnan(row["detectable"]):
+            points.append(
+                f"{info.heading}: a true difference below {info.show_spread(row['detectable_one'])} in a single "
+                f"comparison, or {info.show_spread(row['detectable'])} among {row['family']}, was more likely than one "
+                "in five to be missed."
+            )
+    if points:
+        blocks.append(Text(lines=tuple(points), points=True))
+    return tuple(blocks)
 
 
 def warnings(frames: Frames, manifest: Manifest) -> tuple[str, ...]:
     """List what makes a table's rows less comparable than they look, one sentence each."""
     found = []
     status = frames.trials["status"].value_counts().to_dict()
-    if status.get("finished", 0) < len(frames.trials):
-        rest = ", ".join(f"{status[name]} {name}" for name in ("failed", "missing") if name in status)
-        found.append(f"The grid is incomplete: of {len(frames.trials)} trials, {rest}.")
+    missing = [f"{status[name]} {name}" for name in ("failed", "missing") if name in status]
+    if missing:
+        found.append(f"The grid is incomplete: of {len(frames.trials)} trials, {', '.join(missing)}.")
+    partial = frames.trials.assign(done=frames.trials["status"] == "finished").groupby("label", sort=False)["done"]
+    survivors = [str(label) for label, done in partial if done.any() and not done.all()]
+    if survivors:
+        found.append(
+            f"Means of {', '.join(survivors)} are over the trials that finished; if the others failed because of what "
+            "the strategy does, they flatter it."
+        )
     records = [record for record in frames.records if record is not None and record.status == "finished"]
     cores = sorted({record.core for record in records})
     if len(cores) > 1:
         found.append(f"The trials ran with different versions of the distillation core: {', '.join(cores)}.")
-    for key, values in environment(records).items():
+    for key, values in settings.environment(records).items():
         if len(values) > 1:
             found.append(f"The trials ran under different {key}: {', '.join(values)}.")
     devices = sorted(frames.trials["peak_device"].dropna().unique())
     if len(devices) > 1:
         found.append(f"Peak memory is that of different devices: {', '.join(devices)}.")
+    seeds = frames.trials["seed"].dropna().nunique()
+    if 0 < seeds < 3:
+        told = "a single seed, so nothing is tested" if seeds == 1 else "two seeds, on one degree of freedom"
+        found.append(f"Every comparison rests on {told}.")
     if manifest.baseline is not None:
         ours = frames.trials[(frames.trials["label"] == manifest.baseline) & (frames.trials["status"] == "finished")]
         if ours.empty:
@@ -98,69 +133,79 @@ def warnings(frames: Frames, manifest: Manifest) -> tuple[str, ...]:
     return tuple(found)
 
 
-def environment(records: Iterable[Record]) -> dict[str, list[str]]:
-    """Collect the distinct values of every key in the records' environments."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        for key, value in record.environment.items():
-            found.setdefault(key, set()).add(value)
-    return {key: sorted(found[key]) for key in sorted(found)}
+def _compared(grid: Grid, info: MetricInfo) -> dict[str, dict[str, Any]]:
+    rows = {label: grid.row(label, info.key) for label in grid.labels}
+    return {label: row for label, row in rows.items() if isinstance(row.get("verdict"), str)}
 
 
-def _seedless(frames: Frames, manifest: Manifest) -> list[str]:
-    seedless = set(frames.trials.loc[frames.trials["seed"].isna(), "label"])
-    return [label for label in labels(manifest) if label in seedless and label != manifest.baseline]
+def _covers(grid: Grid, info: MetricInfo) -> set[str]:
+    return {row["covers"] for row in _compared(grid, info).values() if row["covers"]}
 
 
-def _rows(comparison: pd.DataFrame) -> dict[tuple[str, str], dict[str, object]]:
-    rows = [{str(name): value for name, value in row.items()} for row in comparison.to_dict("records")]
-    return {(str(row["label"]), str(row["metric"])): row for row in rows}
+def _seedless(grid: Grid) -> set[str]:
+    trials = grid.frames.trials
+    return set(trials.loc[trials["seed"].isna(), "label"])
 
 
-def _versus(
-    info: MetricInfo, label: str, reference: str, means: dict[tuple[str, str], float], row: dict[str, object]
-) -> str:
-    before, after = info.show(means[reference, info.key]), info.show(means[label, info.key])
-    verdict = str(row["verdict"])
-    told = f"distinguishable ({verdict})" if row["distinguishable"] else verdict
-    return (
-        f"- {markdown(label)} against {markdown(reference)}: {info.heading} {before} → {after}, "
-        f"difference {_difference(info, row)}, {told}."
-    )
+def _against_untrained(grid: Grid, info: MetricInfo) -> Iterator[str]:
+    """Compare the baseline with each model as it is: the baseline's comparison, read the other way round."""
+    baseline = str(grid.manifest.baseline)
+    opposite = {"better": "worse", "worse": "better"}
+    for label, row in _compared(grid, info).items():
+        if label not in _seedless(grid) or math.isnan(row["ci_low"]):
+            continue
+        low, high = info.show_difference(-row["corrected_high"]), info.show_difference(-row["corrected_low"])
+        yield (
+            f"{baseline} against {label}: {info.heading} {info.show(row['mean'])} → "
+            f"{info.show(grid.row(baseline, info.key)['mean'])}, difference {info.show_difference(-row['difference'])} "
+            f"[{low}, {high}], {opposite.get(row['verdict'], row['verdict'])}."
+        )
 
 
-def _tally(info: MetricInfo, reference: str, rows: list[dict[str, object]], frames: Frames) -> list[str]:
-    seeded = set(frames.trials.loc[frames.trials["seed"].notna(), "label"])
-    verdicts = [row["verdict"] for row in rows if row["label"] in seeded]
-    counts = [
-        f"{verdicts.count(verdict)} {title.lower()}" for verdict, title in _COUNTED.items() if verdict in verdicts
-    ]
+def _tally(grid: Grid, info: MetricInfo) -> Iterator[str]:
+    verdicts = [row["verdict"] for label, row in _compared(grid, info).items() if label not in _seedless(grid)]
     if len(verdicts) < 2:
-        return []
-    return [
-        f"- All {len(verdicts)} trained strategies against {markdown(reference)}, {info.title}: {', '.join(counts)}."
-    ]
+        return
+    counts = [f"{verdicts.count(name)} {name}" for name in (*_TITLES, "different") if name in verdicts]
+    yield f"{info.title}: of {len(verdicts)} trained strategies, against {grid.manifest.baseline}, {', '.join(counts)}."
 
 
-def _ranking(
-    info: MetricInfo,
-    manifest: Manifest,
-    means: dict[tuple[str, str], float],
-    ours: dict[tuple[str, str], dict[str, object]],
-) -> list[str]:
-    baseline = str(manifest.baseline)
-    if math.isnan(means[baseline, info.key]):
-        return []
-    lines = [f"**{info.heading}**, against {markdown(baseline)} at {info.show(means[baseline, info.key])}:", ""]
-    for verdict, title in _TITLES.items():
-        rows = [ours[label, info.key] for label in labels(manifest) if (label, info.key) in ours]
-        told = [f"{markdown(str(r['label']))} {_difference(info, r)}" for r in rows if r["verdict"] == verdict]
+def _cheaper(grid: Grid, shown: list[MetricInfo]) -> Iterator[str]:
+    """Name, per metric, the cheapest strategy that is not distinguishably worse than the baseline."""
+    base = baseline_mean(grid, _flops)
+    if not base:
+        return
+    for info in shown:
+        costs = {
+            label: cost / base
+            for label, row in _compared(grid, info).items()
+            if row["verdict"] in ("better", "not distinguishable")
+            and label not in _seedless(grid)
+            and (cost := mean(grid, label, _flops)) is not None
+        }
+        if not costs or min(costs.values()) >= 1:
+            continue
+        label = min(costs, key=lambda name: (costs[name], name))
+        row = grid.row(label, info.key)
+        yield (
+            f"{info.title}: the fewest FLOPs without being distinguishably worse: {label}, {costs[label]:.0%} of "
+            f"{grid.manifest.baseline}'s, difference {info.show_difference(row['difference'])} "
+            f"{interval_text(info, row, 'corrected')}. An interval this wide does not show that they are equal."
+        )
+
+
+def _verdicts(grid: Grid, info: MetricInfo) -> Iterator[str]:
+    rows = _compared(grid, info)
+    for verdict, title in (_TITLES | {"different": "Different"}).items():
+        told = [f"{label} {_difference(info, row)}" for label, row in rows.items() if row["verdict"] == verdict]
         if told:
-            lines.append(f"- {title}: {'; '.join(told)}.")
-    return lines
+            yield f"{title}: {'; '.join(told)}."
 
 
-def _difference(info: MetricInfo, row: dict[str, object]) -> str:
-    value, low, high = (float(str(row[name])) for name in ("difference", "ci_low", "ci_high"))
-    text = info.show_difference(value)
-    return text if math.isnan(low) else f"{text} [{info.show_difference(low)}, {info.show_difference(high)}]"
+def _difference(info: MetricInfo, row: dict[str, Any]) -> str:
+    text = info.show_difference(row["difference"])
+    return text if math.isnan(row["ci_low"]) else f"{text} {interval_text(info, row, 'corrected')}"
+
+
+def _flops(record: Record) -> float | None:
+    return sum(record.cost.flops.values()) or None

@@ -1,13 +1,14 @@
 """Records as data frames. A trial that failed or never ran keeps its rows, with its status."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from harness.analysis.metrics import QUALITY
 from harness.errors import UserError
-from harness.results import Manifest, ManifestEntry, Record, read_record, trial_folder
+from harness.results import TABLES, Manifest, ManifestEntry, Record, read_record, trial_folder
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Frames:
             wall_<phase>_s, wall_total_s, peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind,
             failure_message.
         records: the records, one per trial, None where there is none.
+        tables: the tables beside the records, by their name in `harness.results.TABLES`: trial_id, label, seed, then
+            the table's own columns; all trials below one another, in the manifest's order. A table that no trial has is
+            absent. A trial that failed may have left one too.
 
     Units: seconds, GiB, shares in [0, 1]; metrics as in `harness.analysis.metrics`. seed is missing for a trial
     without randomness. status is "finished", "failed" (a record says why) or "missing" (there is no record).
@@ -29,24 +33,32 @@ class Frames:
     metrics: pd.DataFrame
     trials: pd.DataFrame
     records: tuple[Record | None, ...]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def load(folder: Path, manifest: Manifest) -> Frames:
     """Read the records of a manifest's trials.
 
     Args:
-        folder: a results folder (trials/<id>/record.json), or a report's folder (records/<id>.json).
+        folder: a results folder (trials/<id>/record.json and trials/<id>/<table>.parquet), or a report's folder
+            (records/<id>.json and records/<table>.parquet, which names each row's trial).
         manifest: which trials, under which labels. The manifest's label wins over the record's, because grids that
             share a trial may name it differently.
 
     Raises:
-        UserError: a record is unreadable or is of another trial than its place says; two trials have one label and
-            seed; a label has trials both with and without a seed.
+        UserError: a record or a table is unreadable, or is of another trial than its place says; two trials have one
+            label and seed; a label has trials both with and without a seed.
     """
     _check(manifest)
     records = tuple(_read(folder, entry) for entry in manifest.trials)
     pairs = list(zip(manifest.trials, records, strict=True))
-    return Frames(metrics=_metric_frame(pairs), trials=_trial_frame(pairs), records=records)
+    tables = {name: _table_frame(folder, manifest, name) for name in TABLES}
+    return Frames(
+        metrics=_metric_frame(pairs),
+        trials=_trial_frame(pairs),
+        records=records,
+        tables={name: table for name, table in tables.items() if table is not None},
+    )
 
 
 def record_path(folder: Path, trial_id: str) -> Path:
@@ -94,6 +106,39 @@ def _read(folder: Path, entry: ManifestEntry) -> Record | None:
             f"{entry.trial_id} (seed {entry.seed}): run the grid again"
         )
     return record
+
+
+def _table_frame(folder: Path, manifest: Manifest, name: str) -> pd.DataFrame | None:
+    """Gather one table of all trials, or None if no trial has it."""
+    trials = dict.fromkeys(entry.trial_id for entry in manifest.trials)
+    if is_report(folder):
+        path = folder / "records" / f"{name}.parquet"
+        parts = _by_trial(_read_table(path), path) if path.exists() else {}
+    else:
+        paths = {trial: trial_folder(folder, trial) / f"{name}.parquet" for trial in trials}
+        parts = {trial: _read_table(path) for trial, path in paths.items() if path.exists()}
+    blocks = [_labelled(parts[entry.trial_id], entry) for entry in manifest.trials if entry.trial_id in parts]
+    return pd.concat(blocks, ignore_index=True) if blocks else None
+
+
+def _by_trial(table: pd.DataFrame, path: Path) -> dict[str, pd.DataFrame]:
+    if "trial_id" not in table:
+        raise UserError(f"{path} has no column trial_id: write the report again from the results folder")
+    groups: Iterable[tuple[object, pd.DataFrame]] = table.groupby("trial_id", sort=False)
+    return {str(trial): rows.drop(columns="trial_id") for trial, rows in groups}
+
+
+def _labelled(table: pd.DataFrame, entry: ManifestEntry) -> pd.DataFrame:
+    identity = {"trial_id": entry.trial_id, "label": entry.label, "seed": entry.seed}
+    head = pd.DataFrame(identity, index=table.index).astype({"seed": "Int64"})
+    return pd.concat([head, table], axis=1)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable table ({error}); delete its folder and run the grid again") from None
 
 
 def _metric_frame(pairs: list[tuple[ManifestEntry, Record | None]]) -> pd.DataFrame:
@@ -159,7 +204,10 @@ def _trial_row(entry: ManifestEntry, record: Record | None, phases: list[str]) -
     row |= {
         "realised_fraction": None if record.selection is None else record.selection.realised_fraction,
         "classes_per_position": None if record.selection is None else record.selection.classes_per_position,
-        "wall_total_s": sum(cost.wall_s.values()) if cost.wall_s else None,
+        # Looking at the training is no part of what the method costs.
+        "wall_total_s": sum(cost.wall_s[phase] for phase in phases if phase in cost.wall_s and phase != "diagnostics")
+        if cost.wall_s
+        else None,
         "peak_gib": None if device is None else cost.peak_gib[device],
         "peak_device": device,
         "flops_total": sum(cost.flops.values()) if cost.flops else None,

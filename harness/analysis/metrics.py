@@ -80,6 +80,7 @@ QUALITY: tuple[MetricInfo, ...] = (
     _share("adherence", "Adherence", "higher"),
     MetricInfo(key="perplexity", title="Perplexity", direction="lower", decimals=2, spread_decimals=2),
     _share("ece", "ECE", "lower"),
+    _share("token_ece", "Token ECE", "lower"),
     _nats("heldout_loss", "Held-out loss", "nats/token"),
     _nats("bits_per_byte", "Bits per byte", "bits"),
     _nats("teacher_kl", "KL to teacher", "nats"),
@@ -95,17 +96,29 @@ COSTS: tuple[MetricInfo, ...] = (
     _cost("flops_total", "FLOPs", "", None),
 )
 
+# Families of shares: the part before the slash, its title and which way is better. What follows the slash is a task,
+# but for adherence: there it is how prompts or instructions are judged.
+_FAMILIES: dict[str, tuple[str, Direction]] = {
+    "accuracy": ("Accuracy", "higher"),
+    "accuracy_norm": ("Accuracy by length", "higher"),
+    "accuracy_flexible": ("Accuracy, any last number", "higher"),
+    "adherence": ("Adherence", "higher"),
+    "ece": ("ECE", "lower"),
+}
+
 _KNOWN = {info.key: info for info in QUALITY + COSTS}
 
 
 def describe(key: str) -> MetricInfo:
     """Return what is known about a metric.
 
-    `accuracy/<task>` is a share like `accuracy`. Any other unknown key stands for itself: no unit, no better
-    direction, three significant digits.
+    A member of a family, e.g. `accuracy/<task>`, is a share like the family itself. Any other unknown key stands for
+    itself: no unit, no better direction, three significant digits.
     """
     if key in _KNOWN:
         return _KNOWN[key]
-    if key.startswith("accuracy/"):
-        return _share(key, f"Accuracy, {key.removeprefix('accuracy/')}", "higher")
+    family, _, member = key.partition("/")
+    if member and family in _FAMILIES:
+        title, direction = _FAMILIES[family]
+        return _share(key, f"{title}, {member.replace('_', ' ') if family == 'adherence' else member}", direction)
     return MetricInfo(key=key, title=key)

@@ -1,132 +1,245 @@
-"""What the numbers say over seeds: mean, spread, and differences from a baseline over paired seeds.
+"""What the numbers say over seeds and items: means, differences from a baseline, ranks.
 
 Only finished trials count. Nothing here depends on the order of the rows it is given.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtrit
 
+from harness.analysis.cells import Evidence, Pair, gather, pair
+from harness.analysis.inference import Spread, Values, half_width, holm, tail
+from harness.analysis.measures import Measured, resamples
 from harness.analysis.metrics import describe
 from harness.errors import unknown
 
-CONFIDENCE = 0.95
+LEVEL = 0.05
+RESAMPLES = 1000
 
 # untested: fewer than two pairs, or a value that is not finite. different: distinguishable, but neither way is better.
 Verdict = Literal["better", "worse", "different", "not distinguishable", "untested"]
 
-Values = npt.NDArray[np.float64]
 
-
-def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
+def summarise(metrics: pd.DataFrame | Evidence, *, items: pd.DataFrame | None = None) -> pd.DataFrame:
     """Average each metric of each label over its seeds.
 
     A value that is not finite is not skipped: a strategy that diverged on one seed has no finite mean.
 
     Args:
-        metrics: rows of label, seed, status, metric, value, num, as in `Frames.metrics`.
+        metrics: rows of trial_id, label, seed, status, metric, value, stderr, num, as in `Frames.metrics`; or what
+            `cells.gather` made of them and of the items.
+        items: rows of single items, as in `Frames.tables["items"]`.
 
     Returns:
-        label, metric, mean, std, num_seeds, sorted by label and metric; in the metric's own unit. std is the sample
-        standard deviation (ddof 1), missing for a single value. A label without a finished value has no row.
+        label, metric, mean, std, num_seeds, mean_low, mean_high, mean_covers, sorted by label and metric; in the
+        metric's own unit. std is the sample standard deviation over seeds (ddof 1), missing for a single value.
+        mean_low and mean_high are the mean's 95% interval; mean_covers says of which choice it speaks: "seeds and
+        items", "seeds", "items", or "" where there is no interval. Where no items are known, the standard error that
+        the records state stands for them. A label without a finished value has no row.
     """
-    rows = []
-    for (label, metric), values in _by_cell(metrics).items():
-        array = _array(values.values())
-        rows.append((label, metric, _mean(array), _std(array), len(array)))
+    evidence = _evidence(metrics, items)
+    rows, spreads = [], []
+    for (label, metric), cell in evidence.cells.items():
+        rows.append((label, metric, _mean(cell.values), _std(cell.values), len(cell.values)))
+        spreads.append(cell.spread(evidence.measured.get(metric)))
     frame = pd.DataFrame(rows, columns=["label", "metric", "mean", "std", "num_seeds"])
-    return frame.astype({"mean": "float64", "std": "float64"})
+    frame = frame.astype({"mean": "float64", "std": "float64"})
+    spread = join(spreads)
+    margin = half_width(spread, LEVEL, matching=True)
+    frame["mean_low"], frame["mean_high"] = frame["mean"] - margin, frame["mean"] + margin
+    frame["mean_covers"] = _covers(spread)
+    return frame
 
 
-def compare(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Compare every label with a baseline, metric by metric, over the seeds they share.
+def compare(
+    metrics: pd.DataFrame | Evidence, baseline: str, *, items: pd.DataFrame | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Compare every label with a baseline, metric by metric, over the seeds and the items they share.
 
-    Trials of one seed share initialisation and data order, so differences are taken seed by seed, and their 95%
-    interval is Student's t on n - 1 degrees of freedom: with three seeds 4.3 standard errors each way, where a normal
-    interval would claim 1.96.
+    Trials of one seed share initialisation and data order, and all trials share the items, so differences are taken
+    seed by seed and item by item. A label without seeds (no KD, the teacher) is a constant: it is paired with every
+    seed of the baseline, so only the baseline's spread over seeds enters, and the same holds with the roles exchanged.
+    Two constants differ over items only. A single shared seed says nothing about seeds and is not tested.
 
-    A label without seeds (no KD, the teacher) is a constant: it is paired with every seed of the baseline, so only
-    the baseline's spread enters the interval, and the same holds with the roles exchanged. Two constants, or a single
-    shared seed, have a difference and no interval.
-
-    The interval speaks of training seeds. It does not cover the choice of evaluation items, which all trials share,
-    and no correction is made for the number of comparisons. Seeds whose differences agree to the last digit, as coarse
-    metrics can, give an interval of no width.
+    Verdicts are corrected for their number by Holm's procedure; the family is all comparisons of one metric.
 
     Args:
-        metrics: rows of label, seed, status, metric, value, num, as in `Frames.metrics`.
+        metrics: rows of trial_id, label, seed, status, metric, value, stderr, num, as in `Frames.metrics`; or what
+            `cells.gather` made of them and of the items.
         baseline: the label to compare with.
+        items: rows of single items, as in `Frames.tables["items"]`. A metric that they do not give (held-out loss,
+            say) is compared over seeds alone: its interval does not cover the choice of held-out text.
+        seed: of the resampling behind `improvement`; nothing else is random.
 
     Returns:
-        label, metric, baseline, num_pairs, difference (label minus baseline), difference_std, ci_low, ci_high,
-        distinguishable (the interval excludes zero) and verdict, sorted by label and metric; the baseline itself and
-        metrics that either side lacks have no row.
+        Sorted by label and metric, without the baseline and metrics that either side lacks:
+
+        - label, metric, baseline, num_pairs (seeds);
+        - difference (label minus baseline), difference_std (over seeds);
+        - ci_low, ci_high: its 95% interval, for this comparison alone; covers: "seeds and items", "seeds", "items" or
+          "";
+        - p_value, p_corrected, family (number of comparisons corrected for), corrected_low, corrected_high (the
+          interval that the correction implies), distinguishable (it excludes zero) and verdict;
+        - effect_size: the mean difference in standard deviations of the seeds' differences, with Hedges' correction
+          for few seeds; missing below three;
+        - improvement: how often the label is better than the baseline when the items are drawn anew and one seed is
+          picked (ties count half); missing where neither way is better.
 
     Raises:
         UnknownNameError: no trial has the baseline's label.
     """
-    if baseline not in set(metrics["label"]):
-        raise unknown("baseline", baseline, set(metrics["label"]))
-    cells = _by_cell(metrics)
+    evidence = _evidence(metrics, items)
+    if baseline not in evidence.labels:
+        raise unknown("baseline", baseline, evidence.labels)
+    blocks = []
+    for metric in evidence.metrics:
+        cells, measured = evidence.of(metric), evidence.measured.get(metric)
+        reference = cells.pop(baseline, None)
+        if reference is None:
+            continue
+        found = {label: pair(cell, reference, measured) for label, cell in cells.items()}
+        pairs = {label: one for label, one in found.items() if len(one.differences)}
+        if pairs:
+            improved = _improvement(metric, pairs, measured, seed)
+            blocks.append(_tested(metric, baseline, pairs).assign(improvement=improved))
+    if not blocks:
+        return pd.DataFrame(columns=_COLUMNS)
+    table = pd.concat(blocks, ignore_index=True)[_COLUMNS]
+    return table.sort_values(["label", "metric"], ignore_index=True)
+
+
+def rank(metrics: pd.DataFrame | Evidence, among: Sequence[str], *, items: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Rank labels by each metric that has a better direction, with ties.
+
+    A label's rank is one more than the number of labels that are distinguishably better; labels that cannot be told
+    from the best ones share rank 1. Together with `rank_worst` (labels that are not distinguishably worse) it is a 95%
+    interval of the label's true rank, one label at a time: the comparisons of one label with all others are corrected
+    for their number by Holm's procedure (the marginal confidence set of Mogstad, Romano, Shaikh and Wilhelm, 2024).
+
+    Args:
+        metrics: as in `compare`.
+        among: the labels to rank.
+        items: as in `compare`.
+
+    Returns:
+        label, metric, rank, rank_worst, num_ranked, sorted by label and metric. Labels without a finite mean have no
+        row.
+    """
+    evidence = _evidence(metrics, items)
     rows = []
-    for (label, metric), values in cells.items():
-        reference = cells.get((baseline, metric))
-        if label == baseline or reference is None:
+    for metric in evidence.metrics:
+        direction, measured = describe(metric).direction, evidence.measured.get(metric)
+        ranked = {
+            label: cell
+            for label, cell in evidence.of(metric).items()
+            if label in set(among) and np.isfinite(cell.values).all()
+        }
+        if direction is None:
             continue
-        differences = _paired(values, reference)
-        if len(differences) == 0:
-            continue
-        low, high = interval(differences)
-        mean = _mean(differences)
-        # Two runs that compute the same thing may differ by rounding alone, seed after seed.
-        apart = (low > 0 or high < 0) and abs(mean) > 1e-12 * abs(_mean(_array(reference.values())))
-        verdict = _verdict(metric, mean, apart=apart, tested=math.isfinite(low))
-        rows.append((label, metric, baseline, len(differences), mean, _std(differences), low, high, apart, verdict))
-    names = ["difference", "difference_std", "ci_low", "ci_high"]
-    columns = ["label", "metric", "baseline", "num_pairs", *names, "distinguishable", "verdict"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(names, "float64") | {"distinguishable": "bool"})
+        for label, cell in ranked.items():
+            others = [pair(cell, other, measured) for name, other in ranked.items() if name != label]
+            tested = [one for one in others if len(one.differences)]
+            ahead = np.array([(one.mean > 0) == (direction == "higher") for one in tested], dtype=bool)
+            apart = holm(_p_values(tested))[0] <= LEVEL
+            best, worst = 1 + int((apart & ~ahead).sum()), len(ranked) - int((apart & ahead).sum())
+            rows.append((label, metric, best, worst, len(ranked)))
+    frame = pd.DataFrame(rows, columns=["label", "metric", "rank", "rank_worst", "num_ranked"])
+    return frame.sort_values(["label", "metric"], ignore_index=True)
 
 
-def interval(differences: Values) -> tuple[float, float]:
-    """Return the 95% Student-t interval of a mean; (nan, nan) for fewer than two values or one that is not finite."""
-    num = len(differences)
-    if num < 2 or not np.isfinite(differences).all():
-        return math.nan, math.nan
-    margin = float(stdtrit(num - 1, 0.5 + CONFIDENCE / 2)) * _std(differences) / math.sqrt(num)
-    mean = _mean(differences)
-    return mean - margin, mean + margin
+def _evidence(metrics: pd.DataFrame | Evidence, items: pd.DataFrame | None) -> Evidence:
+    return metrics if isinstance(metrics, Evidence) else gather(metrics, items)
 
 
-def _by_cell(metrics: pd.DataFrame) -> dict[tuple[str, str], dict[int | None, float]]:
-    """Return the finished values of each (label, metric) by seed, in ascending order of seed."""
-    # `num` tells a value that was measured and is nan from one that was not measured.
-    measured = metrics[(metrics["status"] == "finished") & metrics["num"].notna()]
-    cells: dict[tuple[str, str], dict[int | None, float]] = {}
-    measured = measured.sort_values(["label", "metric", "seed"])
-    columns = (measured[name].tolist() for name in ("label", "metric", "seed", "value"))
-    for label, metric, seed, value in zip(*columns, strict=True):
-        cells.setdefault((label, metric), {})[None if pd.isna(seed) else int(seed)] = float(value)
-    return cells
+def join(spreads: Sequence[Spread]) -> Spread:
+    """Put spreads one after another."""
+    parts = ("seeds", "seed_df", "items", "item_df")
+    return Spread(*(np.concatenate([getattr(one, part) for one in spreads] or [np.zeros(0)]) for part in parts))
 
 
-def _paired(values: dict[int | None, float], reference: dict[int | None, float]) -> Values:
-    if None in values:
-        return _array(values[None] - other for other in reference.values())
-    if None in reference:
-        return _array(value - reference[None] for value in values.values())
-    return _array(value - reference[seed] for seed, value in values.items() if seed in reference)
+_COLUMNS = [
+    *("label", "metric", "baseline", "num_pairs", "difference", "difference_std", "ci_low", "ci_high", "covers"),
+    *("p_value", "p_corrected", "family", "corrected_low", "corrected_high", "distinguishable", "verdict"),
+    *("effect_size", "improvement"),
+]
 
 
-def _array(values: Iterable[float]) -> Values:
-    return np.fromiter(values, dtype=np.float64)
+def _tested(metric: str, baseline: str, pairs: dict[str, Pair]) -> pd.DataFrame:
+    listed = list(pairs.values())
+    spread = join([one.spread for one in listed])
+    difference = np.array([one.mean for one in listed])
+    p = _p_values(listed)
+    # Where the test has no answer, neither has the interval.
+    margin = np.where(np.isnan(p), np.nan, half_width(spread, LEVEL, matching=True))
+    corrected, levels = holm(p, level=LEVEL)
+    wide = np.where(np.isnan(p), np.nan, half_width(spread, np.nan_to_num(levels, nan=LEVEL)))
+    apart = corrected <= LEVEL
+    return pd.DataFrame(
+        {
+            "label": list(pairs),
+            "metric": metric,
+            "baseline": baseline,
+            "num_pairs": [len(one.differences) for one in listed],
+            "difference": difference,
+            "difference_std": [_std(one.differences) for one in listed],
+            "ci_low": difference - margin,
+            "ci_high": difference + margin,
+            "covers": np.where(np.isnan(p), "", _covers(spread)),
+            "p_value": p,
+            "p_corrected": corrected,
+            "family": int((~np.isnan(p)).sum()),
+            "corrected_low": difference - wide,
+            "corrected_high": difference + wide,
+            "distinguishable": apart,
+            "verdict": [_verdict(metric, *told) for told in zip(difference, apart, ~np.isnan(p), strict=True)],
+            "effect_size": [_effect(one.differences) for one in listed],
+        }
+    )
 
 
-def _verdict(metric: str, difference: float, *, apart: bool, tested: bool) -> Verdict:
+def _p_values(pairs: Sequence[Pair]) -> Values:
+    spread = join([one.spread for one in pairs])
+    estimate = np.array([one.mean for one in pairs])
+    # Two runs that compute the same thing may differ by rounding alone, seed after seed.
+    rounding = np.abs(estimate) <= 1e-12 * np.array([abs(_mean(one.reference)) for one in pairs])
+    p = tail(np.where(rounding, 0.0, estimate), spread)
+    # Without any spread nothing can be said of a difference: seeds that agree to the last digit are not three seeds.
+    certain = (spread.error == 0) & ~rounding
+    return np.where(certain, np.nan, p)
+
+
+def _improvement(metric: str, pairs: dict[str, Pair], measured: Measured | None, seed: int) -> list[float]:
+    direction = describe(metric).direction
+    if direction is None:
+        return [math.nan] * len(pairs)
+    sign = 1 if direction == "higher" else -1
+    shares = {name: _wins(sign * one.differences) for name, one in pairs.items()}
+    paired = {name: one.rows for name, one in pairs.items() if one.rows is not None}
+    if measured is not None and paired:
+        sums = dict.fromkeys(paired, 0.0)
+        for block in resamples(measured.strata, RESAMPLES, seed, metric):
+            drawn = measured.weigh(block)
+            for name, rows in paired.items():
+                sums[name] += len(block) * _wins(sign * (drawn[:, rows[0]] - drawn[:, rows[1]]))
+        shares |= {name: total / RESAMPLES for name, total in sums.items()}
+    return [shares[name] for name in pairs]
+
+
+def _wins(advantage: Values) -> float:
+    if not np.isfinite(advantage).all():
+        return math.nan
+    return float(((advantage > 0) + 0.5 * (advantage == 0)).mean())
+
+
+def _covers(spread: Spread) -> list[str]:
+    names = {(True, True): "seeds and items", (True, False): "seeds", (False, True): "items", (False, False): ""}
+    return [names[bool(a), bool(b)] for a, b in zip(spread.seed_df > 0, spread.item_df > 0, strict=True)]
+
+
+def _verdict(metric: str, difference: float, apart: bool, tested: bool) -> Verdict:
     if not tested:
         return "untested"
     if not apart:
@@ -135,6 +248,16 @@ def _verdict(metric: str, difference: float, *, apart: bool, tested: bool) -> Ve
     if direction is None:
         return "different"
     return "better" if (difference > 0) == (direction == "higher") else "worse"
+
+
+def _effect(differences: Values) -> float:
+    """Return the mean difference in standard deviations of the differences, with Hedges' small-sample correction."""
+    df = len(differences) - 1
+    spread = _std(differences)
+    if df < 2 or not spread > 0:
+        return math.nan
+    correction = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
+    return correction * _mean(differences) / spread
 
 
 def _mean(values: Values) -> float:

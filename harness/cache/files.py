@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -12,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
+from harness.atomic import checksum, write_json, written
 from harness.errors import UserError
-from harness.results import write_json
 
 Scalar = bool | int | float | str
 Arrays = dict[str, npt.NDArray[Any]]
@@ -124,7 +123,7 @@ def unfinished_files(path: Path) -> dict[str, File]:
 def file_problem(path: Path, name: str, file: File) -> str | None:
     """Say what is wrong with a file, read anew; None if nothing is."""
     return size_problem(path, name, file) or (
-        None if _sha256(path / name) == file.sha256 else "is damaged: its checksum is wrong"
+        None if checksum(path / name) == file.sha256 else "is damaged: its checksum is wrong"
     )
 
 
@@ -154,16 +153,8 @@ def verify(path: Path, name: str, file: File) -> None:
 def write_arrays(path: Path, arrays: dict[str, Tensor]) -> File:
     """Write a file that is there as a whole or not at all, also after a crash."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cache file {path} cannot be written: {error.strerror}") from None
+    with written(path) as partial:
+        partial.write_bytes(content)
     return File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -179,11 +170,6 @@ def map_arrays(path: Path) -> Arrays:
         .reshape(entry["shape"])
         for name, entry in header.items()
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def refuse(path: Path, name: str | None, what: str) -> NoReturn:
@@ -202,10 +188,7 @@ def _rendered(model: Sealed) -> str:
 
 def write_sealed(path: Path, model: Sealed) -> None:
     """Write a description with its checksum."""
-    try:
-        write_json(path, _rendered(model))
-    except OSError as error:
-        raise UserError(f"cache file {path} cannot be written: {error.strerror}") from None
+    write_json(path, _rendered(model))
 
 
 def read_sealed(path: Path, kind: type[M]) -> M:

@@ -1,17 +1,11 @@
-"""One builder at a time: a lock that goes with its owner."""
+"""One builder of a cache at a time."""
 
-import json
-import os
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from harness import lock
 from harness.errors import UserError
-from harness.results import write_json
 
 
 @contextmanager
@@ -24,34 +18,15 @@ def building(folder: Path, name: str, *, timeout_s: float = -1.0) -> Iterator[No
         timeout_s: how long to wait; without limit if negative.
 
     Raises:
-        UserError: another process still holds it after `timeout_s`; names the process.
+        UserError: another process still holds it after `timeout_s`, and which; or the lock cannot be written.
     """
-    locks = folder / "locks"
-    owner = locks / f"{name}.owner.json"
     try:
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{name}.lock", timeout=timeout_s):
-            write_json(owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
-            try:
-                yield
-            finally:
-                owner.unlink(missing_ok=True)
-    except Timeout:
-        raise UserError(f"cache {folder / name} is in use: {owner_of(folder, name) or 'being built'}") from None
+        with lock.held(folder / "locks", name, doing="built", timeout_s=timeout_s):
+            yield
+    except lock.LockedError as error:
+        raise UserError(f"cache {folder / name} is in use: {error}") from None
 
 
 def owner_of(folder: Path, name: str) -> str | None:
     """Say who holds a cache's lock and for how long, None if nobody does (a dead owner holds nothing)."""
-    lock = folder / "locks" / f"{name}.lock"
-    if not lock.exists():
-        return None
-    try:
-        with FileLock(lock, timeout=0):
-            return None
-    except Timeout:
-        pass
-    try:
-        owner = json.loads((folder / "locks" / f"{name}.owner.json").read_text(encoding="utf-8"))
-        return f"built by process {owner['pid']} on {owner['host']} for {time.time() - owner['since']:.0f} s"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "being built"
+    return lock.owner_of(folder / "locks", name)

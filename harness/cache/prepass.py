@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.atomic import checksum, written
 from harness.errors import UserError
-from harness.results import write_json
 
 # S = training sequences
 
@@ -29,7 +27,7 @@ class Prepass:
         scores: mean of the signal over each sequence's valid positions, float64, in the signal's unit; 0 for a
             sequence without any.
         num_positions: valid positions of all sequences: the rows each head that the signal reads was applied to.
-        num_bytes: size on disk.
+        num_bytes: size of the scores on disk.
         build_s: seconds that scoring took.
     """
 
@@ -57,7 +55,7 @@ def open_prepass(folder: Path, key: str) -> Prepass | None:
         path=path,
         scores=torch.from_numpy(np.load(path / "scores.npy", allow_pickle=False)),
         num_positions=int(meta["num_positions"]),
-        num_bytes=sum((path / name).stat().st_size for name in ("scores.npy", "meta.json")),
+        num_bytes=len(stored),
         build_s=float(meta["build_s"]),
     )
 
@@ -75,31 +73,20 @@ def store_prepass(
         build_s: seconds that scoring took.
         about: what the key stands for, for a person who looks into the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".prepass-{key}-", dir=folder))
-    try:
-        with (partial / "scores.npy").open("wb") as handle:
-            np.save(handle, scores.numpy(), allow_pickle=False)
-            handle.flush()
-            os.fsync(handle.fileno())
+    path = folder / f"prepass-{key}"
+    if path.exists() and not (path / "meta.json").exists():
+        shutil.rmtree(path, ignore_errors=True)
+    with written(path, first_stays=True) as partial:
+        partial.mkdir()
+        np.save(partial / "scores.npy", scores.numpy(), allow_pickle=False)
         meta = {
             **about,
             "num_sequences": len(scores),
             "num_positions": num_positions,
             "build_s": build_s,
-            "sha256": hashlib.sha256((partial / "scores.npy").read_bytes()).hexdigest(),
+            "sha256": checksum(partial / "scores.npy"),
         }
-        write_json(partial / "meta.json", _render(meta))
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if not (folder / f"prepass-{key}" / "meta.json").exists():
-        shutil.rmtree(folder / f"prepass-{key}", ignore_errors=True)
-    try:
-        partial.rename(folder / f"prepass-{key}")
-    except OSError:
-        # Another process finished first: keep its scores, the key says that they are the same.
-        shutil.rmtree(partial)
+        (partial / "meta.json").write_text(_render(meta) + "\n", encoding="utf-8")
     finished = open_prepass(folder, key)
     assert finished is not None
     return finished

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.cache.files import Scalar
@@ -85,12 +85,12 @@ class SampledTarget:
     draws: int
     dtype: torch.dtype
 
-    def sparse(self, chosen: Bool[Tensor, "B L"]) -> SparseTarget:
-        """Return the target of the chosen positions, the very one that `rs` makes of the teacher's rows."""
-        ids = self.ids[chosen]
+    def sparse(self, places: Int[Tensor, " N"]) -> SparseTarget:
+        """Return the target of positions of the flattened batch, the very one that `rs` makes of the teacher's rows."""
+        ids = self.ids.flatten(0, 1)[places]
         if self.log_weight is None:
-            return from_counts(ids, self.counts[chosen], draws=self.draws, dtype=self.dtype)
-        log_weight = self.log_weight[chosen]
+            return from_counts(ids, self.counts.flatten(0, 1)[places], draws=self.draws, dtype=self.dtype)
+        log_weight = self.log_weight.flatten(0, 1)[places]
         return SparseTarget(ids=ids, weight=log_weight.exp(), log_weight=log_weight)
 
 
@@ -131,9 +131,9 @@ class SampledCache:
             dtype=self.dtype,
         )
 
-    def targets(self, batch: Batch, chosen: Bool[Tensor, "B L"]) -> SparseTarget:
-        """Return the targets of a batch's chosen positions in row-major order: the core's `targets`."""
-        return self.target(batch).sparse(chosen)
+    def targets(self, batch: Batch, places: Int[Tensor, " N"]) -> SparseTarget:
+        """Return the targets of positions of the flattened batch: the core's `targets`."""
+        return self.target(batch).sparse(places)
 
 
 def open_sampled(folder: Path, source: Source, settings: Draws) -> SampledCache | None:

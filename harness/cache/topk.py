@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.cache.files import Scalar
@@ -81,15 +81,16 @@ class TopKTarget:
     logprobs: Float[Tensor, "B L K"]
     log_tail: Float[Tensor, "B L"]
 
-    def sparse(self, chosen: Bool[Tensor, "B L"], *, tail: bool, renormalise: bool) -> SparseTarget:
-        """Return the target of the chosen positions, as class policies `top_k_tail` (`tail`) and `top_k` make it.
+    def sparse(self, places: Int[Tensor, " N"], *, tail: bool, renormalise: bool) -> SparseTarget:
+        """Return the target of positions of the flattened batch, as `top_k_tail` (`tail`) and `top_k` make it.
 
         Args:
-            chosen: which positions.
+            places: which positions.
             tail: whether the other classes are a bucket of their own.
             renormalise: without it, whether the kept masses are scaled to sum to 1.
         """
-        ids, log_weight, log_tail = self.ids[chosen], self.logprobs[chosen], self.log_tail[chosen]
+        columns = (self.ids, self.logprobs, self.log_tail)
+        ids, log_weight, log_tail = (column.flatten(0, 1)[places] for column in columns)
         if renormalise and not tail:
             log_weight = log_weight.log_softmax(dim=-1)
         if not tail:

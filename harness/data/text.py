@@ -1,14 +1,18 @@
 """Where documents come from: the embedded generator, local files, or a hub data set."""
 
 import hashlib
+import itertools
+import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.config import Data
 from harness.data.corpus import documents
 from harness.errors import UserError
-from strategies.registry import source_digest
+from strategies.digest import source_digest
 
 TextSplit = Literal["train", "validation", "test"]
 
@@ -29,25 +33,42 @@ def texts(data: Data, folder: Path, split: TextSplit) -> Iterator[str]:
     if data.generator is not None:
         yield from (document.text for document in documents(split))
         return
-    yield from _dataset(data, folder, split)
+    before, end = skipped(data, split)
+    for place, row in itertools.islice(rows(data, folder, source_split(data, split)), before, end):
+        yield field_of(row, data.text_field, place)
+
+
+def source_split(data: Data, split: TextSplit) -> TextSplit:
+    """Return the split of the source that a split's documents are in."""
+    return split if data.heldout_documents is None else "train"
+
+
+def skipped(data: Data, split: TextSplit) -> tuple[int, int | None]:
+    """Return how many documents of the source come before a split's, and where they end; None for all that follow."""
+    num = data.heldout_documents
+    if num is None:
+        return 0, None
+    return {"validation": (0, num), "test": (num, 2 * num), "train": (2 * num, None)}[split]
 
 
 def fingerprint(data: Data, folder: Path) -> str:
     """Return a hash that changes when the documents change: of the generator's source, or of the files' content.
 
-    A hub data set is identified by its name and configuration only; pin it by naming a revisioned copy.
+    A hub data set is identified by its name, configuration and revision only; without a revision it may change unseen.
     """
-    digest = hashlib.sha256(data.model_dump_json().encode())
+    # Streamed or not, the documents are the same.
+    digest = hashlib.sha256(data.model_dump_json(exclude={"streaming"}).encode())
     if data.generator is not None:
-        for path in sorted((_PACKAGE / "corpus").rglob("*.py")):
+        made_by = [_PACKAGE / "pairs.py"] if data.pairs is not None else []
+        for path in sorted([*(_PACKAGE / "corpus").rglob("*.py"), *made_by]):
             digest.update(source_digest(path.read_text(encoding="utf-8")).encode())
-    for paths in _files(data, folder).values():
+    for paths in local_files(data, folder).values():
         for path in paths:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
-def _files(data: Data, folder: Path) -> dict[str, list[Path]]:
+def local_files(data: Data, folder: Path) -> dict[str, list[Path]]:
     """Resolve and check the data files of every split."""
     resolved: dict[str, list[Path]] = {}
     for split, names in (data.data_files or {}).items():
@@ -55,34 +76,100 @@ def _files(data: Data, folder: Path) -> dict[str, list[Path]]:
         for path in resolved[split]:
             if not path.is_file():
                 raise UserError(f"data.data_files.{split}: no such file: {path}")
+            if path.stat().st_size == 0:
+                raise UserError(f"data.data_files.{split}: {path} is empty")
     return resolved
 
 
-def _dataset(data: Data, folder: Path, split: TextSplit) -> Iterator[str]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+def rows(data: Data, folder: Path, split: TextSplit) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a split, each with its place: the file or data set and the row's number.
 
-    files = _files(data, folder)
+    Raises:
+        UserError: a file is missing or cannot be read, or the data set cannot be loaded.
+    """
+    files = local_files(data, folder)
     if files and split not in files:
         raise UserError(f"data.data_files has no {split} split: give one of train, validation, test each")
+    # File by file, so that an error can name the file.
+    for path in files.get(split, []) if files else [None]:
+        named = f"data set {data.dataset!r}, split {split}" if path is None else str(path)
+        for number, row in enumerate(_rows(data, split, path, named)):
+            yield f"{named}, row {number}", row
+
+
+def field_of(row: dict[str, Any], field: str, place: str) -> str:
+    """Return the text of a row's field.
+
+    Raises:
+        UserError: the row has no such field, or it is no text; names the place and what the row has.
+    """
+    text = row.get(field)
+    if not isinstance(text, str):
+        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
+        raise UserError(f"{place}: field {field!r} must be text, the row has {found}")
+    return text
+
+
+def _rows(data: Data, split: TextSplit, path: Path | None, named: str) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    iterator: Iterator[dict[str, Any]] | None = None
+    while True:
+        try:
+            if iterator is None:
+                files = None if path is None else [str(path)]
+                with quiet():
+                    # A builder that is given a bare list of files calls them "train".
+                    where = "train" if files else split
+                    found = load_dataset(
+                        str(data.dataset),
+                        data.name,
+                        data_files=files,
+                        split=where,
+                        revision=data.revision,
+                        streaming=True,
+                    )
+                iterator = iter(found)
+            with quiet():
+                row = next(iterator, None)
+        except Exception as error:
+            # Each format's reader raises what it likes, an empty file even StopIteration.
+            what = _damage(path, str(data.dataset)) or f"cannot be read: {first_line(error)}"
+            raise UserError(f"{named} {what}") from None
+        if row is None:
+            return
+        yield row
+
+
+def _damage(path: Path | None, kind: str) -> str | None:
+    """Say what keeps a local text file from being read, and where; None if that is not known."""
+    if path is None or kind not in ("json", "text"):
+        return None
+    content = path.read_bytes()
     try:
-        rows = load_dataset(
-            str(data.dataset),
-            data.name,
-            data_files=[str(path) for path in files[split]] if files else None,
-            # A builder that is given a bare list of files calls them "train".
-            split="train" if files else split,
-            streaming=True,
-        )
-        for number, row in enumerate(rows):
-            text = row.get(data.text_field)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"data set {data.dataset!r}, split {split}, row {number}: field {data.text_field!r} must be text, "
-                    f"the row has {', '.join(f'{key}: {type(value).__name__}' for key, value in row.items())}"
-                )
-            yield text
-    except UserError:
-        raise
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        raise UserError(f"data set {data.dataset!r}, split {split}, cannot be read: {error}") from None
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}"
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            json.loads(line or "0")
+        except ValueError as error:
+            return f"is not JSON lines: line {number}: {error}"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the readers' own account of an error out of the output: it is raised, and told in one line."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,12 +1,11 @@
-"""Packed token sequences: documents joined by end-of-text tokens and cut into equal lengths, stored once and mapped."""
+"""Token sequences of equal length, stored once and mapped: packed documents, or padded pairs of prompt and answer."""
 
 import hashlib
-import itertools
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,20 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from harness import lock
+from harness.atomic import sealed, unsealed, written
 from harness.config import Data
-from harness.data.text import TextSplit, texts
+from harness.data.encode import Encoded, digest, pad
+from harness.data.packing import pack, remove_scratch
+from harness.data.text import TextSplit
 from harness.errors import UserError
-from harness.results import write_json
 
 # S = sequences of a data set, B = sequences of a batch, L = positions
 
-_DOCUMENTS_PER_CALL = 256
+_ARRAYS = ("ids", "spans")
+
+# Stored data sets whose checksum this process has found right, as they were then.
+_VERIFIED: set[tuple[Path, str, int, int]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +47,47 @@ class Batch:
     targets: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
 
+    @cached_property
+    def places(self) -> Int[Tensor, " N"]:
+        """Where the valid positions are in the flattened batch, ascending."""
+        return self.valid.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def num_valid(self) -> tuple[int, ...]:
+        """Valid positions of each sequence, as plain numbers."""
+        return tuple(self.valid.sum(dim=-1).tolist())
+
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors the models read; the index stays on the CPU, where the caches are."""
-        return Batch(
-            index=self.index,
-            input_ids=self.input_ids.to(device),
-            targets=self.targets.to(device),
-            valid=self.valid.to(device),
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def mapped(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with every tensor but the index replaced by what `move` makes of it.
+
+        What is counted of a batch is counted before: to read a mask back from a GPU, the host would have to wait.
+        """
+        moved = Batch(
+            index=self.index, input_ids=move(self.input_ids), targets=move(self.targets), valid=move(self.valid)
         )
+        vars(moved).update(places=move(self.places), num_valid=self.num_valid)
+        return moved
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Cut the batch into micro-batches of `size` sequences, the last one smaller."""
+        parts = (tensor.split(size) for tensor in (self.index, self.input_ids, self.targets, self.valid))
+        for index, input_ids, targets, valid in zip(*parts, strict=True):
+            yield Batch(index=index, input_ids=input_ids, targets=targets, valid=valid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A packed data set.
+    """A data set of sequences.
 
     Attributes:
         ids: token ids, memory-mapped.
         separator: the end-of-text token's id.
+        spans: where a pair's prompt and its whole text end (S, 2), memory-mapped; what follows is padding. None where
+            documents are packed.
         cross_document_targets: whether the token after a separator is a target.
         tokens_per_byte: tokens of text per byte of text, separators not counted.
         key: hash of everything above.
@@ -69,6 +98,7 @@ class Tokens:
     cross_document_targets: bool
     tokens_per_byte: float
     key: str
+    spans: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +106,9 @@ class Tokens:
     def batch(self, index: Int[Tensor, " B"]) -> Batch:
         """Return the sequences of these indices, with targets shifted by one."""
         input_ids = torch.from_numpy(self.ids[index.numpy()].astype(np.int64))
+        if self.spans is not None:
+            starts, ends = torch.from_numpy(self.spans[index.numpy()].astype(np.int64)).T
+            return with_continuation(input_ids, index=index, starts=starts, ends=ends)
         return with_targets(input_ids, index=index, separator=None if self.cross_document_targets else self.separator)
 
 
@@ -96,6 +129,23 @@ def with_targets(input_ids: Int[Tensor, "B L"], *, index: Int[Tensor, " B"], sep
     return Batch(index=index, input_ids=input_ids, targets=targets, valid=valid)
 
 
+def with_continuation(
+    input_ids: Int[Tensor, "B L"], *, index: Int[Tensor, " B"], starts: Int[Tensor, " B"], ends: Int[Tensor, " B"]
+) -> Batch:
+    """Pair each position with its next token, as a target only where that belongs to the continuation of a prompt.
+
+    Args:
+        input_ids: prompt, continuation, padding.
+        index: which sequences these are.
+        starts: where each sequence's prompt ends and its continuation begins.
+        ends: where its continuation ends, its end-of-text token included.
+    """
+    whole = with_targets(input_ids, index=index, separator=None)
+    follows = torch.arange(1, input_ids.shape[1] + 1)
+    valid = (follows >= starts[:, None]) & (follows < ends[:, None])
+    return Batch(index=index, input_ids=input_ids, targets=whole.targets.where(valid, 0), valid=valid)
+
+
 def prepare(
     data: Data,
     folder: Path,
@@ -105,73 +155,120 @@ def prepare(
     source_key: str,
     cache: Path,
 ) -> Tokens:
-    """Tokenise and pack a split, or map what an earlier call stored.
+    """Do what `prepare_all` does, for one split."""
+    return prepare_all(data, folder, (split,), tokenizer, source_key=source_key, cache=cache)[split]
+
+
+def prepare_all(
+    data: Data,
+    folder: Path,
+    splits: Sequence[TextSplit],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    source_key: str,
+    cache: Path,
+) -> dict[TextSplit, Tokens]:
+    """Tokenise splits and pack or pad them, or map what was stored. Nothing is written unless all of them can be.
 
     Args:
         data: the workload's data section.
         folder: where its relative paths are looked up.
-        split: which documents.
+        splits: which documents.
         tokenizer: the shared tokenizer.
         source_key: hash of the documents and the tokenizer.
         cache: folder of stored data sets.
 
     Raises:
-        UserError: the split has fewer tokens than asked for.
+        UserError: a split has fewer tokens or pairs than asked for, a row is bad, a prompt fills its sequence, or a
+            token is not in the vocabulary; what is stored is damaged, or cannot be written.
     """
-    num_tokens = data.train_tokens if split == "train" else data.heldout_tokens
-    key = hashlib.sha256(f"{source_key}/{split}/{data.sequence_length}/{num_tokens}".encode()).hexdigest()[:16]
-    stored = cache / f"tokens-{split}-{key}"
-    if not (stored / "meta.json").exists():
-        _store(data, folder, split, tokenizer, num_tokens, stored)
-    meta = json.loads((stored / "meta.json").read_text(encoding="utf-8"))
+    places = {split: _place(data, split, source_key=source_key, cache=cache) for split in splits}
+    # What is streamed is kept on the way, in one place: of two processes one waits, and finds it done.
+    with _alone(cache, source_key) if data.streaming else nullcontext():
+        _prepare(data, folder, tokenizer, places)
+    return {split: _open(place, data) for split, place in places.items()}
+
+
+def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, places: Mapping[TextSplit, Path]) -> None:
+    made = {
+        split: _encode(data, folder, split, tokenizer, scratch=_scratch(place))
+        for split, place in places.items()
+        if not (place / "meta.json").exists()
+    }
+    for split, each in made.items():
+        with written(places[split], first_stays=True) as partial:
+            partial.mkdir()
+            for name, array in each.arrays.items():
+                np.save(partial / f"{name}.npy", array, allow_pickle=False)
+            (partial / "meta.json").write_text(sealed(json.dumps(each.meta)) + "\n", encoding="utf-8")
+        remove_scratch(_scratch(places[split]))
+
+
+def _encode(
+    data: Data, folder: Path, split: TextSplit, tokenizer: PreTrainedTokenizerBase, *, scratch: Path
+) -> Encoded:
+    num = _num_sequences(data, split)
+    if data.pairs is not None:
+        return pad(data, folder, split, tokenizer, num)
+    packed = pack(data, folder, split, tokenizer, num_ids=num * data.sequence_length, scratch=scratch)
+    ids = packed.ids.reshape(num, data.sequence_length)
+    return Encoded(arrays={"ids": ids}, separator=int(tokenizer.eos_token_id), tokens_per_byte=packed.tokens_per_byte)
+
+
+def _alone(cache: Path, source_key: str) -> AbstractContextManager[object]:
+    return lock.held(cache / "locks", f"packing-{source_key}", doing="packed")
+
+
+def find_prepared(data: Data, split: TextSplit, *, source_key: str, cache: Path) -> Tokens | None:
+    """Map what an earlier call of `prepare_all` stored, None if there is nothing.
+
+    Raises:
+        UserError: what is stored is damaged.
+    """
+    place = _place(data, split, source_key=source_key, cache=cache)
+    return _open(place, data) if (place / "meta.json").exists() else None
+
+
+def _num_tokens(data: Data, split: TextSplit) -> int:
+    return data.train_tokens if split == "train" else data.heldout_tokens
+
+
+def _num_sequences(data: Data, split: TextSplit) -> int:
+    num_tokens = _num_tokens(data, split)
+    if num_tokens < data.sequence_length:
+        raise UserError(f"{num_tokens} tokens of {split} data are less than one sequence of {data.sequence_length}")
+    return num_tokens // data.sequence_length
+
+
+def _place(data: Data, split: TextSplit, *, source_key: str, cache: Path) -> Path:
+    name = f"{source_key}/{split}/{data.sequence_length}/{_num_tokens(data, split)}"
+    return cache / f"tokens-{split}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _scratch(place: Path) -> Path:
+    return place.parent / "packing" / place.name
+
+
+def _open(stored: Path, data: Data) -> Tokens:
+    """Map a stored data set, after its checksum was verified once in this process."""
+    names = _ARRAYS if data.pairs is not None else _ARRAYS[:1]
+    try:
+        meta = unsealed(json.loads((stored / "meta.json").read_text(encoding="utf-8")))
+        arrays = {name: np.load(stored / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        for name in names:
+            state = (stored / f"{name}.npy").stat()
+            seen = (stored / name, meta["sha256"], state.st_ino, state.st_mtime_ns)
+            if seen not in _VERIFIED and digest(*arrays.values()) != meta["sha256"]:
+                raise ValueError("its checksum is wrong")
+            _VERIFIED.add(seen)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        raise UserError(f"cached tokens {stored} are damaged ({told}); remove the folder and run again") from None
     return Tokens(
-        ids=np.load(stored / "ids.npy", mmap_mode="r", allow_pickle=False),
+        ids=arrays["ids"],
         separator=int(meta["separator"]),
         cross_document_targets=data.cross_document_targets,
         tokens_per_byte=float(meta["tokens_per_byte"]),
-        key=f"{key}-{meta['sha256']}",
+        key=f"{stored.name.rpartition('-')[2]}-{meta['sha256']}",
+        spans=arrays.get("spans"),
     )
-
-
-def _store(
-    data: Data, folder: Path, split: TextSplit, tokenizer: PreTrainedTokenizerBase, num_tokens: int, stored: Path
-) -> None:
-    """Write ids.npy and meta.json into a folder that appears whole or not at all."""
-    num_sequences = num_tokens // data.sequence_length
-    if num_sequences == 0:
-        raise UserError(f"{num_tokens} tokens of {split} data are less than one sequence of {data.sequence_length}")
-    separator = int(tokenizer.eos_token_id)
-    packed: list[int] = []
-    num_bytes = num_text_tokens = 0
-    for text, ids in _encode(texts(data, folder, split), tokenizer):
-        packed.extend((*ids, separator))
-        num_bytes += len(text.encode())
-        num_text_tokens += len(ids)
-        if len(packed) >= num_sequences * data.sequence_length:
-            break
-    else:
-        raise UserError(
-            f"the {split} split has {len(packed)} tokens, the workload asks for {num_tokens}: "
-            "add documents or lower train_tokens / heldout_tokens"
-        )
-    array = np.asarray(packed[: num_sequences * data.sequence_length], dtype=np.int32)
-    array = array.reshape(num_sequences, data.sequence_length)
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{stored.name}-", dir=stored.parent))
-    np.save(partial / "ids.npy", array, allow_pickle=False)
-    digest = hashlib.sha256(array.tobytes()).hexdigest()[:16]
-    meta = {"separator": separator, "tokens_per_byte": num_text_tokens / num_bytes, "sha256": digest}
-    write_json(partial / "meta.json", json.dumps(meta))
-    try:
-        partial.rename(stored)
-    except OSError:
-        # Another process finished first; what it stored is the same, because the key says so.
-        shutil.rmtree(partial)
-        if not (stored / "meta.json").exists():
-            raise
-
-
-def _encode(documents: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, list[int]]]:
-    while chunk := [text for text in itertools.islice(documents, _DOCUMENTS_PER_CALL) if text]:
-        encoded = tokenizer(chunk, add_special_tokens=False)["input_ids"]
-        yield from zip(chunk, encoded, strict=True)

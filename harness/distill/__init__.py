@@ -4,4 +4,4 @@
 golden test fails until it is.
 """
 
-NUMERICS = 1
+NUMERICS = 3

@@ -26,7 +26,11 @@ def dense_loss(
     *,
     on_target: OnTarget | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the same sum as `weighted_loss`, from logits at all rows; unselected rows have coefficient 0."""
-    student_logits = rows.student @ student_head.weight.T
-    losses = row_losses(objective, student_logits, rows, signals, teacher_head, on_target=on_target)
+    """Return the sum of `add_gradients` as a graph, from logits at all rows; unselected rows have coefficient 0."""
+    student_logits = student_head.logits(rows.student)
+    teacher_logits = None
+    if rows.teacher is not None:
+        assert teacher_head is not None
+        teacher_logits = teacher_head.logits(rows.teacher)
+    losses = row_losses(objective, student_logits, teacher_logits, rows, signals, on_target=on_target)
     return (losses * coefficient).sum()

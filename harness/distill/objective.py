@@ -5,23 +5,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.config import Strategy
+from harness.config import Choice, Strategy
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
     CLASSES,
     CRITERIA,
+    FEATURES,
     POLICIES,
     SIGNALS,
     TEACHER_INPUTS,
+    TEMPERATURES,
     Component,
     order_signals,
     raw_inputs,
 )
 
-# N = supervised positions, V = vocabulary
+# N = supervised positions, V = vocabulary, B = sequences, L = positions, D = the teacher's hidden size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Objective:
         signal: name of the signal the policy ranks by, None if it reads no scores.
         criterion: the alignment criterion.
         classes: the class policy, None where rows are compared whole.
+        temperature: gives every position its temperature; None where it is a number, the same for all.
+        feature: the distance of hidden states; None without that branch.
         scored: every signal to be computed at all valid positions before the loss, each after its inputs.
         criterion_signals: those of them that the criterion reads, row by row.
         batch_scope: whether selecting or scoring one sequence depends on the others of the global batch.
@@ -44,9 +48,16 @@ class Objective:
     signal: str | None
     criterion: Component
     classes: Component | None
+    temperature: Component | None
+    feature: Component | None
     scored: tuple[str, ...]
     criterion_signals: tuple[str, ...]
     batch_scope: bool
+
+    @property
+    def preference(self) -> float | None:
+        """Beta of a preference between the data's and the student's sequences; None without."""
+        return None if self.strategy.rollout is None else self.strategy.rollout.preference
 
     @property
     def scores_read_teacher(self) -> bool:
@@ -61,7 +72,13 @@ class Objective:
     @property
     def reads_teacher(self) -> bool:
         """Whether the teacher is needed at all."""
-        return self.scores_read_teacher or self.loss_reads_teacher
+        return self.scores_read_teacher or self.loss_reads_teacher or self.feature is not None
+
+    @property
+    def layer_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of a student's and a teacher's layer whose states are compared; none where it is the final ones."""
+        feature = self.strategy.feature
+        return () if feature is None or feature.layers == "last" else feature.layers
 
     @property
     def draws_classes(self) -> bool:
@@ -83,10 +100,34 @@ class Objective:
         assert isinstance(target, SparseTarget)
         return target
 
-    def heated(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """Return logits at the strategy's temperature."""
-        temperature = self.strategy.temperature
-        return logits if temperature == 1.0 else logits / temperature
+    def heat(self, scores: Mapping[str, Tensor], valid: Bool[Tensor, "B L"], progress: float) -> Float[Tensor, "B L"]:
+        """Return every position's temperature.
+
+        Args:
+            scores: the signals, laid out.
+            valid: positions that have a target.
+            progress: share of training done.
+        """
+        choice = self.strategy.temperature
+        assert self.temperature is not None
+        assert isinstance(choice, Choice)
+        given = {**scores, "valid": valid, "progress": progress}
+        inputs = {name: given[name] for name in self.temperature.inputs}
+        temperatures = self.temperature.build(**inputs, **choice.options)
+        assert isinstance(temperatures, Tensor)
+        return temperatures.detach()
+
+    def distance(
+        self, student_states: Float[Tensor, "N D"], teacher_states: Float[Tensor, "N D"]
+    ) -> Float[Tensor, " N"]:
+        """Apply the feature distance."""
+        assert self.feature is not None
+        assert self.strategy.feature is not None
+        given = {"student_states": student_states, "teacher_states": teacher_states}
+        inputs = {name: given[name] for name in self.feature.inputs}
+        distances = self.feature.build(**inputs, **self.strategy.feature.distance.options)
+        assert isinstance(distances, Tensor)
+        return distances
 
     def compare(self, rows: Mapping[str, Tensor]) -> Float[Tensor, " N"]:
         """Apply the criterion to rows given by input name."""
@@ -115,15 +156,32 @@ def compile_strategy(strategy: Strategy) -> Objective:
     criterion = CRITERIA[strategy.criterion.name]
     signal = strategy.position.signal.name if strategy.position.signal else None
     wanted = [name for name in criterion.inputs if name in SIGNALS] if strategy.kd_weight > 0 else []
-    scored = order_signals(([signal] if signal else []) + wanted)
+    temperature, feature = None, strategy.feature
+    prefers = strategy.rollout is not None and strategy.rollout.preference is not None
+    if isinstance(strategy.temperature, Choice) and strategy.kd_weight > 0:
+        temperature = TEMPERATURES[strategy.temperature.name]
+    scored = order_signals(
+        [
+            *([signal] if signal else []),
+            *wanted,
+            *(name for name in (temperature.inputs if temperature else ()) if name in SIGNALS),
+            *([feature.signal] if feature and feature.signal else []),
+            *(["excess_loss"] if prefers else []),
+        ]
+    )
     return Objective(
         strategy=strategy,
         policy=policy.build(**strategy.position.policy.options),
         signal=signal,
         criterion=criterion,
         classes=CLASSES[strategy.classes.name] if strategy.classes is not None else None,
+        temperature=temperature,
+        feature=FEATURES[feature.distance.name] if feature is not None else None,
         scored=scored,
         criterion_signals=tuple(wanted),
-        batch_scope=policy.traits["scope"] == "batch"
-        or any(SIGNALS[name].traits["scope"] == "batch" for name in scored),
+        batch_scope=prefers
+        or any(
+            part.traits["scope"] == "batch"
+            for part in (policy, *(SIGNALS[name] for name in scored), *([temperature] if temperature else []))
+        ),
     )

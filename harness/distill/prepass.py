@@ -171,17 +171,23 @@ def _position_scores(batch: Batch, scorer: Scorer) -> Float[Tensor, " N"]:
     names = order_signals([scorer.signal.name])
     student_head, teacher_hidden = head_of(scorer.student, scorer.vocab_size), None
     if reads_student(scorer.signal):
-        hidden = trunk(scorer.student, batch.input_ids)[batch.valid]
+        hidden = trunk(scorer.student, batch.input_ids).flatten(0, 1)
     else:
-        hidden = student_head.weight.new_zeros((int(batch.valid.sum()), 0))
+        hidden = student_head.weight.new_zeros((batch.valid.numel(), 0))
     if reads_teacher(scorer.signal):
         assert scorer.teacher is not None, "the signal reads the teacher"
-        teacher_hidden = scorer.teacher.hidden(batch)[batch.valid]
+        teacher_hidden = scorer.teacher.hidden(batch).flatten(0, 1)
     noise = None
     if "noise" in raw_inputs(SIGNALS[scorer.signal.name]):
         keys = streams(derive(scorer.seed, "samples", "signal"), batch.index.to(batch.valid.device))
-        noise = uniform(keys, batch.valid.shape[1])[batch.valid]
-    rows = Rows(student=hidden, teacher=teacher_hidden, targets=batch.targets[batch.valid], noise=noise)
+        noise = uniform(keys, batch.valid.shape[1]).flatten()[batch.places]
+    rows = Rows(
+        student=hidden,
+        teacher=teacher_hidden,
+        places=batch.places,
+        targets=batch.targets.flatten()[batch.places],
+        noise=noise,
+    )
     teacher_head = scorer.teacher.head if teacher_hidden is not None and scorer.teacher is not None else None
     found = score_rows(names, signal_functions(scorer.signal), rows, student_head, teacher_head, chunk=scorer.chunk)
     return found[scorer.signal.name]

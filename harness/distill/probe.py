@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from harness.config import Strategy
-from harness.distill.objective import compile_strategy
+from harness.distill.objective import Objective, compile_strategy
 from harness.distill.prepass import signal_functions
 from harness.distill.score import score_batch
+from harness.distill.shadow import shadow_signals
 from harness.distill.sparse import gather_rows
 from harness.errors import UserError
-from strategies.base import StepContext, log_probs, sample_count
+from strategies.base import StepContext, budget_count, log_probs, sample_count
 from strategies.noise import cells, streams, uniform
-from strategies.registry import SAMPLES, SIGNALS, order_signals
+from strategies.registry import POLICIES, SAMPLES, SIGNALS, order_signals
 
 # A tiny batch: enough for every shape to be told apart.
 _SEQUENCES, _LENGTH, _VOCABULARY = 2, 5, 7
@@ -38,7 +39,9 @@ def probe(strategy: Strategy) -> None:
         values[name] = _call(objective.signal_function, name, values)
     batch_signals = ", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)
     with _named(batch_signals):
-        scores = score_batch(objective.scored, objective.signal_function, {name: values[name] for name in rows}, valid)
+        places = torch.arange(valid.numel())
+        scored = {name: values[name] for name in rows}
+        scores = score_batch(objective.scored, objective.signal_function, scored, valid, places)
     first = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
     ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
     assert strategy.position is not None, "compile_strategy has checked it"
@@ -48,6 +51,9 @@ def probe(strategy: Strategy) -> None:
         with _named(f"policy {strategy.position.policy.name!r}"):
             selection, state = objective.policy.select(ranked, valid, context, state)
         _check_weights(f"policy {strategy.position.policy.name!r}", selection.weight, valid)
+        _check_number(strategy, selection.weight, valid)
+    _probe_temperature(objective, scores, valid)
+    _probe_feature(objective)
     signals = {name: scores[name][valid] for name in objective.criterion_signals}
     if objective.classes is not None:
         places = torch.arange(int(valid.sum()))
@@ -61,6 +67,29 @@ def probe(strategy: Strategy) -> None:
         losses = objective.compare({**values, **signals})
     _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
     probe_samples(strategy)
+
+
+def _probe_temperature(objective: Objective, scores: dict[str, torch.Tensor], valid: torch.Tensor) -> None:
+    if objective.temperature is None:
+        return
+    what = f"temperature {objective.temperature.name!r}"
+    for progress in (0.0, 0.5):
+        with _named(what):
+            found = objective.heat(scores, valid, progress)
+        if found.shape != valid.shape or not bool(torch.isfinite(found).all()) or not bool((found > 0).all()):
+            raise UserError(
+                f"{what} returned {found.tolist()}; temperatures must be finite, above 0 and of shape "
+                f"{tuple(valid.shape)}"
+            )
+
+
+def _probe_feature(objective: Objective) -> None:
+    if objective.feature is None:
+        return
+    states = _inputs(_SAMPLES, _VOCABULARY)
+    with _named(f"feature distance {objective.feature.name!r}"):
+        found = objective.distance(states["student_logits"], states["teacher_logits"])
+    _checked(f"feature distance {objective.feature.name!r}", found, _SAMPLES)
 
 
 def probe_samples(strategy: Strategy) -> None:
@@ -91,6 +120,26 @@ def probe_samples(strategy: Strategy) -> None:
             f"{what} must return {count} indices of {_SAMPLES} sequences, ascending, each once, int64; "
             f"it returned {found}"
         )
+
+
+def probe_shadows() -> None:
+    """Run every signal once that diagnostics ask for a shadow selection, whether a strategy uses it or not.
+
+    Raises:
+        UserError: one of them raises, or returns another shape or a number that is not finite; names it.
+    """
+    valid = torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
+    values = _inputs(int(valid.sum()), _VOCABULARY)
+    values["noise"] = uniform(streams(0, torch.arange(_SEQUENCES)), _LENGTH)[valid]
+    names = shadow_signals(None, with_teacher=True)
+    rows, places = [name for name in names if SIGNALS[name].traits["scope"] == "row"], torch.arange(valid.numel())
+    for name in rows:
+        values[name] = _call(lambda part: SIGNALS[part].build, name, values)
+    laid = {name: values[name] for name in rows}
+    for name in names:
+        with _named(f"signal {name!r}"):
+            scores = score_batch(order_signals([name]), lambda part: SIGNALS[part].build, laid, valid, places)
+        _checked(f"signal {name!r}", scores[name].flatten(), int(valid.sum()))
 
 
 def _check_weights(what: str, weight: torch.Tensor, valid: torch.Tensor) -> None:
@@ -134,6 +183,20 @@ def _checked(what: str, scores: Any, num: int) -> torch.Tensor:
     if not bool(torch.isfinite(scores).all()):
         raise UserError(f"{what} returned {scores.tolist()} on ordinary logits; scores must be finite")
     return scores
+
+
+def _check_number(strategy: Strategy, weight: torch.Tensor, valid: torch.Tensor) -> None:
+    """Refuse a policy that declares to keep its budget and does not: the core relies on it for the number of rows."""
+    assert strategy.position is not None, "compile_strategy has checked it"
+    name, budget = strategy.position.policy.name, _budget(strategy)
+    if POLICIES[name].traits["keeps"] != "budget":
+        return
+    found, wanted = (weight > 0).sum(dim=-1).tolist(), budget_count(valid, budget).tolist()
+    if found != wanted:
+        raise UserError(
+            f"policy {name!r} declares keeps='budget' but kept {found} positions of its sequences at budget {budget}, "
+            f"not {wanted}: declare keeps='varies'"
+        )
 
 
 def _budget(strategy: Strategy) -> float:

@@ -12,45 +12,65 @@ from harness.models import Head
 from strategies.base import SparseTarget, log_probs
 from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS
 
-# N = flattened positions, D = a model's hidden size, V = vocabulary, B = sequences, L = positions
+# N = flattened positions, T = positions of a batch, D = a model's hidden size, V = vocabulary, B = sequences,
+# L = positions
 
-# Logits, their log-probabilities and about four temporaries of the same size live at once in a chunk.
-_LIVE_COPIES = 6
+# A chunk's logits are made at once, because a matrix product of few rows is slow; what is computed from them is wider
+# and takes more room, and is made for a part of the chunk at a time.
+PIECES = 16
+
+# Numbers of float32 per class and row of a piece, at most, over all registered signals and criteria; a test counts.
+_LIVE_COPIES = 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Positions flattened out of a batch, with what is known of each.
+    """Positions of a batch, with what is known of each.
 
     Attributes:
-        student: the student's final hidden states.
+        student: the student's final hidden states, of more positions than these where `places` says which.
         teacher: the teacher's, None where nothing reads it.
+        places: where in `student` and `teacher` the positions are, ascending; None if they are all there is.
         targets: next tokens.
         noise: a uniform number per position, None where nothing reads it.
         keys: a noise key per position of the training text, None where no classes are drawn.
         target: what the student is compared with, where it comes ready-made and no teacher's row is needed.
+        temperature: a temperature per position, None where it is the same for all.
     """
 
-    student: Float[Tensor, "N D"]
+    student: Float[Tensor, "T D"]
     teacher: Tensor | None
     targets: Int[Tensor, " N"]
+    places: Int[Tensor, " N"] | None = None
     noise: Float[Tensor, " N"] | None = None
     keys: Int[Tensor, " N"] | None = None
     target: SparseTarget | None = None
+    temperature: Float[Tensor, " N"] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def part(self, rows: slice) -> "Rows":
-        """Return some of the rows, as views."""
+        """Return some of the rows; their states are views, or copies where the rows lie scattered."""
         return Rows(
-            student=self.student[rows],
-            teacher=None if self.teacher is None else self.teacher[rows],
+            student=self._states(self.student.detach(), rows),
+            teacher=None if self.teacher is None else self._states(self.teacher, rows),
             targets=self.targets[rows],
             noise=None if self.noise is None else self.noise[rows],
             keys=None if self.keys is None else self.keys[rows],
             target=None if self.target is None else self.target.part(rows),
+            temperature=None if self.temperature is None else self.temperature[rows],
         )
+
+    def put(self, target: Float[Tensor, "T D"], rows: slice, values: Float[Tensor, "C D"]) -> None:
+        """Write values of some of the rows where those have their states."""
+        if self.places is None:
+            target[rows] = values
+        else:
+            target.index_copy_(0, self.places[rows], values)
+
+    def _states(self, states: Float[Tensor, "T D"], rows: slice) -> Float[Tensor, "C D"]:
+        return states[rows] if self.places is None else states.index_select(0, self.places[rows])
 
 
 def chunk_rows(vocab_size: int, logit_memory_mib: int, itemsize: int = 4) -> int:
@@ -58,16 +78,22 @@ def chunk_rows(vocab_size: int, logit_memory_mib: int, itemsize: int = 4) -> int
 
     Args:
         vocab_size: columns of a row.
-        logit_memory_mib: MiB that a chunk and its temporaries may occupy.
-        itemsize: bytes per number.
+        logit_memory_mib: MiB that a chunk of both models' logits and what is computed from it may occupy.
+        itemsize: bytes per number of the models' dtype.
     """
-    return max(1, (logit_memory_mib << 20) // (vocab_size * itemsize * _LIVE_COPIES))
+    per_class = 2 * itemsize + max(itemsize, 4) * _LIVE_COPIES / PIECES
+    return max(1, int((logit_memory_mib << 20) / (vocab_size * per_class)))
 
 
 def slices(num: int, size: int) -> Iterator[slice]:
     """Cut `num` rows into slices of `size`, the last one shorter."""
     for start in range(0, num, size):
         yield slice(start, min(start + size, num))
+
+
+def pieces(num: int, chunk: int) -> Iterator[slice]:
+    """Cut the rows of a chunk into the parts that are compared at a time."""
+    return slices(num, -(-chunk // PIECES))
 
 
 @torch.no_grad()
@@ -93,13 +119,11 @@ def score_rows(
     Returns:
         One score per row and name, float32 (float64 for float64 models).
     """
-    needed = {keyword for name in names for keyword in SIGNALS[name].inputs}
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    for piece in slices(len(rows), chunk):
-        values = _raw_values(needed, rows.part(piece), student_head, teacher_head)
-        for name in names:
-            values[name] = function(name)(**{key: values[key] for key in SIGNALS[name].inputs})
-            kept[name].append(values[name])
+    for block in slices(len(rows), chunk):
+        # A function of its own, so that nothing of one chunk is alive in the next.
+        for name, scores in _score_chunk(names, function, rows.part(block), student_head, teacher_head, chunk):
+            kept[name].append(scores)
     empty = rows.student.new_zeros(0, dtype=torch.promote_types(rows.student.dtype, torch.float32))
     return {name: torch.cat(pieces) if pieces else empty for name, pieces in kept.items()}
 
@@ -109,6 +133,7 @@ def score_batch(
     function: Callable[[str], Any],
     row_scores: dict[str, Float[Tensor, " N"]],
     valid: Bool[Tensor, "B L"],
+    places: Int[Tensor, " N"],
 ) -> dict[str, Float[Tensor, "B L"]]:
     """Lay row scores out on their positions and compute the batch signals from them.
 
@@ -117,13 +142,14 @@ def score_batch(
         function: returns a signal's function.
         row_scores: scores of the valid positions, in row-major order.
         valid: the valid positions.
+        places: where they are in the flattened batch.
 
     Returns:
         Every named signal, 0 where not valid.
     """
     laid = {name: torch.zeros(valid.shape, dtype=row.dtype, device=row.device) for name, row in row_scores.items()}
     for name, row in row_scores.items():
-        laid[name][valid] = row
+        laid[name].view(-1).index_copy_(0, places, row)
     for name in names:
         if name not in laid:
             inputs = {key: valid if key == "valid" else laid[key] for key in SIGNALS[name].inputs}
@@ -131,16 +157,38 @@ def score_batch(
     return laid
 
 
-def _raw_values(needed: set[str], rows: Rows, student_head: Head, teacher_head: Head | None) -> dict[str, Tensor]:
-    values: dict[str, Tensor] = {"targets": rows.targets}
-    if rows.noise is not None:
-        values["noise"] = rows.noise
+def _score_chunk(
+    names: tuple[str, ...],
+    function: Callable[[str], Any],
+    rows: Rows,
+    student_head: Head,
+    teacher_head: Head | None,
+    chunk: int,
+) -> list[tuple[str, Tensor]]:
+    """Return the signals of a chunk, piece after piece."""
+    needed = {keyword for name in names for keyword in SIGNALS[name].inputs}
+    logits: dict[str, Tensor] = {}
     if needed & STUDENT_INPUTS:
-        values["student_logits"] = rows.student @ student_head.weight.T
+        logits["student_logits"] = student_head.logits(rows.student)
     if needed & TEACHER_INPUTS:
         assert rows.teacher is not None
         assert teacher_head is not None
-        values["teacher_logits"] = rows.teacher @ teacher_head.weight.T
+        logits["teacher_logits"] = teacher_head.logits(rows.teacher)
+    found = []
+    for piece in pieces(len(rows), chunk):
+        values = _raw_values(needed, rows, logits, piece)
+        for name in names:
+            values[name] = function(name)(**{key: values[key] for key in SIGNALS[name].inputs})
+            found.append((name, values[name]))
+        values.clear()
+    return found
+
+
+def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:
+    values = {name: rows_of[piece] for name, rows_of in logits.items()}
+    values["targets"] = rows.targets[piece]
+    if rows.noise is not None:
+        values["noise"] = rows.noise[piece]
     for model in ("student", "teacher"):
         if f"{model}_logprobs" in needed:
             values[f"{model}_logprobs"] = log_probs(values[f"{model}_logits"])

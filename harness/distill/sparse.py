@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.data.tokens import Batch
+from harness.distill.heat import heated, temperature_of
 from harness.distill.objective import Objective
 from harness.distill.score import Rows
-from harness.models import Head
 from strategies.base import SparseTarget, log_probs, log_rest
 from strategies.noise import cells
 
@@ -44,29 +44,27 @@ class ClassCount:
         self.total = self.total + (target.weight > 0).sum()
 
 
+# Its noise relies on integers that wrap, which generated kernels refuse.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
-def make_target(objective: Objective, rows: Rows, teacher_head: Head | None) -> SparseTarget | None:
-    """Return the sparse target of a chunk of rows, None where rows are compared whole.
-
-    The teacher's logits live and die in here, so that a chunk never holds them beside the student's gradients.
+def make_target(objective: Objective, rows: Rows, teacher_logits: Float[Tensor, "N V"] | None) -> SparseTarget | None:
+    """Return the sparse target of some rows, None where rows are compared whole.
 
     Args:
         objective: names the class policy and the temperature.
-        rows: the chunk; a ready-made target passes through.
-        teacher_head: None where targets come ready-made.
+        rows: the rows; a ready-made target passes through.
+        teacher_logits: None where targets come ready-made.
     """
     if rows.target is not None or objective.classes is None:
         return rows.target
-    assert rows.teacher is not None
-    assert teacher_head is not None
-    logits = objective.heated(rows.teacher @ teacher_head.weight.T)
-    return objective.reduce(log_probs(logits), rows.keys)
+    assert teacher_logits is not None
+    return objective.reduce(log_probs(heated(teacher_logits, temperature_of(objective, rows))), rows.keys)
 
 
-def row_keys(batch: Batch, chosen: Bool[Tensor, "B L"]) -> Int[Tensor, " N"]:
-    """Return the noise key of every chosen position: of its place in the training text, not in the batch or the run."""
-    rows, positions = chosen.nonzero(as_tuple=True)
-    return cells(batch.index.to(rows.device)[rows], positions)
+def row_keys(batch: Batch, places: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Return the noise key of positions of the flattened batch: of their place in the training text, not in the run."""
+    length = batch.valid.shape[1]
+    return cells(batch.index.to(places.device)[places // length], places % length)
 
 
 def gather_rows(target: SparseTarget, student_logprobs: Float[Tensor, "N V"]) -> SparseRows:

@@ -1,5 +1,6 @@
 """One optimiser step's worth of loss and gradients: trunk, scores, selection, chunked loss, for every micro-batch."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,52 +12,29 @@ from transformers import PreTrainedModel
 
 from harness.data.tokens import Batch
 from harness.distill.dense import dense_loss
-from harness.distill.loss import weighted_loss
+from harness.distill.feature import feature_loss
+from harness.distill.loss import HeadGradient, add_gradients, compiled_losses
 from harness.distill.objective import Objective
-from harness.distill.score import Rows, score_batch, score_rows
-from harness.distill.sparse import ClassCount, row_keys
+from harness.distill.observe import Observer, Seen
+from harness.distill.sparse import ClassCount
+from harness.distill.supervise import (
+    Scores,
+    Supervised,
+    at,
+    context_of,
+    denominator,
+    lay_out,
+    loss_offset,
+    row_scores,
+    select,
+    supervise,
+)
+from harness.distill.tally import Tally
 from harness.distill.teacher import Targets, Teacher
-from harness.models import Head, head_of, trunk
-from harness.seeds import derive
+from harness.models import Head, States, head_of, trunk, trunk_layers
 from strategies.base import Selection, StepContext
-from strategies.noise import streams, uniform
-from strategies.registry import SIGNALS
 
-# B = sequences, L = positions, M = supervised positions, D = hidden size
-
-Scores = dict[str, Float[Tensor, "B L"]]
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """Counts of one step or of many: what was supervised and how many rows each head saw.
-
-    Attributes:
-        sequences: sequences seen.
-        valid: positions with a target.
-        supervised: positions with a non-zero weight.
-        classes: classes with a weight, over all rows that were compared with a sparse target.
-        student_scored: rows through the student's head without gradient.
-        student_trained: rows through it with gradient.
-        teacher_rows: rows through the teacher's head.
-        trunk_passes: forward passes of the student's trunk without gradient, in sequences.
-        teacher_passes: forward passes of the teacher's trunk, in sequences.
-    """
-
-    sequences: int = 0
-    valid: int = 0
-    supervised: int = 0
-    classes: int = 0
-    student_scored: int = 0
-    student_trained: int = 0
-    teacher_rows: int = 0
-    trunk_passes: int = 0
-    teacher_passes: int = 0
-
-    def add(self, other: "Tally") -> None:
-        """Add another tally's counts to this one."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+# B = sequences, L = positions, N = valid positions, M = supervised positions, D = hidden size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +42,12 @@ class StepResult:
     """What a step computed; gradients lie on the parameters.
 
     Attributes:
-        loss: the objective's value, nats.
+        loss: the objective's value, nats, float64; where it was computed, so that only a reader waits for it.
         state: the policy's state after the step.
         tally: what was counted.
     """
 
-    loss: float
+    loss: Float[Tensor, ""]
     state: Any
     tally: Tally
 
@@ -86,6 +64,8 @@ class Core:
         chunk: rows of logits that exist at a time.
         seed: the trial's seed, for selection noise.
         targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
+        projection: maps the student's hidden states to the teacher's size; None for an objective without that branch.
+        compile: whether the losses of a chunk come from compiled kernels.
     """
 
     student: PreTrainedModel
@@ -95,6 +75,14 @@ class Core:
     chunk: int
     seed: int
     targets: Targets | None = None
+    projection: torch.nn.ModuleList | None = None
+    compile: bool = False
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Everything that is trained: the student, and what the objective adds to it for as long as training lasts."""
+        modules = [self.student] if self.projection is None else [self.student, self.projection]
+        return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
     @property
     def teacher_head(self) -> Head | None:
@@ -114,7 +102,8 @@ def accumulate(
     *,
     step: int,
     num_steps: int,
-    last_loss: float | None = None,
+    last_loss: Tensor | float | None = None,
+    observer: Observer | None = None,
 ) -> StepResult:
     """Add one global batch's gradients to the parameters, divided by the global denominator.
 
@@ -128,95 +117,91 @@ def accumulate(
         step: number of the step, from 0.
         num_steps: steps of the whole run.
         last_loss: the previous step's loss, None at the first.
+        observer: shown every micro-batch after its gradients are computed.
     """
     contexts = _contexts(core, micro_batches, step, num_steps, last_loss)
     tally = Tally()
     prepared: list[tuple[Selection, Scores]] = []
     if core.objective.batch_scope and len(micro_batches) > 1:
         prepared, state = _select_globally(core, micro_batches, contexts, state, tally)
-    numerator, denominator = 0.0, 0.0
+    device = core.student.device
+    numerator, divisor = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
     for number, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
-        hidden = trunk(core.student, batch.input_ids)
-        teacher_hidden = _teacher_hidden(core, batch, tally)
+        student = _student_states(core, batch)
+        teacher = _teacher_states(core, batch, tally)
         if prepared:
             selection, scores = prepared[number]
         else:
-            row_scores = _row_scores(core, batch, hidden.detach(), teacher_hidden, tally, context)
-            scores = score_batch(core.objective.scored, core.objective.signal_function, row_scores, batch.valid)
-            selection, state = _select(core, scores, batch, context, state)
-        loss = _loss(core, batch, hidden, teacher_hidden, selection, scores, tally)
-        loss.backward()
-        numerator += float(loss.detach())
-        denominator += _denominator(core, selection, batch)
+            rows = _row_scores(core, batch, student.final.detach(), teacher, tally, context)
+            scores = lay_out(core.objective, rows, batch, context)
+            selection, state = select(core.objective, scores, batch, context, state)
+        numerator += _add_gradients(core, batch, student, teacher, selection, scores, tally)
+        numerator += loss_offset(scores)
+        divisor += denominator(core.objective, selection, batch)
         tally.sequences += len(batch.input_ids)
-        tally.valid += int(batch.valid.sum())
-        tally.supervised += int((selection.weight > 0).sum())
-    denominator = denominator or 1.0
-    grads = [parameter.grad for parameter in core.student.parameters() if parameter.grad is not None]
-    torch._foreach_div_(grads, denominator)
-    return StepResult(loss=numerator / denominator, state=state, tally=tally)
+        tally.valid += len(batch.places)
+        tally.supervised = tally.supervised + (selection.weight != 0).sum()
+        if observer is not None:
+            states = None if teacher is None else teacher.final
+            observer.see(
+                Seen(step=step, batch=batch, student=student.final.detach(), teacher=states, selection=selection)
+            )
+    divisor = divisor.where(divisor > 0, 1.0)
+    grads = [parameter.grad for parameter in core.parameters if parameter.grad is not None]
+    torch._foreach_div_(grads, divisor)
+    return StepResult(loss=numerator / divisor, state=state, tally=tally)
 
 
 def _contexts(
-    core: Core, micro_batches: Sequence[Batch], step: int, num_steps: int, last_loss: float | None
+    core: Core, micro_batches: Sequence[Batch], step: int, num_steps: int, last_loss: Tensor | float | None
 ) -> list[StepContext]:
     """Give each sequence its noise stream, numbered by its place in the global batch."""
-    position = core.objective.strategy.position
-    base, first, contexts = derive(core.seed, "selection", step), 0, []
+    first, contexts = 0, []
     for batch in micro_batches:
         rows = torch.arange(first, first + len(batch.input_ids), device=batch.input_ids.device)
-        budget = position.budget if position is not None and position.budget is not None else 1.0
         contexts.append(
-            StepContext(budget=budget, progress=step / num_steps, keys=streams(base, rows), last_loss=last_loss)
+            context_of(core.objective, rows, seed=core.seed, step=step, num_steps=num_steps, last_loss=last_loss)
         )
         first += len(batch.input_ids)
     return contexts
 
 
-def _teacher_hidden(core: Core, batch: Batch, tally: Tally) -> Tensor | None:
-    if not (core.objective.scores_read_teacher or core.loss_reads_teacher):
+def _student_states(core: Core, batch: Batch) -> States:
+    pairs = core.objective.layer_pairs
+    if pairs:
+        return trunk_layers(core.student, batch.input_ids, [ours for ours, _ in pairs])
+    return States(final=trunk(core.student, batch.input_ids))
+
+
+def _teacher_states(core: Core, batch: Batch, tally: Tally) -> States | None:
+    objective = core.objective
+    if not (objective.scores_read_teacher or core.loss_reads_teacher or objective.feature is not None):
         return None
     assert core.teacher is not None, "the objective reads the teacher"
     if core.teacher.online:
         tally.teacher_passes += len(batch.input_ids)
     with torch.no_grad():
-        return core.teacher.hidden(batch)
+        if objective.layer_pairs:
+            assert core.teacher.layers is not None, "legality asks for teacher: online"
+            return core.teacher.layers(batch, [theirs for _, theirs in objective.layer_pairs])
+        return States(final=core.teacher.hidden(batch))
 
 
 def _row_scores(
-    core: Core,
-    batch: Batch,
-    hidden: Tensor,
-    teacher_hidden: Tensor | None,
-    tally: Tally,
-    context: StepContext,
+    core: Core, batch: Batch, hidden: Tensor, teacher: States | None, tally: Tally, context: StepContext
 ) -> dict[str, Tensor]:
     """Compute the row signals at the valid positions of a batch."""
-    objective = core.objective
-    names = tuple(name for name in objective.scored if SIGNALS[name].traits["scope"] == "row")
-    if not names:
-        return {}
-    noise = uniform(context.keys, batch.valid.shape[1])[batch.valid] if _reads(names, "noise") else None
-    rows = Rows(
-        student=hidden[batch.valid],
-        teacher=teacher_hidden[batch.valid] if teacher_hidden is not None and objective.scores_read_teacher else None,
-        targets=batch.targets[batch.valid],
-        noise=noise,
+    return row_scores(
+        core.objective,
+        batch,
+        hidden,
+        None if teacher is None else teacher.final,
+        head_of(core.student, core.vocab_size),
+        core.teacher_head,
+        context,
+        chunk=core.chunk,
+        tally=tally,
     )
-    tally.student_scored += len(rows) if _reads(names, "student_logits", "student_logprobs") else 0
-    tally.teacher_rows += len(rows) if objective.scores_read_teacher else 0
-    student_head = head_of(core.student, core.vocab_size)
-    return score_rows(names, objective.signal_function, rows, student_head, core.teacher_head, chunk=core.chunk)
-
-
-def _reads(names: Sequence[str], *inputs: str) -> bool:
-    return any(keyword in SIGNALS[name].inputs for name in names for keyword in inputs)
-
-
-def _select(core: Core, scores: Scores, batch: Batch, context: StepContext, state: Any) -> tuple[Selection, Any]:
-    signal = core.objective.signal
-    ranked = scores[signal] if signal is not None else torch.zeros(batch.valid.shape, device=batch.valid.device)
-    return core.objective.policy.select(ranked, batch.valid, context, state)
 
 
 def _select_globally(
@@ -231,14 +216,16 @@ def _select_globally(
         for batch, context in zip(micro_batches, contexts, strict=True):
             hidden = trunk(core.student, batch.input_ids)
             tally.trunk_passes += len(batch.input_ids)
-            teacher_hidden = _teacher_hidden(core, batch, tally)
-            pieces.append(_row_scores(core, batch, hidden, teacher_hidden, tally, context))
+            teacher = _teacher_states(core, batch, tally)
+            pieces.append(_row_scores(core, batch, hidden, teacher, tally, context))
     fields = ("index", "input_ids", "targets", "valid")
     whole = Batch(**{name: torch.cat([getattr(batch, name) for batch in micro_batches]) for name in fields})
+    places = [batch.places + offset for batch, offset in zip(micro_batches, _offsets(micro_batches), strict=True)]
+    vars(whole).update(places=torch.cat(places))  # already known; a GPU would have to be waited for
     context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
     rows = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    scores = score_batch(core.objective.scored, core.objective.signal_function, rows, whole.valid)
-    selection, state = _select(core, scores, whole, context, state)
+    scores = lay_out(core.objective, rows, whole, context)
+    selection, state = select(core.objective, scores, whole, context, state)
     sizes = [len(batch.input_ids) for batch in micro_batches]
     weights, denoms = selection.weight.split(sizes), selection.denom.split(sizes)
     parted = {name: laid.split(sizes) for name, laid in scores.items()}
@@ -248,62 +235,71 @@ def _select_globally(
     ], state
 
 
-def _loss(
+def _offsets(micro_batches: Sequence[Batch]) -> list[int]:
+    """Return where each micro-batch begins in the flattened global batch."""
+    return [0, *itertools.accumulate(batch.valid.numel() for batch in micro_batches)][:-1]
+
+
+def _add_gradients(
     core: Core,
     batch: Batch,
-    hidden: Tensor,
-    teacher_hidden: Tensor | None,
+    student: States,
+    teacher: States | None,
     selection: Selection,
     scores: Scores,
     tally: Tally,
 ) -> Tensor:
-    """Return the undivided loss of a micro-batch, differentiable in the student."""
-    objective = core.objective
-    dense = objective.strategy.flow == "dense"
-    chosen = torch.ones_like(batch.valid) if dense else selection.weight > 0
-    coefficient = (selection.weight / _divisor(core, selection, batch)[:, None])[chosen]
-    rows = Rows(
-        student=hidden[chosen],
-        teacher=teacher_hidden[chosen] if teacher_hidden is not None and core.loss_reads_teacher else None,
-        targets=batch.targets[chosen],
-        keys=row_keys(batch, chosen) if objective.draws_classes and core.targets is None else None,
-        target=core.targets(batch, chosen) if objective.classes is not None and core.targets is not None else None,
-    )
-    signals = {name: scores[name][chosen] for name in objective.criterion_signals}
+    """Return the undivided loss of a micro-batch, and add its gradients to the student's."""
+    objective, hidden = core.objective, student.final
+    states = teacher.final if teacher is not None and core.loss_reads_teacher else None
+    chosen = supervise(objective, batch, hidden, states, selection, scores, targets=core.targets)
+    rows = chosen.rows
     tally.student_trained += len(rows)
     tally.teacher_rows += len(rows) if rows.teacher is not None else 0
-    student_head = head_of(core.student, core.vocab_size)
-    coefficient = coefficient.to(torch.promote_types(hidden.dtype, torch.float32))
     counted = ClassCount()
-    given = (objective, rows, signals, coefficient, student_head, core.teacher_head)
-    if dense:
+    student_head = head_of(core.student, core.vocab_size)
+    given = (objective, rows, chosen.signals, chosen.coefficient, student_head, core.teacher_head)
+    branch = _feature_loss(core, student, teacher, chosen, scores, tally)
+    if objective.strategy.flow == "dense":
         loss = dense_loss(*given, on_target=counted.add)
+        (loss if branch is None else loss + branch).backward()
     else:
-        loss = weighted_loss(*given, chunk=core.chunk, on_target=counted.add)
-    tally.classes += int(counted.total)
-    return loss
+        grad_hidden = torch.zeros_like(rows.student) if hidden.requires_grad else None
+        grad_head = HeadGradient(core.student, core.vocab_size, single=len(rows) <= core.chunk)
+        loss = add_gradients(
+            *given,
+            chunk=core.chunk,
+            grad_hidden=grad_hidden,
+            add_to_head=grad_head.add if grad_head.wanted else None,
+            losses=compiled_losses() if core.compile else None,
+            on_target=counted.add,
+        )
+        grad_head.narrow()
+        roots = [] if grad_hidden is None else [(hidden, grad_hidden.view_as(hidden))]
+        roots += [] if branch is None else [(branch, torch.ones_like(branch))]
+        if roots:
+            # One pass through the trunk for both.
+            torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
+        grad_head.finish()
+    tally.classes = tally.classes + counted.total
+    return loss.detach() if branch is None else loss.detach() + branch.detach()
 
 
-def _divisor(core: Core, selection: Selection, batch: Batch) -> Tensor:
-    """What each sequence's losses are divided by on their own; 1 where that happens to the batch as a whole."""
-    normaliser = core.objective.strategy.normaliser
-    if normaliser == "sequence_mean":
-        divisor = selection.denom
-    elif normaliser == "all_positions":
-        divisor = batch.valid.sum(dim=-1)
-    else:
-        divisor = torch.ones_like(selection.denom)
-    # A sequence without valid positions has no losses; any divisor but 0 will do.
-    return divisor.double().clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _denominator(core: Core, selection: Selection, batch: Batch) -> float:
-    """What a micro-batch adds to the divisor of the whole batch."""
-    normaliser = core.objective.strategy.normaliser
-    if normaliser == "batch_mean":
-        return float(selection.denom.sum())
-    if normaliser == "sum":
-        return 0.0
-    # A sequence of which nothing is selected has no mean of its own, but a mean of 0 over its valid positions.
-    counted = batch.valid.any(dim=-1) if normaliser == "all_positions" else selection.denom > 0
-    return float(counted.sum())
+def _feature_loss(
+    core: Core,
+    student: States,
+    teacher: States | None,
+    chosen: Supervised,
+    scores: Scores,
+    tally: Tally,
+) -> Tensor | None:
+    """Return the loss of the branch on hidden states as a graph, None without that branch."""
+    feature = core.objective.strategy.feature
+    if feature is None:
+        return None
+    assert core.projection is not None, "an objective with the branch has projections"
+    assert teacher is not None, "an objective with the branch reads the teacher"
+    ours, theirs = ([each.flatten(0, 1) for each in states.layers or (states.final,)] for states in (student, teacher))
+    tally.projected += len(chosen.coefficient)
+    score = None if feature.signal is None else at(scores[feature.signal].flatten(), chosen.places)
+    return feature_loss(core.objective, core.projection, ours, theirs, chosen.places, chosen.coefficient, score)

@@ -1,9 +1,9 @@
 """The training loop: the same optimiser, schedule and data order for every strategy."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -12,9 +12,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from harness.config import Optimisation
-from harness.data.tokens import Batch, Tokens
-from harness.distill.step import Core, Tally, accumulate
+from harness.data.tokens import Tokens
+from harness.distill.checkpoint import Keeper
+from harness.distill.observe import Moment, Observer
+from harness.distill.optimiser import make_optimiser
+from harness.distill.parts import Weights
+from harness.distill.rollout import Writer
+from harness.distill.step import Core, StepResult, accumulate
+from harness.distill.tally import Tally
 from harness.seeds import derive
+
+# A row of the curve.
+Row = tuple[int, float, float, float, float]
 
 
 class NotFiniteError(RuntimeError):
@@ -89,6 +98,9 @@ def train(
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
     watch: AbstractContextManager[object] | None = None,
+    observer: Observer | None = None,
+    keeper: Keeper | None = None,
+    writer: Writer | None = None,
 ) -> Training:
     """Distil the student in place.
 
@@ -98,50 +110,134 @@ def train(
         optimisation: optimiser, schedule and batch sizes.
         only: indices of the sequences to train on, all if left out.
         device: where the student is.
-        on_step: called after every step with steps done, steps in all and the loss.
+        on_step: called after every step with steps done, steps in all and the loss read last, nan at first.
         watch: entered around the first step's loss and gradients, to measure them.
+        observer: shown the steps that it asks for.
+        keeper: saves checkpoints, and brings training to where the last one was; None for none.
+        writer: lets the student write sequences of each batch itself; None trains on the data alone.
 
     Raises:
         NotFiniteError: the loss or the gradient's norm is nan or infinite; names the step and the sequences.
+        Stopped: the keeper was asked to stop.
         ValueError: less than one batch of sequences.
     """
     num_steps = count_steps(len(tokens) if only is None else len(only), optimisation)
     order = data_order(len(tokens), optimisation.epochs, core.seed, only)
-    parameters = [parameter for parameter in core.student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=optimisation.learning_rate,
-        betas=optimisation.betas,
-        weight_decay=optimisation.weight_decay,
-        fused=all(parameter.is_floating_point() for parameter in parameters),
-    )
+    parameters = core.parameters
+    optimiser = make_optimiser(parameters, optimisation)
     core.student.train()
-    tally, state, last_loss, curve = Tally(), None, None, []
-    for step in range(num_steps):
+    loop = _Loop()
+    if keeper is not None:
+        keeper.restore({"student": Weights(core.student), "optimiser": optimiser, "loop": loop})
+    for step in range(loop.step, num_steps):
         index = order[step * optimisation.batch_size : (step + 1) * optimisation.batch_size]
         rate = learning_rate(step, num_steps, optimisation)
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        micro_batches = [batch.to(device) for batch in _micro_batches(tokens, index, optimisation.micro_batch_size)]
+        if writer is None:
+            whole, written = tokens.batch(index), Tally()
+        else:
+            whole, written = writer.batch(core.student, index, step=step)
+        micro_batches = [batch.to(device) for batch in whole.split(optimisation.micro_batch_size)]
+        looking = observer if observer is not None and observer.due(step, num_steps) else None
+        moment = Moment(step=step, num_steps=num_steps, last_loss=loop.last_loss, state=loop.state)
         with watch if watch is not None and step == 0 else nullcontext():
-            result = accumulate(core, micro_batches, state, step=step, num_steps=num_steps, last_loss=last_loss)
-        state, last_loss = result.state, result.loss
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm))
-        if not (math.isfinite(result.loss) and math.isfinite(norm)):
-            raise NotFiniteError(
-                f"step {step}: loss {result.loss}, gradient norm {norm}; sequences {index.tolist()} of the training set"
+            result = accumulate(
+                core,
+                micro_batches,
+                loop.state,
+                step=step,
+                num_steps=num_steps,
+                last_loss=loop.last_loss,
+                observer=looking,
             )
+        result.tally.add(written)
+        if looking is not None:
+            looking.close(moment)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm)
         optimiser.step()
-        tally.add(result.tally)
-        curve.append((step, result.loss, result.tally.supervised / max(result.tally.valid, 1), rate, norm))
+        loop.advance(_Unread(step=step, index=index, result=result, rate=rate, norm=norm))
         if on_step is not None:
-            on_step(step + 1, num_steps, result.loss)
+            on_step(step + 1, num_steps, loop.curve[-1][1] if loop.curve else math.nan)
+        if keeper is not None:
+            keeper.after(step + 1, num_steps)
+    loop.flush()
     core.student.eval()
     columns = ["step", "loss_nats", "realised_fraction", "learning_rate", "grad_norm"]
-    return Training(tally=tally, curve=pd.DataFrame(curve, columns=columns), state=state, num_steps=num_steps)
+    curve = pd.DataFrame(loop.curve, columns=columns)
+    return Training(tally=loop.tally.read(), curve=curve, state=loop.state, num_steps=num_steps)
 
 
-def _micro_batches(tokens: Tokens, index: Int[Tensor, " B"], size: int) -> Iterator[Batch]:
-    for part in index.split(size):
-        yield tokens.batch(part)
+@dataclass(frozen=True, kw_only=True)
+class _Unread:
+    """What a step computed, read when the next one is under way, so that a GPU never waits for its host."""
+
+    step: int
+    index: Int[Tensor, " B"]
+    result: StepResult
+    rate: float
+    norm: Tensor
+
+    def read(self) -> Row:
+        """Return the step's row of the curve.
+
+        Raises:
+            NotFiniteError: the loss or the gradient's norm is nan or infinite.
+        """
+        loss, norm = float(self.result.loss), float(self.norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(
+                f"step {self.step}: loss {loss}, gradient norm {norm}; "
+                f"sequences {self.index.tolist()} of the training set"
+            )
+        counted = self.result.tally
+        return self.step, loss, float(counted.supervised) / max(counted.valid, 1), self.rate, norm
+
+
+@dataclass(kw_only=True)
+class _Loop:
+    """What one step hands to the next; part of every checkpoint.
+
+    Attributes:
+        step: steps done.
+        state: the policy's state.
+        last_loss: the last step's loss.
+        tally: counts so far.
+        curve: rows of the steps read so far.
+        unread: the last step, if it has not been read.
+    """
+
+    step: int = 0
+    state: Any = None
+    last_loss: Tensor | float | None = None
+    tally: Tally = field(default_factory=Tally)
+    curve: list[Row] = field(default_factory=list)
+    unread: _Unread | None = None
+
+    def advance(self, done: _Unread) -> None:
+        """Take in a step, and read the one before it."""
+        self.flush()
+        self.step, self.unread = done.step + 1, done
+        self.state, self.last_loss = done.result.state, done.result.loss
+        self.tally.add(done.result.tally)
+
+    def flush(self) -> None:
+        """Read the last step."""
+        if self.unread is not None:
+            self.curve.append(self.unread.read())
+        self.unread = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, every step read: what is not finite is never saved."""
+        self.flush()
+        curve = torch.tensor(self.curve, dtype=torch.float64)
+        plain = {"step": self.step, "state": self.state, "last_loss": self.last_loss}
+        return {**plain, "tally": vars(self.tally), "curve": curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.step, self.state, self.last_loss = (state_dict[name] for name in ("step", "state", "last_loss"))
+        self.tally = Tally(**state_dict["tally"])
+        for step, loss, realised, rate, norm in state_dict["curve"].tolist():
+            self.curve.append((int(step), loss, realised, rate, norm))

@@ -1,17 +1,42 @@
-"""Held-out text: loss and distance to the teacher, which separate strategies long before accuracies do."""
+"""Held-out text: loss, calibration and distance to the teacher, which tell strategies apart before accuracies do."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.data.tokens import Tokens
 from harness.distill.score import Rows, score_rows, slices
 from harness.distill.teacher import Teacher
+from harness.evaluate.calibration import bin_sums, calibration_error_of, calibration_stderr_of, reliability_of
 from harness.models import head_of, trunk
 from harness.results import Metric
 from strategies.base import log_probs
 from strategies.registry import SIGNALS, order_signals
+
+# N = positions, D = hidden size, V = vocabulary
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What was measured on held-out text.
+
+    Attributes:
+        metrics: metric by name.
+        reliability: one row per bin of confidence in the most likely next token, as `calibration.reliability_of` makes
+            them.
+        items: one row per sequence and metric that is a mean over tokens, laid out as the rows of evaluated items:
+            task "heldout", item (the sequence), metric, value (per token), weight (tokens).
+    """
+
+    metrics: dict[str, Metric]
+    reliability: pd.DataFrame
+    items: pd.DataFrame
 
 
 @torch.no_grad()
@@ -24,7 +49,7 @@ def measure_heldout(
     batch_size: int,
     chunk: int,
     device: torch.device | str = "cpu",
-) -> dict[str, Metric]:
+) -> Heldout:
     """Measure a model on packed held-out text.
 
     Args:
@@ -37,15 +62,21 @@ def measure_heldout(
         device: where the model is.
 
     Returns:
-        heldout_loss (nats per token), bits_per_byte and, given a teacher, teacher_kl (forward, nats per token) and
+        The metrics heldout_loss (nats per token), bits_per_byte, token_ece (expected calibration error of the most
+        likely next token, 15 equal-width bins) and, given a teacher, teacher_kl (forward, nats per token) and
         teacher_agreement (share of positions whose most likely token is the same). Standard errors treat sequences,
         not tokens, as independent.
+
+    Raises:
+        FloatingPointError: the model's logits are not finite; names the sequence.
     """
     head = head_of(model, vocab_size)
     sums: dict[str, list[float]] = {"heldout_loss": []}
     if teacher is not None:
         sums |= {"teacher_kl": [], "teacher_agreement": []}
     counts: list[int] = []
+    sequences: list[int] = []
+    bins: list[np.ndarray] = []
     names = order_signals(["student_ce", "kl"] if teacher is not None else ["student_ce"])
     for start in range(0, len(tokens), batch_size):
         batch = tokens.batch(torch.arange(start, min(start + batch_size, len(tokens)))).to(device)
@@ -53,6 +84,8 @@ def measure_heldout(
         teacher_hidden = teacher.hidden(batch) if teacher is not None else None
         for number in range(len(hidden)):
             valid = batch.valid[number]
+            if not valid.any():
+                continue
             rows = Rows(
                 student=hidden[number][valid],
                 teacher=None if teacher_hidden is None else teacher_hidden[number][valid],
@@ -61,21 +94,50 @@ def measure_heldout(
             teacher_head = teacher.head if teacher is not None else None
             scores = score_rows(names, lambda name: SIGNALS[name].build, rows, head, teacher_head, chunk=chunk)
             counts.append(len(rows))
+            sequences.append(start + number)
             sums["heldout_loss"].append(float(scores["student_ce"].sum()))
+            confidence, best = _top(rows.student, head.weight, chunk)
+            if not bool(confidence.isfinite().all()):
+                raise FloatingPointError(f"held-out sequence {start + number}: the model's logits are not finite")
+            bins.append(bin_sums(confidence.cpu().numpy(), (best == rows.targets).cpu().numpy()))
             if teacher is not None and rows.teacher is not None:
                 sums["teacher_kl"].append(float(scores["kl"].sum()))
-                ours = _best(rows.student, head.weight, chunk)
-                theirs = _best(rows.teacher, teacher.head.weight, chunk)
-                sums["teacher_agreement"].append(float((ours == theirs).sum()))
+                _, theirs = _top(rows.teacher, teacher.head.weight, chunk)
+                sums["teacher_agreement"].append(float((best == theirs).sum()))
     metrics = {name: _ratio(values, counts) for name, values in sums.items()}
     loss = metrics["heldout_loss"]
     scale = tokens.tokens_per_byte / math.log(2)
     stderr = None if loss.stderr is None else loss.stderr * scale
-    return metrics | {"bits_per_byte": Metric(value=loss.value * scale, stderr=stderr, num=loss.num)}
+    metrics["bits_per_byte"] = Metric(value=loss.value * scale, stderr=stderr, num=loss.num)
+    units = np.stack(bins)
+    metrics["token_ece"] = Metric(
+        value=calibration_error_of(units.sum(axis=0)),
+        stderr=calibration_stderr_of(units) if len(units) > 1 else None,
+        num=int(units[:, 0].sum()),
+    )
+    items = [_items(name, sequences, values, counts) for name, values in sums.items()]
+    return Heldout(
+        metrics=metrics,
+        reliability=reliability_of(units.sum(axis=0)),
+        items=pd.concat(items, ignore_index=True),
+    )
 
 
-def _best(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> torch.Tensor:
-    return torch.cat([log_probs(hidden[piece] @ weight.T).argmax(dim=-1) for piece in slices(len(hidden), chunk)])
+def _items(metric: str, sequences: list[int], sums: list[float], counts: list[int]) -> pd.DataFrame:
+    weight = np.asarray(counts, dtype=np.float64)
+    return pd.DataFrame(
+        {"task": "heldout", "item": sequences, "metric": metric, "value": np.asarray(sums) / weight, "weight": weight}
+    )
+
+
+def _top(
+    hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], chunk: int
+) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return the most likely token at each position and its probability, a chunk of logits at a time."""
+    found = [log_probs(hidden[piece] @ weight.T).max(dim=-1) for piece in slices(len(hidden), chunk)]
+    # Rounding can lift the logarithm of a probability of 1 above 0.
+    confidence = torch.cat([top.values for top in found]).exp().clamp(max=1.0)
+    return confidence, torch.cat([top.indices for top in found])
 
 
 def _ratio(sums: list[float], counts: list[int]) -> Metric:

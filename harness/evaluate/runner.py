@@ -3,11 +3,12 @@
 Importing lm-eval takes seconds, so only an evaluation imports this module.
 """
 
-import json
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,50 +16,117 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from lm_eval import evaluator
 from lm_eval.api import task as task_module
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Which examples lm-eval would draw for a few-shot prompt: its own default, so that official prompts stay official.
-_FEWSHOT_SEED = 1234
+from harness.errors import UserError
+
+# lm-eval's own defaults, so that what an official task draws stays official.
+_SEED, _NUMPY_SEED, _TORCH_SEED, _FEWSHOT_SEED = 0, 1234, 1234, 1234
+
+# Zero-shot on one split: of a definition's data only the rows handed over are left.
+_ONE_SPLIT: dict[str, Any] = {
+    "dataset_path": None,
+    "dataset_name": None,
+    "training_split": None,
+    "validation_split": None,
+    "test_split": "items",
+    "fewshot_split": None,
+    "fewshot_config": None,
+    "num_fewshot": 0,
+    "process_docs": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What one task is asked.
+
+    Attributes:
+        definition: the task's YAML file.
+        rows: the rows of a split, all of them.
+        start: the first item asked.
+        step: from one item asked to the next.
+        limit: items asked at most, all if None.
+    """
+
+    definition: Path
+    rows: Dataset
+    start: int = 0
+    step: int = 1
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a task was answered.
+
+    Attributes:
+        samples: lm-eval's logged samples, one per item and filter; `doc_id` counts the items asked.
+        items: each item's number among all rows of the split, as the task itself prepares them.
+        wall_s: seconds, preparation included.
+    """
+
+    samples: list[dict[str, Any]]
+    items: list[int]
+    wall_s: float
 
 
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: Mapping[Path, Path],
+    questions: Sequence[Question],
     *,
     batch_size: int,
-) -> dict[str, list[dict[str, Any]]]:
-    """Evaluate a model on tasks over local files.
+) -> list[Answers]:
+    """Evaluate a model, zero-shot and greedily.
 
     Nothing is read from or written to anywhere else: rows are held in memory, not in a dataset cache.
 
     Args:
         model: evaluated where it lies, in evaluation mode; the mode of each of its modules is restored.
         tokenizer: must have an end-of-sequence token.
-        tasks: items (JSON lines) by the lm-eval task (YAML) that asks them. An item file is the split `items`.
+        questions: the tasks.
         batch_size: sequences per forward pass; it changes speed and memory, not results.
 
     Returns:
-        lm-eval's logged samples by task name, under the task's first filter.
+        The answers to each task, in the order asked.
+
+    Raises:
+        UserError: a task has no items left.
     """
-    configs = [_task_config(definition, items) for definition, items in tasks.items()]
     with _as_found(model, tokenizer):
         with _level(logging.ERROR):  # lm-eval warns that a model in memory was passed, which is the point here
             lm = _InMemory(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-            loaded = TaskManager(include_defaults=False).load(configs)
+        return [ask(lm, question) for question in questions]
+
+
+def ask(lm: LM, question: Question) -> Answers:
+    """Ask one task of anything that answers as lm-eval's models do."""
+    started = time.perf_counter()
+    config: dict[str, Any] = load_yaml(question.definition)
+    with _quiet():
+        # Prepared before the choice of items, so that an item keeps its number whatever part is asked.
+        rows = config["process_docs"](question.rows) if config.get("process_docs") else question.rows
+        items = list(range(question.start, len(rows), question.step))[: question.limit]
+        if not items:
+            raise UserError(f"task {config['task']!r} has {len(rows)} items, none of which is in the split asked for")
+        asked = DatasetDict({"items": rows.select(items)})
+        config |= _ONE_SPLIT | {"custom_dataset": lambda **_: asked, "dataset_kwargs": None}
+        loaded = TaskManager(include_defaults=False).load([config])
         for task in loaded["tasks"].values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-        # Not simple_evaluate: it also seeds every generator of the process and spends seconds on describing the
-        # machine and the git checkout.
-        with _without_task_bars(), _level(logging.WARNING):
-            results = evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
-    return {name: _first_filter(samples) for name, samples in results["samples"].items()}
+        # Not simple_evaluate: it also spends seconds on describing the machine and the git checkout.
+        results = evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+    (samples,) = results["samples"].values()
+    return Answers(samples=samples, items=items, wall_s=time.perf_counter() - started)
 
 
 class _InMemory(HFLM):  # type: ignore[misc]
@@ -79,23 +147,6 @@ class _InMemory(HFLM):  # type: ignore[misc]
         return super()._model_generate(context, *args, **kwargs)  # type: ignore[no-any-return]
 
 
-def _task_config(definition: Path, items: Path) -> dict[str, Any]:
-    config: dict[str, Any] = load_yaml(definition)
-    config["custom_dataset"] = _load_items
-    config["dataset_kwargs"] = {"items": str(items)}
-    return config
-
-
-def _load_items(*, items: str, **_: object) -> DatasetDict:
-    """Load an item file; lm-eval also passes a task's metadata, which says nothing about it."""
-    with Path(items).open(encoding="utf-8") as lines:
-        return DatasetDict({"items": Dataset.from_list([json.loads(line) for line in lines])})
-
-
-def _first_filter(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-
-
 @contextmanager
 def _as_found(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Restore the random generators, the modules' modes and the tokenizer's padding on leaving."""
@@ -106,6 +157,9 @@ def _as_found(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ite
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
+        random.seed(_SEED)
+        np.random.seed(_NUMPY_SEED)
+        torch.manual_seed(_TORCH_SEED)
         try:
             yield
         finally:
@@ -128,11 +182,16 @@ def _level(level: int) -> Iterator[None]:
 
 
 @contextmanager
-def _without_task_bars() -> Iterator[None]:
-    """Silence the one progress bar that lm-eval gives no argument for."""
-    before = task_module.tqdm
+def _quiet() -> Iterator[None]:
+    """Silence progress bars, one of which lm-eval gives no argument for, and messages below a warning."""
+    before, bars = task_module.tqdm, not are_progress_bars_disabled()
     task_module.tqdm = partial(tqdm, disable=True)
+    disable_progress_bars()
     try:
-        yield
+        # An error, not a warning: lm-eval warns of every task that its data comes from memory.
+        with _level(logging.ERROR):
+            yield
     finally:
         task_module.tqdm = before
+        if bars:
+            enable_progress_bars()

@@ -9,16 +9,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.evaluate.calibration import expected_calibration_error, expected_calibration_stderr
+from harness.evaluate.calibration import (
+    bin_sums,
+    expected_calibration_error,
+    expected_calibration_stderr,
+    reliability_of,
+)
 from harness.evaluate.verifiers import check
 from harness.results import Metric
 
-# Each measure an item can have: a share is 0 or 1, a log-likelihood is in nats.
+# What is measured of an item: a share in [0, 1], but for a log-likelihood, which is in nats.
 ACCURACY = "accuracy"
+ACCURACY_NORM = "accuracy_norm"
+ACCURACY_FLEXIBLE = "accuracy_flexible"
 ADHERENCE = "adherence"
 LOG_LIKELIHOOD = "log_likelihood"
 
-COLUMNS = ("task", "item", "metric", "value", "confidence", "correct")
+COLUMNS = ("task", "item", "metric", "value", "confidence", "correct", "weight")
 
 
 def adherence(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -34,40 +41,54 @@ def adherence(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float
     return {ADHERENCE: float(check(doc["verifier"], results[0].strip(), json.loads(doc["arguments"])))}
 
 
-def item_rows(task: str, measures: Mapping[str, str], samples: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def item_rows(
+    task: str, measures: Mapping[str, str], samples: Sequence[Mapping[str, Any]], items: Sequence[int]
+) -> pd.DataFrame:
     """Turn one task's logged samples into rows.
 
     Args:
         task: the task's name.
-        measures: measure by lm-eval's name for it, e.g. {"acc": "accuracy"}.
-        samples: lm-eval's logged samples of the task, under one filter.
+        measures: measure by lm-eval's name and filter, e.g. {"acc,none": "accuracy"}.
+        samples: lm-eval's logged samples of the task.
+        items: each item's number, by its place among those asked.
 
     Returns:
-        `COLUMNS`, ordered by item. `confidence` is the probability of the most likely option of a multiple-choice
-        item, where an option's probability is the softmax over the options of their total log-likelihoods (not
-        divided by length); `correct` tells whether that option is the right one. Both are nan elsewhere.
+        `COLUMNS`, ordered by measure and item. `value` is the measure. `weight` is what the item counts in the
+        measure's mean: 1, or the number of its instructions where each instruction is judged by itself. `confidence`
+        is the probability of the most likely option of a multiple-choice item, where an option's probability is the
+        softmax over the options of their total log-likelihoods (not divided by length); `correct` tells whether that
+        option is a right one. Both are nan elsewhere.
 
     Raises:
         FloatingPointError: a log-likelihood is nan or infinite; names the task and the item.
     """
     rows: list[dict[str, Any]] = []
     for sample in samples:
+        number = int(items[sample["doc_id"]])
         likelihoods = _log_likelihoods(sample)
         if not np.isfinite(likelihoods).all():
             raise FloatingPointError(
-                f"{task}, item {sample['doc_id']}: log-likelihood {likelihoods[~np.isfinite(likelihoods)][0]}; "
+                f"{task}, item {number}: log-likelihood {likelihoods[~np.isfinite(likelihoods)][0]}; "
                 "the model's logits must be finite"
             )
-        options = {"confidence": math.nan, "correct": math.nan}
-        if len(likelihoods) > 1:
-            weight = np.exp(likelihoods - likelihoods.max())
-            right = int(np.argmax(likelihoods)) == sample["target"]
-            options = {"confidence": float(weight.max() / weight.sum()), "correct": float(right)}
         for source, measure in measures.items():
-            shown = options if measure == ACCURACY else dict.fromkeys(options, math.nan)
-            value = float(sample[source])
-            rows.append({"task": task, "item": int(sample["doc_id"]), "metric": measure, "value": value, **shown})
-    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["metric", "item"], ignore_index=True)
+            metric, _, filtered = source.partition(",")
+            if sample["filter"] != filtered:
+                continue
+            judged = np.atleast_1d(np.asarray(sample[metric], dtype=np.float64))
+            row = {
+                "task": task,
+                "item": number,
+                "metric": measure,
+                "value": float(judged.mean()),
+                "weight": judged.size,
+            }
+            if measure == ACCURACY and metric == "acc" and len(likelihoods) > 1:
+                weights = np.exp(likelihoods - likelihoods.max())
+                row |= {"confidence": float(weights.max() / weights.sum()), "correct": float(judged[0])}
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"confidence": "float64", "correct": "float64"})
+    return table.sort_values(["metric", "item"], ignore_index=True)
 
 
 def summarise(items: pd.DataFrame) -> dict[str, Metric]:
@@ -79,48 +100,62 @@ def summarise(items: pd.DataFrame) -> dict[str, Metric]:
     Returns:
         Whichever of these the items allow:
 
-        - `accuracy/<task>`: share of items answered right, with the standard error of a mean;
-        - `accuracy`: mean of those over tasks, each counting alike; the tasks' errors are taken as independent;
-        - `adherence`: share of instructions satisfied, with the standard error of a mean;
+        - `accuracy/<task>`: share of items answered right (lm-eval's acc, or exact_match under the task's first
+          filter), with the standard error of a mean; likewise `accuracy_norm/<task>` (acc_norm: options compared by
+          log-likelihood per character) and `accuracy_flexible/<task>` (exact_match of the last number in the answer);
+        - `adherence`: share of prompts all of whose instructions are followed to the letter; likewise
+          `adherence/prompt_loose`, and `adherence/inst_strict` and `adherence/inst_loose`, shares of instructions;
         - `perplexity`: exp(-mean log-likelihood of the last word), per word as lm-eval's lambada defines it, standard
           error by the delta method;
-        - `ece`: expected calibration error over multiple-choice items, 15 equal-width bins, standard error from 500
-          bootstrap resamples of the items under a fixed seed.
+        - `ece/<task>`: expected calibration error over a task's multiple-choice items, 15 equal-width bins, standard
+          error from 500 bootstrap resamples of the items under a fixed seed;
+        - `accuracy`, `ece`: means of those over tasks, as are the others where several tasks measure them. Each task
+          counts alike and the tasks' errors are taken as independent.
 
         Shares lie in [0, 1]. A standard error is None for a single item.
     """
     metrics: dict[str, Metric] = {}
-    answered = items[items["metric"] == ACCURACY]
-    by_task = {str(task): _mean(rows["value"].to_numpy()) for task, rows in answered.groupby("task", sort=False)}
+    for measure in dict.fromkeys(items["metric"]):
+        rows = items[items["metric"] == measure]
+        by_task = {str(task): _mean(part) for task, part in rows.groupby("task", sort=False)}
+        if measure in (ACCURACY, ACCURACY_NORM, ACCURACY_FLEXIBLE):
+            metrics |= {f"{measure}/{task}": metric for task, metric in by_task.items()}
+        overall = _over_tasks(list(by_task.values()))
+        if measure == LOG_LIKELIHOOD:
+            value = math.exp(-overall.value)
+            stderr = None if overall.stderr is None else value * overall.stderr
+            metrics["perplexity"] = Metric(value=value, stderr=stderr, num=overall.num)
+        elif measure == ACCURACY or measure.startswith(ADHERENCE):
+            metrics[measure] = overall
+    by_task = {task: _calibration(part) for task, part in _with_options(items)}
     if by_task:
-        errors = [metric.stderr for metric in by_task.values()]
-        metrics["accuracy"] = Metric(
-            value=float(np.mean([metric.value for metric in by_task.values()])),
-            stderr=None if None in errors else float(np.linalg.norm(np.array(errors, dtype=float)) / len(errors)),
-            num=len(answered),
-        )
-        metrics |= {f"accuracy/{task}": metric for task, metric in by_task.items()}
-
-    followed = items.loc[items["metric"] == ADHERENCE, "value"].to_numpy()
-    if followed.size:
-        metrics["adherence"] = _mean(followed)
-
-    words = items.loc[items["metric"] == LOG_LIKELIHOOD, "value"].to_numpy()
-    if words.size:
-        nats = _mean(words)
-        value = math.exp(-nats.value)
-        stderr = None if nats.stderr is None else value * nats.stderr
-        metrics["perplexity"] = Metric(value=value, stderr=stderr, num=nats.num)
-
-    options = items.dropna(subset=["confidence", "correct"])
-    if len(options):
-        pair = options["confidence"].to_numpy(), options["correct"].to_numpy()
-        metrics["ece"] = Metric(
-            value=expected_calibration_error(*pair),
-            stderr=expected_calibration_stderr(*pair) if len(options) > 1 else None,
-            num=len(options),
-        )
+        metrics |= {f"ece/{task}": metric for task, metric in by_task.items()}
+        metrics["ece"] = _over_tasks(list(by_task.values()))
     return metrics
+
+
+def reliability_table(items: pd.DataFrame) -> pd.DataFrame:
+    """Bin the multiple-choice items of every task by confidence.
+
+    Returns:
+        source (the task), and the columns of `calibration.reliability_of`: one row per task and bin.
+    """
+    parts = [
+        reliability_of(bin_sums(part["confidence"], part["correct"])).assign(source=task)
+        for task, part in _with_options(items)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _with_options(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    options = items.dropna(subset=["confidence", "correct"])
+    return [(str(task), part) for task, part in options.groupby("task", sort=False)]
+
+
+def _calibration(options: pd.DataFrame) -> Metric:
+    pair = options["confidence"].to_numpy(), options["correct"].to_numpy()
+    stderr = expected_calibration_stderr(*pair) if len(options) > 1 else None
+    return Metric(value=expected_calibration_error(*pair), stderr=stderr, num=len(options))
 
 
 def _log_likelihoods(sample: Mapping[str, Any]) -> npt.NDArray[np.float64]:
@@ -129,6 +164,20 @@ def _log_likelihoods(sample: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([response[0] for response in responses if not isinstance(response, str)], dtype=np.float64)
 
 
-def _mean(values: npt.NDArray[np.float64]) -> Metric:
-    stderr = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
-    return Metric(value=float(values.mean()), stderr=stderr, num=values.size)
+def _mean(rows: pd.DataFrame) -> Metric:
+    """Return the weighted mean over items and its standard error (linearised; for equal weights that of a mean)."""
+    values, weights = rows["value"].to_numpy(), rows["weight"].to_numpy(dtype=np.float64)
+    mean = float((values * weights).sum() / weights.sum())
+    residual = float(np.square(weights * (values - mean)).sum())
+    count = len(values)
+    stderr = math.sqrt(residual * count / (count - 1)) / float(weights.sum()) if count > 1 else None
+    return Metric(value=mean, stderr=stderr, num=int(weights.sum()))
+
+
+def _over_tasks(metrics: Sequence[Metric]) -> Metric:
+    errors = [metric.stderr for metric in metrics]
+    return Metric(
+        value=float(np.mean([metric.value for metric in metrics])),
+        stderr=None if None in errors else float(np.linalg.norm(np.array(errors, dtype=float)) / len(errors)),
+        num=sum(metric.num for metric in metrics),
+    )

@@ -1,24 +1,56 @@
-"""Evaluation suites: lists of lm-eval tasks, asked of a model in memory, offline."""
+"""Evaluation suites: which lm-eval tasks are asked, what is kept of an answer, and what a task's own rows look like."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from harness.data.items import items as generate_items
+from harness.data.items import TASKS as GENERATED
 from harness.errors import UserError, unknown
-from harness.evaluate.scores import ACCURACY, ADHERENCE, LOG_LIKELIHOOD, item_rows, summarise
-from harness.results import Metric, write_json
+from harness.evaluate.definitions import Definition, find_official, read_definition
+from harness.evaluate.rows import Columns
+from harness.evaluate.scores import ACCURACY, ACCURACY_FLEXIBLE, ACCURACY_NORM, ADHERENCE, LOG_LIKELIHOOD
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-SPLITS = ("validation", "test")
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "tiny": ("tiny_completion", "tiny_lastword", "tiny_arithmetic", "tiny_instructions"),
+    "paper": ("hellaswag", "piqa", "arc_easy", "gsm8k", "lambada_openai", "ifeval"),
+}
 
 _DEFINITIONS = Path(__file__).parent / "tasks"
+
+# Our measure by lm-eval's name for it. Of several accuracies the first listed is the one that counts.
+_MEASURES: Mapping[str, str] = {
+    "acc": ACCURACY,
+    "exact_match": ACCURACY,
+    "acc_norm": ACCURACY_NORM,
+    "perplexity": LOG_LIKELIHOOD,
+    "adherence": ADHERENCE,
+    "prompt_level_strict_acc": ADHERENCE,
+    "prompt_level_loose_acc": f"{ADHERENCE}/prompt_loose",
+    "inst_level_strict_acc": f"{ADHERENCE}/inst_strict",
+    "inst_level_loose_acc": f"{ADHERENCE}/inst_loose",
+}
+
+# What a row of an official data set holds, so that a file of another shape is refused and told what to hold.
+_COLUMNS: Mapping[str, Columns] = {
+    "hellaswag": {
+        "activity_label": "text",
+        "ctx_a": "text",
+        "ctx_b": "text",
+        "endings": "list of texts",
+        "label": "whole number, also as text",
+    },
+    "piqa": {"goal": "text", "sol1": "text", "sol2": "text", "label": "whole number"},
+    "arc_easy": {"question": "text", "choices": "mapping", "answerKey": "text"},
+    "arc_challenge": {"question": "text", "choices": "mapping", "answerKey": "text"},
+    "gsm8k": {"question": "text", "answer": "text"},
+    "lambada_openai": {"text": "text"},
+    "ifeval": {
+        "key": "whole number",
+        "prompt": "text",
+        "instruction_id_list": "list of texts",
+        "kwargs": "list of mappings",
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,123 +58,84 @@ class SuiteTask:
     """One lm-eval task of a suite.
 
     Attributes:
-        name: the task's name and the stem of its YAML file in `tasks/<suite>/`.
-        measures: what is kept of each item: our measure by lm-eval's name for it.
+        definition: the task's definition, lm-eval's own for an official task.
+        measures: what is kept of each item: our measure by lm-eval's name for it, with the filter after a comma, e.g.
+            {"exact_match,strict-match": "accuracy"}.
+        columns: what the rows of its data hold, as far as is known before they are read.
+        generated: whether the project makes its items itself.
     """
 
-    name: str
+    definition: Definition
     measures: Mapping[str, str]
+    columns: Columns
+    generated: bool
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.definition.name
+
+    @property
+    def verifies_instructions(self) -> bool:
+        """Whether it checks responses by IFEval's verifiers, which need a sentence splitter and a language detector."""
+        return "prompt_level_strict_acc" in self.definition.metrics
 
 
-SUITES: Mapping[str, tuple[SuiteTask, ...]] = {
-    "tiny": (
-        SuiteTask(name="tiny_completion", measures={"acc": ACCURACY}),
-        SuiteTask(name="tiny_lastword", measures={"acc": ACCURACY, "perplexity": LOG_LIKELIHOOD}),
-        SuiteTask(name="tiny_arithmetic", measures={"exact_match": ACCURACY}),
-        SuiteTask(name="tiny_instructions", measures={"adherence": ADHERENCE}),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model scored on a suite.
-
-    Attributes:
-        metrics: metric by name, as `harness.evaluate.scores.summarise` defines them; shares in [0, 1].
-        items: one row per item and measure, as `harness.evaluate.scores.item_rows` defines them: task, item (index in
-            its file), metric (accuracy, adherence or log_likelihood), value, confidence, correct.
-    """
-
-    metrics: dict[str, Metric]
-    items: pd.DataFrame
-
-
-def evaluate(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    suite: str,
-    split: str,
-    num_items: int,
-    batch_size: int,
-    data_dir: Path,
-) -> Evaluation:
-    """Evaluate a model on a suite through lm-eval, greedily.
-
-    The model's mode, the random generators and the gradient settings are left as they were.
+def resolve_suite(suite: str | tuple[str, ...], folder: Path) -> tuple[SuiteTask, ...]:
+    """Find the tasks of a suite.
 
     Args:
-        model: a causal language model, on any device.
-        tokenizer: the model's, with an end-of-sequence token.
-        suite: a key of `SUITES`.
-        split: validation or test.
-        num_items: items per task, at least 1.
-        batch_size: sequences per forward pass, at least 1; it changes speed and memory, not results.
-        data_dir: where item files are kept; nothing is written elsewhere.
-
-    Raises:
-        UnknownNameError: an unknown suite or split; suggests the nearest.
-        UserError: a number below 1, too few items, or a tokenizer without an end of sequence.
-        FloatingPointError: the model's logits are not finite; names the task and the item.
-    """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token; generated answers need one to end")
-    files = prepare_items(suite, split, num_items, data_dir)
-
-    # lm-eval takes seconds to import; naming suites and preparing items must not.
-    from harness.evaluate.runner import run
-
-    tasks = {_DEFINITIONS / suite / f"{name}.yaml": path for name, path in files.items()}
-    samples = run(model, tokenizer, tasks, batch_size=batch_size)
-    rows = [item_rows(task.name, task.measures, samples[task.name]) for task in SUITES[suite]]
-    items = pd.concat(rows, ignore_index=True)
-    return Evaluation(metrics=summarise(items), items=items)
-
-
-def prepare_items(suite: str, split: str, num_items: int, data_dir: Path) -> dict[str, Path]:
-    """Write the items of a suite as JSON lines, unless they are there already.
-
-    Safe where several processes prepare the same items: a reader sees a whole file or none.
-
-    Args:
-        suite: a key of `SUITES`.
-        split: validation or test.
-        num_items: items per task, at least 1.
-        data_dir: parent folder; files go to `<data_dir>/items/<suite>/`.
+        suite: a suite's name, or a list of suites' names, lm-eval tasks' names and paths of task files (.yaml).
+        folder: where relative paths are looked up.
 
     Returns:
-        Item file by task name. Fields that are mappings are kept as JSON text, since their keys differ between rows.
+        The tasks in the order named.
 
     Raises:
-        UnknownNameError: an unknown suite or split; suggests the nearest.
-        UserError: a number below 1, or a task that has fewer items.
+        UnknownNameError: no such suite or task; suggests the nearest.
+        UserError: a task file that is missing or wrong, a task named twice, or one none of whose metrics is known.
     """
-    if suite not in SUITES:
+    if isinstance(suite, str) and suite not in SUITES:
         raise unknown("suite", suite, SUITES)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    if num_items < 1:
-        raise UserError(f"num_items is {num_items}; it must be at least 1")
-    folder = data_dir / "items" / suite
-    files: dict[str, Path] = {}
-    for task in SUITES[suite]:
-        rows = generate_items(task.name, split, num_items)
-        if len(rows) != num_items:
-            raise UserError(f"{task.name} has {len(rows)} {split} items, {num_items} were asked for")
-        files[task.name] = folder / f"{task.name}-{split}-{num_items}.jsonl"
-        _write_rows(files[task.name], rows)
-    return files
+    if not suite:
+        raise UserError("evaluation.suite is empty: name at least one suite or task")
+    tasks: dict[str, SuiteTask] = {}
+    for entry in (suite,) if isinstance(suite, str) else suite:
+        for name in SUITES.get(entry, (entry,)):
+            task = _task(name, folder)
+            if task.name in tasks:
+                raise UserError(f"evaluation.suite names the task {task.name!r} twice")
+            tasks[task.name] = task
+    return tuple(tasks.values())
 
 
-def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    lines = [json.dumps({key: _flat(field) for key, field in row.items()}, ensure_ascii=False) for row in rows]
-    payload = "\n".join(lines)
-    if not path.exists() or path.read_text(encoding="utf-8") != payload + "\n":
-        write_json(path, payload)
+def _task(name: str, folder: Path) -> SuiteTask:
+    if name in GENERATED:
+        path = _DEFINITIONS / "tiny" / f"{name}.yaml"
+    elif name.endswith((".yaml", ".yml")):
+        path = (folder / name).resolve()
+    else:
+        path = find_official(name)
+    definition = read_definition(path)
+    return SuiteTask(
+        definition=definition,
+        measures=_measures(definition),
+        columns=_COLUMNS.get(name) or dict.fromkeys(definition.columns, "anything"),
+        generated=name in GENERATED,
+    )
 
 
-def _flat(field: object) -> object:
-    return json.dumps(field) if isinstance(field, Mapping) else field
+def _measures(definition: Definition) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for metric in definition.metrics:
+        measure = _MEASURES.get(metric)
+        if measure is not None and measure not in found.values():
+            found[f"{metric},{definition.filters[0]}"] = measure
+    if "flexible-extract" in definition.filters[1:] and "exact_match" in definition.metrics:
+        found["exact_match,flexible-extract"] = ACCURACY_FLEXIBLE
+    if not found or "acc_mutual_info" in definition.metrics:
+        raise UserError(
+            f"task {definition.name!r} reports {', '.join(definition.metrics) or 'no metric'}; it must report one of "
+            f"{', '.join(_MEASURES)}, and not acc_mutual_info"
+        )
+    return found

@@ -1,9 +1,11 @@
-"""Choose the embedded workload's learning rate: Full KD alone, on the validation split, lowest held-out loss.
+"""Choose an embedded workload's learning rate: Full KD alone, on the validation split, lowest held-out loss.
 
 No selective strategy takes part, so the choice cannot flatter one. `python -m harness.workloads.learning_rate` trains
-one student per rate and seed through the same core as any trial and writes `tiny/learning_rate.csv`.
+one student per rate and seed through the same core as any trial and writes `tiny/learning_rate.csv`; with the argument
+`tiny_math` it does so for that workload and writes `tiny/learning_rate_math.csv`.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,15 +22,16 @@ SEEDS = (11, 12)
 METRICS = ("heldout_loss", "teacher_kl", "accuracy", "adherence", "perplexity")
 
 
-def measure(rates: tuple[float, ...], seeds: tuple[int, ...], cache: Path) -> pd.DataFrame:
+def measure(name: str, rates: tuple[float, ...], seeds: tuple[int, ...], cache: Path) -> pd.DataFrame:
     """Train Full KD at every rate and seed; one row each, with the validation metrics.
 
     Args:
+        name: the workload's.
         rates: peak learning rates.
         seeds: of data order.
         cache: folder for tokens and teacher states.
     """
-    workload = load_workload("tiny")
+    workload = load_workload(name)
     found = fingerprints(workload)
     rows = []
     for rate in (0.0, *rates):
@@ -44,15 +47,16 @@ def measure(rates: tuple[float, ...], seeds: tuple[int, ...], cache: Path) -> pd
                 fingerprints=found,
             )
             metrics = run_trial(trial, cache=cache).record.metrics
-            shown = {name: metrics[name].value for name in METRICS}
+            shown = {metric: metrics[metric].value for metric in METRICS if metric in metrics}
             rows.append({"strategy": strategy.label, "learning_rate": rate, "seed": seed, **shown})
             print(rows[-1], flush=True)  # noqa: T201 - run by hand, for minutes
     return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
+    workload_name = sys.argv[1] if len(sys.argv) > 1 else "tiny"
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(RATES, SEEDS, Path(folder))
-    table.to_csv(ASSETS / "learning_rate.csv", index=False, float_format="%.5f")
+        table = measure(workload_name, RATES, SEEDS, Path(folder))
+    table.to_csv(ASSETS / f"learning_rate{workload_name.removeprefix('tiny')}.csv", index=False, float_format="%.5f")
     means = table[table["learning_rate"] > 0].groupby("learning_rate")["heldout_loss"].mean()
     print(f"lowest held-out loss: learning rate {means.idxmin():g}")  # noqa: T201

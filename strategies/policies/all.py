@@ -11,7 +11,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("all", source="arXiv:1503.02531 (Hinton et al.), on every token", scored=False, budgeted=False)
+@policy("all", source="arXiv:1503.02531 (Hinton et al.), on every token", scored=False, budgeted=False, keeps="valid")
 @dataclass(frozen=True, kw_only=True)
 class All:
     """Keep everything, weight 1; the budget plays no part."""

@@ -11,7 +11,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("bottom_k", source="arXiv:2602.01395 (SE-KD), control")
+@policy("bottom_k", source="arXiv:2602.01395 (SE-KD), control", keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class BottomK:
     """Keep the ceil(budget * valid positions) lowest scores of each sequence, weight 1 each."""

@@ -12,7 +12,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("curriculum", source="arXiv:2602.01395 (SE-KD), Section 5")
+@policy("curriculum", source="arXiv:2602.01395 (SE-KD), Section 5", keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
     """Keep ceil(budget * valid positions) of each sequence, weight 1 each: a window in the order of their scores.

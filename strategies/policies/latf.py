@@ -57,7 +57,8 @@ class Latf:
         moved = {**state, "progress": ctx.progress}
         if ctx.last_loss is None:
             return moved
-        average = self.decay * state.get("average", ctx.last_loss) + (1.0 - self.decay) * ctx.last_loss
+        loss = float(ctx.last_loss)
+        average = self.decay * state.get("average", loss) + (1.0 - self.decay) * loss
         moved["average"] = average
         if ctx.progress < self.warmup:
             return moved

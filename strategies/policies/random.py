@@ -11,7 +11,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("random", source="arXiv:2602.01395 (SE-KD), RandomPos", scored=False)
+@policy("random", source="arXiv:2602.01395 (SE-KD), RandomPos", scored=False, keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class Random:
     """Keep ceil(budget * valid positions) of each sequence, drawn anew at every step, weight 1 each."""

@@ -11,7 +11,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("top_k", source="arXiv:2602.01395 (SE-KD), Section 4")
+@policy("top_k", source="arXiv:2602.01395 (SE-KD), Section 4", keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class TopK:
     """Keep the ceil(budget * valid positions) highest scores of each sequence, weight 1 each."""

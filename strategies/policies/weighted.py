@@ -12,7 +12,7 @@ from strategies.registry import policy
 # B = sequences, L = positions
 
 
-@policy("weighted", source="arXiv:2602.01395 (SE-KD), weighted KD", budgeted=False)
+@policy("weighted", source="arXiv:2602.01395 (SE-KD), weighted KD", budgeted=False, keeps="valid")
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
     """Weigh each valid position by its score, normalised to mean 1 per sequence."""

@@ -1,4 +1,4 @@
-"""How many bytes a stored token takes, measured by storing some: `python -m harness.cache.footprint`.
+"""How many bytes a stored token takes, measured by storing some, and what that makes of 100 billion tokens.
 
 A Qwen3-sized vocabulary is measured on made-up rows, because no Qwen3 is at hand: Zipf-Mandelbrot ranks under a random
 permutation, each row with an exponent of its own, so that entropies spread as a language model's do. Their mean is in
@@ -6,22 +6,24 @@ the table; a distribution of another entropy takes other bytes.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.bench.published import figure
+from harness.bench.shapes import Pair
 from harness.cache.packing import Record
 from strategies.classes.rs import draw
 from strategies.noise import cells, streams
 
 # N = rows, V = vocabulary
 
-# Published: 3 bytes for each of 64 draws, and for each of the 12 distinct classes of RS-KD (arXiv:2602.01395, storage
-# table; arXiv:2503.16870).
-PUBLISHED = {64: 192.0, 12: 36.0}
+PUBLISHED_TABLE = "storage_100B_tokens_V100k"
+TOKENS = 100_000_000_000
+# What SE-KD 3X keeps of the training sequences.
+SHARE = 0.2
 
 _ROWS_AT_A_TIME = 64
 # The number of distinct classes of a position, one byte.
@@ -74,29 +76,45 @@ def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> Footprin
     return Footprint(entropy_nats=entropy / num, distinct=distinct / num, bytes_per_token=num_bytes / num)
 
 
-def table(num: int) -> pd.DataFrame:
-    """Measure the vocabularies of tiny and of Qwen3 at the paper's numbers of draws."""
-    rows = []
-    for name, vocab_size in (("tiny", 2048), ("Qwen3", 151_936)):
-        for draws in (12, 64):
-            found = measure(num, vocab_size, draws)
-            rows.append(
-                {
-                    "vocabulary": name,
-                    "classes": vocab_size,
-                    "draws": draws,
-                    "mean_entropy_nats": round(found.entropy_nats, 3),
-                    "distinct_per_token": round(found.distinct, 2),
-                    "bytes_per_token": round(found.bytes_per_token, 1),
-                    "published_bytes_per_token": PUBLISHED[draws],
-                }
-            )
-    return pd.DataFrame(rows)
+def table(num: int, pair: Pair) -> pd.DataFrame:
+    """Return bytes per token and terabytes for 100 billion tokens, measured, with the published figure beside.
+
+    Args:
+        num: made-up rows to draw from, for every number of draws.
+        pair: its vocabulary is stored, and its teacher's hidden states.
+    """
+    vocab, width, size = pair.vocab_size, int(pair.teacher.hidden_size), pair.dtype.itemsize
+    rows = [
+        _row("every logit", vocab * size, f"{vocab} classes x {size} bytes", "Full KD", "100000 classes x 1 byte"),
+        _row("hidden states", width * size, f"{width} numbers x {size} bytes"),
+    ]
+    for draws in (12, 64):
+        found = measure(num, vocab, draws)
+        record = Record(vocab_size=vocab, draws=draws).num_bytes
+        how = f"{found.distinct:.2f} distinct classes x {record} bytes + {_COUNT_BYTES}"
+        how += f" at {found.entropy_nats:.2f} nats"
+        theirs = f"{draws} classes x 3 bytes"
+        rows += [
+            _row(f"{draws} draws", found.bytes_per_token, how, f"RS-KD U={draws}", theirs),
+            _row(
+                f"{draws} draws, SE-KD 3X",
+                SHARE * found.bytes_per_token,
+                f"{SHARE} of the sequences x ({how})",
+                f"SE-KD 3X U={draws}",
+                f"{SHARE} x {theirs}",
+            ),
+        ]
+    return pd.DataFrame({"pair": pair.name, "classes": vocab, **row} for row in rows)
 
 
-if __name__ == "__main__":
-    made = table(1024)
-    folder = Path("reports/storage")
-    folder.mkdir(parents=True, exist_ok=True)
-    made.to_csv(folder / "bytes_per_token.csv", index=False)
-    print(made.to_string(index=False))  # noqa: T201 - run by hand
+def _row(
+    stored: str, bytes_per_token: float, arithmetic: str, published: str | None = None, theirs: str = ""
+) -> dict[str, str | float | None]:
+    return {
+        "stored": stored,
+        "bytes_per_token": bytes_per_token,
+        "terabytes_100b_tokens": bytes_per_token * TOKENS / 1e12,
+        "arithmetic": arithmetic,
+        "published_terabytes": None if published is None else figure(PUBLISHED_TABLE, published, "terabytes"),
+        "published_arithmetic": theirs,
+    }

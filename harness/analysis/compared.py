@@ -1,0 +1,163 @@
+"""The section of a report that compares its run with another one."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis import settings
+from harness.analysis.comparison import HERE, THERE, Pair, Run, Trial, differences, match, pair_trials
+from harness.analysis.document import Block, Cell, Column, Section, Table, Text
+from harness.analysis.frame import labels
+from harness.analysis.metrics import QUALITY, MetricInfo
+
+
+def compare_runs(here: Run, there: Run) -> Section:
+    """Build the section that compares a run with another one of the same or of another grid."""
+    matched = match(here, there)
+    pairs = pair_trials(here, there, matched)
+    numbers = differences(here, there, matched)
+    blocks: list[Block] = [Text(lines=_summary(here, there, matched, pairs))]
+    if matched:
+        blocks.append(_difference_table(numbers, matched))
+    blocks.append(_trial_table(pairs))
+    setting = _setting_table(here, there)
+    blocks.append(setting if setting.rows else Text(lines=("Settings, versions and machines are the same.",)))
+    return Section(title="Against another run", blocks=tuple(blocks))
+
+
+def _summary(here: Run, there: Run, matched: dict[str, str], pairs: list[Pair]) -> tuple[str, ...]:
+    num_same = sum(pair.relation.startswith("same trial") for pair in pairs)
+    num_equal = sum(pair.relation == "same trial, same numbers" for pair in pairs)
+    only = [f"{sum(pair.relation == f'only in {name}' for pair in pairs)} only in {name}" for name in (HERE, THERE)]
+    unmatched = [label for label in labels(here.manifest) if label not in matched]
+    unmatched_there = [label for label in labels(there.manifest) if label not in matched.values()]
+    lines = [
+        f"The other run is of grid {there.manifest.grid}, workload {there.manifest.workload}, {there.manifest.split} "
+        f"split, {_when(there)}; this one is of {here.manifest.grid}, {here.manifest.workload}, {here.manifest.split} "
+        f"split, {_when(here)}. Strategies are matched by what they compute, not by their labels.",
+        f"Of {len(pairs)} trials in all, {num_same} have the same id in both runs, and {num_equal} of these the same "
+        f"numbers to the last digit; {', '.join(only)}.",
+    ]
+    if unmatched:
+        lines.append(f"Strategies only in {HERE}: {'; '.join(unmatched)}.")
+    if unmatched_there:
+        lines.append(f"Strategies only in {THERE}: {'; '.join(unmatched_there)}.")
+    return tuple(lines)
+
+
+def _when(run: Run) -> str:
+    times = sorted(record.finished_at for record in run.frames.records if record is not None)
+    return f"finished {times[-1][:10]}" if times else "without any record"
+
+
+def _difference_table(numbers: pd.DataFrame, matched: dict[str, str]) -> Table:
+    measured = set(numbers.loc[numbers["difference"].notna(), "metric"])
+    infos = [info for info in QUALITY if info.key in measured]
+    rows = {(row["label"], row["metric"]): {str(k): v for k, v in row.items()} for row in numbers.to_dict("records")}
+    return Table(
+        name="compared_differences",
+        title="This run less the other one",
+        columns=(
+            Column(heading="Strategy", numeric=False),
+            Column(heading="Shared seeds"),
+            *(Column(heading=f"Δ {info.heading}", direction=info.direction) for info in infos),
+        ),
+        rows=tuple(
+            (
+                Cell(text=label if label == other else f"{label} (there: {other})"),
+                _pairs(rows, label),
+                *(_difference(info, rows.get((label, info.key))) for info in infos),
+            )
+            for label, other in matched.items()
+        ),
+        caption="Difference over the seeds both runs share, with its 95% interval for this difference alone; it covers "
+        "training seeds, not the choice of items. Marks are corrected for the number of strategies (Holm, 5% per "
+        "metric). A single pair, as a strategy without a seed has, gives no interval. Identical: to the last digit. "
+        "The CSV holds the remaining metrics and the costs.",
+        numbers=numbers,
+    )
+
+
+def _pairs(rows: dict[tuple[str, str], dict[str, Any]], label: str) -> Cell:
+    num = max((row["num_pairs"] for (name, _), row in rows.items() if name == label), default=0)
+    return Cell(text=str(num), value=float(num))
+
+
+def _difference(info: MetricInfo, row: dict[str, Any] | None) -> Cell:
+    if row is None or math.isnan(row["difference"]):
+        return Cell(text="—")
+    # Without an interval there is one pair; a mean over several may be the same by chance.
+    if row["difference"] == 0 and (math.isnan(row["ci_low"]) or row["ci_low"] == row["ci_high"]):
+        return Cell(text="identical", value=0.0)
+    text = info.show_difference(row["difference"])
+    if not math.isnan(row["ci_low"]):
+        text += f" [{info.show_difference(row['ci_low'])}, {info.show_difference(row['ci_high'])}]"
+    means = f"{HERE} {info.show(row['mean'])}, {THERE} {info.show(row['other_mean'])}; {row['verdict']}"
+    return Cell(text=text, value=row["difference"] * info.scale, mark=row["verdict"], hint=means)
+
+
+def _trial_table(pairs: list[Pair]) -> Table:
+    rows = [
+        (
+            pair.label,
+            pair.seed,
+            *(trial.trial_id if trial else None for trial in (pair.here, pair.there)),
+            *(_status(trial) for trial in (pair.here, pair.there)),
+            pair.relation,
+        )
+        for pair in pairs
+    ]
+    names = ["label", "seed", "trial_id", "other_trial_id", "status", "other_status", "relation"]
+    numbers = pd.DataFrame(rows, columns=names).astype({"seed": "Int64"})
+    return Table(
+        name="compared_trials",
+        title="Trial by trial",
+        columns=(
+            Column(heading="Strategy", numeric=False),
+            Column(heading="Seed"),
+            Column(heading="Trial", numeric=False, code=True),
+            Column(heading="The other's trial", numeric=False, code=True),
+            Column(heading="Status", numeric=False),
+            Column(heading="The other's status", numeric=False),
+            Column(heading="How they compare", numeric=False),
+        ),
+        rows=tuple(
+            (
+                Cell(text=str(label)),
+                Cell(text="—") if seed is None else Cell(text=str(seed), value=float(seed)),
+                *(Cell(text=str(text or "—")) for text in rest),
+            )
+            for label, seed, *rest in rows
+        ),
+        caption="A trial's id is a hash of what it computes: strategy, workload, seed, split and source. Two runs of "
+        "one trial give the same numbers where machine and versions do.",
+        numbers=numbers,
+    )
+
+
+def _status(trial: Trial | None) -> str | None:
+    if trial is None:
+        return None
+    return "missing" if trial.record is None else trial.record.status
+
+
+def _setting_table(here: Run, there: Run) -> Table:
+    ours, theirs = _settings(here), _settings(there)
+    rows = [(key, ours.get(key, ""), theirs.get(key, "")) for key in settings.changed(ours, theirs)]
+    return Table(
+        name="compared_settings",
+        title="What the runs do not have in common",
+        columns=tuple(Column(heading=name, numeric=False) for name in ("Setting", "This run", "The other run")),
+        rows=tuple(tuple(Cell(text=text or "—") for text in row) for row in rows),
+        caption="Settings, versions and machines; several values within one run are separated by semicolons.",
+        numbers=pd.DataFrame(rows, columns=["setting", "this_run", "other_run"]),
+    )
+
+
+def _settings(run: Run) -> dict[str, str]:
+    records = [record for record in run.frames.records if record is not None]
+    found = {key: str(getattr(run.manifest, key)) for key in ("grid", "split", "baseline", "command")}
+    lists = {f"workload.{key}": values for key, values in settings.workload(records).items()}
+    lists |= settings.environment(records) | {"distillation core": sorted({record.core for record in records})}
+    return found | {key: "; ".join(values) for key, values in lists.items()}

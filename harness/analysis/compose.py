@@ -1,0 +1,202 @@
+"""What a grid's report says, in reading order."""
+
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis import archive, findings, settings
+from harness.analysis.compared import compare_runs
+from harness.analysis.comparison import Run
+from harness.analysis.document import Block, Cell, Code, Column, Document, Section, Table, Text
+from harness.analysis.figures import document_plots
+from harness.analysis.frame import Frames
+from harness.analysis.tables import document_tables
+from harness.results import Manifest, Record
+
+_MESSAGE_LIMIT = 300
+
+
+def compose(frames: Frames, manifest: Manifest, *, folder: Path, other: Run | None = None) -> Document:
+    """Say everything that a grid's records say.
+
+    Args:
+        frames: the grid's frames.
+        manifest: the grid.
+        folder: holds records/, whose files are named with their hashes.
+        other: a run to compare with.
+    """
+    tables = document_tables(frames, manifest)
+    # Where nothing was measured there is no main table.
+    main = tables[:1] if tables and tables[0].name == "main" else ()
+    plots = document_plots(frames, manifest)
+    warnings = findings.warnings(frames, manifest)
+    headlines, differences = _split(findings.findings(frames, manifest))
+    sections = [
+        Section(title="Warnings", blocks=(Text(lines=warnings, points=True, warning=True),) if warnings else ()),
+        Section(title="Findings", blocks=headlines),
+        Section(title="Results", blocks=(*main, *plots[:1])),
+        Section(title="Every difference", blocks=differences, folded=True),
+        Section(title="Further tables", blocks=tables[len(main) :]),
+        Section(title="Further figures", blocks=plots[1:]),
+        Section(title="What is noise", blocks=findings.noise(frames, manifest)),
+        Section(title="Failures", blocks=_failures(frames)),
+        *([compare_runs(Run(manifest=manifest, frames=frames), other)] if other is not None else []),
+        Section(title="Reproduce", blocks=_reproduce(manifest, folder)),
+        Section(title="Provenance", blocks=tuple(_provenance(frames, folder)), folded=True),
+    ]
+    return Document(
+        title=manifest.grid,
+        lead=_sentence(manifest.hypothesis),
+        facts=_facts(frames, manifest),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _split(told: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    """Part the headlines, which come first as a list of points, from every difference of every metric."""
+    headlines = len(told) == 1 or any(isinstance(block, Text) and block.points for block in told[:1])
+    return told[:headlines], told[headlines:]
+
+
+def _sentence(hypothesis: str) -> str:
+    text = re.sub(r"^hypothesis:\s*", "", hypothesis.strip(), flags=re.IGNORECASE)
+    return text[:1].upper() + text[1:]
+
+
+def _facts(frames: Frames, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    status = frames.trials["status"].value_counts().to_dict()
+    seeds = sorted(int(seed) for seed in frames.trials["seed"].dropna().unique())
+    return (
+        ("Workload", manifest.workload),
+        ("Split", manifest.split),
+        ("Baseline", manifest.baseline or "none"),
+        ("Strategies", str(frames.trials["label"].nunique())),
+        ("Seeds", ", ".join(map(str, seeds)) or "none"),
+        ("Trials", ", ".join(f"{status[name]} {name}" for name in ("finished", "failed", "missing") if name in status)),
+    )
+
+
+def _failures(frames: Frames) -> tuple[Block, ...]:
+    unfinished = frames.trials[frames.trials["status"] != "finished"]
+    if unfinished.empty:
+        return (Text(lines=(f"None: all {len(frames.trials)} trials finished.",)),)
+    columns = ["label", "seed", "trial_id", "status", "failure_kind", "failure_message"]
+    rows = unfinished[columns].to_dict("records")
+    table = Table(
+        name="failures",
+        title=f"{len(unfinished)} of {len(frames.trials)} trials did not finish",
+        columns=(
+            Column(heading="Strategy", numeric=False),
+            Column(heading="Seed"),
+            Column(heading="Trial", numeric=False, code=True),
+            Column(heading="Status", numeric=False),
+            Column(heading="Reason", numeric=False),
+        ),
+        rows=tuple(
+            (
+                Cell(text=str(row["label"])),
+                _seed(row["seed"]),
+                Cell(text=str(row["trial_id"])),
+                Cell(text=str(row["status"])),
+                Cell(text=_reason(row)),
+            )
+            for row in rows
+        ),
+        caption="They count as planned in every table. A failed trial's record holds its whole traceback.",
+        numbers=unfinished[columns],
+    )
+    return (table,)
+
+
+def _reason(row: Mapping[Hashable, Any]) -> str:
+    if row["status"] == "missing":
+        return "no record: it was not run, or it was interrupted"
+    if pd.isna(row["failure_kind"]):
+        return "its record gives no reason"
+    text = f"{row['failure_kind']}: {row['failure_message']}"
+    return text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}…"
+
+
+def _reproduce(manifest: Manifest, folder: Path) -> tuple[Block, ...]:
+    kept = [name for name in archive.digests(folder) if not name.endswith(".json")]
+    tables = ", ".join(f"records/{name}" for name in kept) or "none"
+    return (
+        Text(lines=("The trials again, and then this report:",)),
+        Code(text=manifest.command),
+        Text(lines=("This report alone, from the records it carries; neither torch nor a GPU is needed:",)),
+        Code(text=f"pip install .\nharness report reports/{manifest.grid}"),
+        Text(
+            lines=(
+                f"Everything here is made from manifest.json and records/. Tables beside the records: {tables}; one "
+                f"above {archive.TABLE_LIMIT_BYTES // 2**20} MiB stays out.",
+            )
+        ),
+    )
+
+
+def _provenance(frames: Frames, folder: Path) -> Iterator[Block]:
+    records = [record for record in frames.records if record is not None]
+    yield _setting_table(records)
+    hashes = archive.digests(folder)
+    yield _trial_table(frames, hashes)
+    tables = [(name, digest) for name, digest in hashes.items() if not name.endswith(".json")]
+    if tables:
+        yield Text(
+            lines=("SHA-256 of the tables:", *(f"{name} {digest}" for name, digest in tables)),
+            points=False,
+        )
+
+
+def _setting_table(records: list[Record]) -> Table:
+    groups = {
+        "version": {"distillation core": sorted({record.core for record in records})} | settings.environment(records),
+        "workload": settings.workload(records),
+    }
+    rows = [(kind, key, "; ".join(values)) for kind, group in groups.items() for key, values in group.items()]
+    return Table(
+        name="settings",
+        title="Versions and workload",
+        columns=(
+            Column(heading="Setting", numeric=False),
+            Column(heading="Value", numeric=False),
+        ),
+        rows=tuple((Cell(text=key), Cell(text=value or "—")) for _, key, value in rows),
+        caption="As the records state them; several values are separated by semicolons.",
+        numbers=pd.DataFrame(rows, columns=["kind", "setting", "value"]),
+    )
+
+
+def _trial_table(frames: Frames, hashes: dict[str, str]) -> Table:
+    numbers = frames.trials[["label", "seed", "trial_id", "status"]].copy()
+    numbers["sha256"] = [hashes.get(f"{trial}.json") for trial in numbers["trial_id"]]
+    return Table(
+        name="trials",
+        title="Trials and their records",
+        columns=(
+            Column(heading="Strategy", numeric=False),
+            Column(heading="Seed"),
+            Column(heading="Trial", numeric=False, code=True),
+            Column(heading="Status", numeric=False),
+            Column(heading="SHA-256 of its record", numeric=False, code=True),
+        ),
+        rows=tuple(
+            (
+                Cell(text=str(row["label"])),
+                _seed(row["seed"]),
+                Cell(text=str(row["trial_id"])),
+                Cell(text=str(row["status"])),
+                Cell(text=hashes.get(f"{row['trial_id']}.json", "—")),
+            )
+            for row in numbers.to_dict("records")
+        ),
+        caption="A trial's id is a hash of what it computes: strategy, workload, seed, split and source. Its record is "
+        "records/<trial>.json; `sha256sum records/*.json` prints the last column.",
+        numbers=numbers,
+    )
+
+
+def _seed(seed: Any) -> Cell:
+    return Cell(text="—") if pd.isna(seed) else Cell(text=str(seed), value=float(str(seed)))

@@ -1,0 +1,157 @@
+"""What a report consists of, before it is written in any format.
+
+A `Document` holds sections of blocks; `harness.analysis.write` turns one into Markdown, HTML, LaTeX or CSV. Texts here
+are plain: whoever writes a format escapes them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.analysis.metrics import Direction
+
+# better, worse: the corrected paired interval excludes zero. A cell that is not compared has no verdict.
+Mark = Literal["better", "worse", "different", "not distinguishable", "untested"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        heading: printed name with its unit, e.g. "Accuracy (%)".
+        direction: which way is better, None where neither is.
+        numeric: whether cells are numbers: aligned right, and sorted by value.
+        code: whether cells are ids, hashes or file names, which are printed in a typewriter face.
+    """
+
+    heading: str
+    direction: Direction | None = None
+    numeric: bool = True
+    code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One printed value.
+
+    Attributes:
+        text: the value in its printed unit, an em dash where there is none.
+        value: what it is sorted by; None sorts last.
+        mark: how it compares with the table's baseline.
+        hint: shown where a format can (a tooltip), e.g. the interval behind a mark.
+    """
+
+    text: str
+    value: float | None = None
+    mark: Mark | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: its file's stem; a slug, unique in the document.
+        title: a few words.
+        columns: the columns; the first one names the rows.
+        rows: one tuple of cells per row, as long as `columns`.
+        caption: what a reader must know to read it, the rule behind its marks included.
+        numbers: the numbers behind it, unrounded and tidy, for the CSV file.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str
+    numbers: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure.
+
+    Attributes:
+        name: its files' stem; a slug, unique in the document.
+        title: a few words.
+        caption: what is shown, what bars and bands mean, where the numbers come from.
+        alt: what a reader who cannot see it should know.
+        figure: the drawing.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Sentences; as paragraphs, or as a list of points.
+
+    Attributes:
+        lines: plain text, one paragraph or point each.
+        points: whether they form a list.
+        warning: whether a reader must not miss them.
+    """
+
+    lines: tuple[str, ...]
+    points: bool = False
+    warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Lines to be copied into a terminal or an editor."""
+
+    text: str
+
+
+Block = Text | Code | Table | Plot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading and what stands under it.
+
+    Attributes:
+        title: the heading.
+        blocks: in reading order.
+        folded: whether a page may show it closed at first.
+    """
+
+    title: str
+    blocks: tuple[Block, ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        title: the grid's name.
+        lead: the question it was run to answer.
+        facts: what a reader asks first, as pairs of name and value: workload, split, trials, seeds, baseline.
+        sections: in reading order.
+    """
+
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str], ...] = ()
+    sections: tuple[Section, ...]
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table, in reading order."""
+        return tuple(block for section in self.sections for block in section.blocks if isinstance(block, Table))
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """Every figure, in reading order."""
+        return tuple(block for section in self.sections for block in section.blocks if isinstance(block, Plot))

@@ -1,0 +1,35 @@
+"""Every figure that a grid's records can fill, drawn with matplotlib from data frames."""
+
+from collections.abc import Callable
+
+from harness.analysis.document import Plot
+from harness.analysis.figures import (
+    cost,
+    curves,
+    dots,
+    overlap,
+    reliability,
+    samples,
+    selection,
+    sweep,
+    tokens,
+    trade,
+)  # fmt: skip
+from harness.analysis.figures.style import save
+from harness.analysis.frame import Frames
+from harness.results import Manifest
+
+__all__ = ["document_plots", "save"]
+
+# Each looks at what there is and returns the figures it can make of it, often none.
+Maker = Callable[[Frames, Manifest], tuple[Plot, ...]]
+
+MAKERS: tuple[Maker, ...] = (
+    dots.make, sweep.make, trade.make, cost.make, curves.make, reliability.make, selection.make, overlap.make,
+    tokens.make, samples.make,
+)  # fmt: skip
+
+
+def document_plots(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+    """Return every figure that a grid's records can fill, in reading order."""
+    return tuple(plot for make in MAKERS for plot in make(frames, manifest))

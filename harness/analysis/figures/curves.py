@@ -1,0 +1,174 @@
+"""How the training loss falls: one small panel per strategy, all on the same axes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from harness.analysis.document import Plot
+from harness.analysis.figures.marks import legend_below, wrapped
+from harness.analysis.figures.style import BLUE, FAINT, GREY, INK, ORANGE, drawing
+from harness.analysis.frame import Frames, labels
+from harness.results import Manifest
+
+_MOST = 40  # panels; a figure of more is not read
+_COLUMNS = 4
+_DRAWN = 600  # steps of a curve
+_LOG_ABOVE = 10.0  # ratio of the largest to the least loss from which on an axis is logarithmic
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One strategy's loss.
+
+    Attributes:
+        steps: shape (T,).
+        seeds: shape (S, T), smoothed, nats; nan where a trial has no finite value.
+        mean: shape (T,), over the seeds that have a finite value at that step.
+        ended: of each seed, the first step without a finite loss; None where there is none.
+    """
+
+    steps: Values
+    seeds: Values
+    mean: Values
+    ended: tuple[int | None, ...]
+
+
+def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+    """Draw the loss of every strategy that left a curve."""
+    table = frames.tables.get("curve")
+    if table is None or table.empty:
+        return ()
+    window = smoothing(table)
+    found = {
+        name: curve(table[table["label"] == name], window) for name in labels(manifest) if name in set(table["label"])
+    }
+    shown = dict(list(found.items())[:_MOST])
+    left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
+    counts = sorted({len(one.seeds) for one in shown.values()})
+    trials = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return (
+        Plot(
+            name="loss_curves",
+            title="Training loss",
+            caption=f"Loss of each optimiser step, mean of the {window} step(s) up to it; thick: mean over {trials} "
+            "trial(s) per strategy, one per seed, faint: single trials, a cross where one stops being finite. Each "
+            "strategy minimises its own loss over its own positions: the curves show whether it trained, their "
+            f"heights are no ranking.{left_out}",
+            alt=_alt(shown),
+            figure=_draw(shown, manifest),
+        ),
+    )
+
+
+def smoothing(table: pd.DataFrame) -> int:
+    """Return over how many steps a grid's curves are averaged: a fiftieth of the longest, at least one."""
+    return max(1, int(table.groupby("trial_id").size().max()) // 50)
+
+
+def curve(rows: pd.DataFrame, window: int) -> Curve:
+    """Smooth one strategy's trials by a trailing mean and average them.
+
+    A trial's value counts from its first step on, over as many steps as there are; nothing is shown at a step whose own
+    loss is not finite, and such a loss enters no mean.
+    """
+    losses = rows.pivot_table(index="step", columns="trial_id", values="loss_nats", dropna=False, sort=True)
+    losses = losses.astype("float64").where(np.isfinite)
+    smooth = losses.rolling(window, min_periods=1).mean().where(losses.notna())
+    trials = [trial for trial in rows["trial_id"].unique() if trial in smooth]
+    ended = []
+    for trial in trials:
+        own = rows[rows["trial_id"] == trial].sort_values("step")
+        broken = own.loc[~np.isfinite(own["loss_nats"].astype("float64")), "step"]
+        ended.append(None if broken.empty else int(broken.iloc[0]))
+    return Curve(
+        steps=smooth.index.to_numpy(dtype=np.float64),
+        seeds=smooth[trials].to_numpy(dtype=np.float64).T,
+        mean=smooth[trials].mean(axis=1).to_numpy(dtype=np.float64),
+        ended=tuple(ended),
+    )
+
+
+def _draw(found: Mapping[str, Curve], manifest: Manifest) -> Figure:
+    columns = min(_COLUMNS, len(found))
+    rows = -(-len(found) // columns)
+    planned = {name: sum(entry.label == name for entry in manifest.trials) for name in found}
+    values = np.concatenate([one.seeds.ravel() for one in found.values()])
+    values = values[np.isfinite(values)]
+    baseline = found.get(manifest.baseline or "")
+    with drawing():
+        figure = Figure(figsize=(max(3.6, 1.85 * columns + 0.5), 1.4 * rows + 0.9), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, (name, one) in zip(panels, found.items(), strict=False):
+            own = name == manifest.baseline
+            if baseline is not None and not own:
+                some = drawn(len(baseline.steps))
+                x, y = baseline.steps[some], baseline.mean[some]
+                axes.plot(x, y, color=GREY, linewidth=0.9, linestyle=(0, (4, 1.5)), zorder=2)
+            _panel(axes, one, ORANGE if own else BLUE)
+            count = "" if len(one.seeds) == planned[name] else f" ({len(one.seeds)}/{planned[name]})"
+            axes.set_title(wrapped(name + count, 26), fontsize=7, color=INK)
+        for axes in panels[len(found) :]:
+            axes.set_visible(False)
+        # The lowest panel of each column carries the steps, also where the last row is not full.
+        for place in range(columns):
+            lowest = panels[max(range(place, len(found), columns))]
+            lowest.tick_params(axis="x", labelbottom=True)
+            lowest.set_xlabel("Optimiser step")
+        for axes in panels[::columns]:
+            axes.set_ylabel("Loss (nats)")
+        if values.size and values.min() > 0 and values.max() / values.min() > _LOG_ABOVE:
+            panels[0].set_yscale("log")
+            # Plain numbers: mathematical notation is off, because a label may contain a dollar sign.
+            panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            panels[0].yaxis.set_minor_formatter(NullFormatter())
+        handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
+        handles += [Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.4, label="single seeds")]
+        if baseline is not None:
+            text = wrapped(f"{manifest.baseline} (baseline)", 40)
+            handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), label=text))
+        legend_below(figure, handles)
+    return figure
+
+
+def drawn(num: int) -> npt.NDArray[np.intp]:
+    """Return which of a curve's steps are drawn: at most about 600, the last one always.
+
+    That is twelve to each stretch that is averaged over, and a file that a page can hold after ten thousand steps.
+    """
+    stride = -(-num // _DRAWN)
+    return np.unique([*range(0, num, stride), num - 1])
+
+
+def _panel(axes: Axes, one: Curve, color: str) -> None:
+    some = drawn(len(one.steps))
+    for seed, ended in zip(one.seeds, one.ended, strict=True):
+        axes.plot(one.steps[some], seed[some], color=color, linewidth=0.6, alpha=0.4, zorder=3)
+        before = np.flatnonzero(np.isfinite(seed) & (one.steps < (np.inf if ended is None else ended)))
+        if ended is not None and before.size:
+            axes.plot(one.steps[before[-1]], seed[before[-1]], "x", color=INK, markersize=5, zorder=5)
+    if not np.isfinite(one.mean).any():
+        axes.text(0.5, 0.5, "not finite", transform=axes.transAxes, ha="center", fontsize=7, color=color)
+    axes.plot(one.steps[some], one.mean[some], color=color, linewidth=1.3, zorder=4)
+    axes.grid(color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _alt(found: Mapping[str, Curve]) -> str:
+    told = []
+    for name, one in found.items():
+        kept = one.mean[np.isfinite(one.mean)]
+        fall = f"from {kept[0]:.3g} to {kept[-1]:.3g}" if kept.size else "never finite"
+        broken = sum(ended is not None for ended in one.ended)
+        told.append(f"{name} {fall}" + (f", {broken} of {len(one.ended)} trials diverged" if broken else ""))
+    return f"Training loss in nats of {len(found)} strategies: {'; '.join(told)}."

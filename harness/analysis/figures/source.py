@@ -1,0 +1,67 @@
+"""What figures of single tables share: the rows they may use, names of files, and how seeds are written."""
+
+import re
+from collections.abc import Iterable
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.analysis.frame import Frames, labels
+from harness.results import Manifest
+
+_PRINT = 200  # dots per inch
+
+
+def rows(frames: Frames, table: str, columns: Iterable[str]) -> pd.DataFrame:
+    """Return a table's rows of the trials that finished; none if the table or one of the columns is absent."""
+    found = frames.tables.get(table)
+    if found is None or not {"trial_id", "label", "seed", *columns} <= set(found.columns):
+        return pd.DataFrame(columns=["trial_id", "label", "seed", *columns])
+    done = frames.trials.loc[frames.trials["status"] == "finished", ["trial_id", "label"]]
+    return found.merge(done, on=["trial_id", "label"], how="inner")
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """Return each trial's rows of the last step that was looked at."""
+    return table[table["step"] == table.groupby(["label", "trial_id"])["step"].transform("max")]
+
+
+def names(table: pd.DataFrame, manifest: Manifest) -> list[str]:
+    """Return the labels that have rows, in the manifest's order."""
+    found = set(table["label"])
+    return [label for label in labels(manifest) if label in found]
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all: constrained layout would move things a little at every drawing.
+
+    Texts are measured as they are printed: on a screen's coarse pixels their letters stand closer.
+    """
+    dpi = figure.dpi
+    figure.set_dpi(_PRINT)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    figure.set_dpi(dpi)
+
+
+def slug(text: str) -> str:
+    """Return a name for a file: lower case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def listing(parts: Iterable[str]) -> str:
+    """Join words as a sentence does: "a, b and c"."""
+    known = list(parts)
+    return known[0] if len(known) == 1 else ", ".join(known[:-1]) + " and " + known[-1] if known else ""
+
+
+def seeds_of(table: pd.DataFrame) -> str:
+    """Say which seeds a table's rows come from, e.g. "seeds 1, 2 and 3"."""
+    found = sorted(int(seed) for seed in table["seed"].dropna().unique())
+    return "no seed" if not found else f"seed{'s' * (len(found) > 1)} {listing(map(str, found))}"
+
+
+def step_of(table: pd.DataFrame) -> str:
+    """Say of which step rows are, or of which steps where trials differ: "step 299"."""
+    found = sorted(int(step) for step in table["step"].unique())
+    return f"step{'s' * (len(found) > 1)} {listing(map(str, found))}"

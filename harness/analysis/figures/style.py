@@ -1,0 +1,53 @@
+"""What all figures share: fonts, colours that survive colour deficiencies and greyscale, and how they are saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from harness.analysis.document import Plot
+
+INK, FAINT = "#333333", "#e6e6e6"
+
+# Okabe and Ito's palette; the markers repeat the distinction where there is no colour.
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f",
+)  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.linewidth": 0.6,
+    "text.parse_math": False,  # a label may contain a dollar sign
+    "svg.hashsalt": "harness.analysis",
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Enter the style in which every figure is drawn and saved."""
+    with style.context(["default", STYLE]):
+        yield
+
+
+def save(plot: Plot, folder: Path) -> None:
+    """Write <name>.png (200 dpi), .svg and .pdf; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with drawing():
+        plot.figure.savefig(folder / f"{plot.name}.png", dpi=200, metadata={"Software": None})
+        plot.figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
+        plot.figure.savefig(
+            folder / f"{plot.name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+        )
+
+
+def clean(figure: Figure) -> None:
+    """Take the frames' upper and right lines away."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)

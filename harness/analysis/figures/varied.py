@@ -1,0 +1,135 @@
+"""Which settings a grid varies while all else is equal, and which rows those are held against."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.analysis.figures.marks import Mark
+from harness.analysis.figures.style import GREY, INK
+from harness.analysis.frame import Frames
+from harness.analysis.strategies import Method, methods
+from harness.results import Manifest
+
+# A setting's place in a record's strategy, its printed name, and whether it is a share.
+_FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
+    (("position", "budget"), "Positions kept, k (%)", True),
+    (("samples", "budget"), "Training sequences kept, l (%)", True),
+    (("temperature",), "Temperature", False),
+    (("lambda",), "Weight of distillation, λ", False),
+    (("classes", "options", "draws"), "Classes drawn per position", False),
+    (("classes", "options", "num"), "Classes kept per position", False),
+    (("classes", "options", "mass"), "Mass of the classes kept (%)", True),
+)
+_LEAST = 3  # values on one line at least: two points are a comparison, which tables show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Strategies that differ in one setting only.
+
+    Attributes:
+        name: what they have in common, unique in the figure.
+        labels: their labels by the setting's printed value, in ascending order.
+    """
+
+    name: str
+    labels: dict[float, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One setting that a grid varies.
+
+    Attributes:
+        slug: part of the figure's name.
+        heading: of the axis, with its unit.
+        lines: in the manifest's order.
+    """
+
+    slug: str
+    heading: str
+    lines: tuple[Line, ...]
+
+
+def sweeps(frames: Frames, manifest: Manifest) -> Iterator[Sweep]:
+    """Find the settings that a grid varies while all else is equal."""
+    known = _strategies(frames, manifest)
+    for path, heading, share in _FIELDS:
+        groups: dict[str, dict[float, str]] = {}
+        for label, strategy in known.items():
+            value, rest = _take(strategy, path)
+            if value is not None:
+                groups.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(value * (100 if share else 1), label)
+        found = [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
+        if max((len(group) for group in found), default=0) >= _LEAST:
+            names = _names([list(group.values()) for group in found])
+            lines = tuple(Line(name=name, labels=group) for name, group in zip(names, found, strict=True))
+            yield Sweep(slug="_".join(part for part in path if part != "options"), heading=heading, lines=lines)
+
+
+def references(frames: Frames, manifest: Manifest, one: Sweep) -> dict[str, Mark]:
+    """Return the rows that a sweep is held against, with their marks: Full KD, random choice, untrained models.
+
+    They are dark, told apart by line style, because colours belong to the lines.
+    """
+    swept = {label for line in one.lines for label in line.labels.values()}
+    found = {}
+    for label, method in methods(frames, manifest).items():
+        if not method.trained:
+            found[label] = Mark(INK, (0, (1, 1.5))) if method.model == "teacher" else Mark(INK, (0, (5, 2)))
+        elif _full(method) or label == manifest.baseline:
+            found[label] = Mark(INK, "solid")
+        elif label not in swept and _random(method):
+            found[label] = Mark(GREY, (0, (4, 1.5, 1, 1.5)))
+    return found
+
+
+def _full(method: Method) -> bool:
+    plain = method.plain and not method.axes and method.regime == "off_policy"
+    return plain and method.criterion is not None and str(method.criterion) == "forward_kl"
+
+
+def _random(method: Method) -> bool:
+    position = method.policy is not None and method.policy.name == "random"
+    return position or (method.sample_policy is not None and method.sample_policy.name == "random")
+
+
+def _strategies(frames: Frames, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for entry, record in zip(manifest.trials, frames.records, strict=True):
+        if record is not None and record.strategy.get("train", False):
+            found.setdefault(entry.label, record.strategy)
+    return found
+
+
+def _take(strategy: Mapping[str, Any], path: tuple[str, ...]) -> tuple[float | None, dict[str, Any]]:
+    """Return a setting's value, None where it has no number, and the strategy without it."""
+    rest = json.loads(json.dumps({key: value for key, value in strategy.items() if key not in ("label", "source")}))
+    holder: Any = rest
+    for key in path[:-1]:
+        holder = holder.get(key) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict):
+        return None, rest
+    value = holder.pop(path[-1], None)
+    # A temperature may be a component: a constant one is the number it is constant at.
+    if isinstance(value, dict) and value.get("name") == "constant":
+        value = value.get("options", {}).get("value")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (float(value) if number else None), rest
+
+
+def _names(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Name each group by the words its labels share, or by its first and last label where that is not enough."""
+    names = []
+    for group in groups:
+        words = [[word.strip(",;:=()") for word in label.split()] for label in group]
+        alike = [len(set(column)) == 1 for column in zip(*words, strict=False)]
+        if len({len(one) for one in words}) > 1:
+            # Words of labels of different length do not stand in for one another: only how they begin counts.
+            alike = alike[: alike.index(False)] if False in alike else alike
+        names.append(" ".join(word for word, same in zip(words[0], alike, strict=False) if word and same))
+    return [
+        name if name and names.count(name) == 1 else f"{group[0]} … {group[-1]}"
+        for name, group in zip(names, groups, strict=True)
+    ]

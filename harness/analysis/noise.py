@@ -1,0 +1,99 @@
+"""How much of a difference is noise: what items and seeds alone bring about, and what this run could have found."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.cells import Cell, Evidence, gather, pair
+from harness.analysis.inference import Values, detectable
+from harness.analysis.measures import Measured, halves
+from harness.analysis.statistics import LEVEL
+
+POWER = 0.8
+SPLITS = 200
+
+
+def noise_floor(
+    metrics: pd.DataFrame | Evidence, baseline: str | None, *, items: pd.DataFrame | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Measure, metric by metric, the differences that are not differences between strategies.
+
+    Args:
+        metrics: as in `statistics.compare`.
+        baseline: the label that others are compared with; None leaves out what only comparisons have.
+        items: as in `statistics.compare`.
+        seed: of the random halves of the items.
+
+    Returns:
+        One row per metric, in the metric's own unit, sorted by metric:
+
+        - seed_std: standard deviation between seeds of one strategy, pooled over strategies;
+        - item_error: standard error of one trial over its items, as recorded; the median over trials;
+        - num_items: what that is over; the least over trials;
+        - halves: how far one model's metric on a random half of the items is from that on the other half, root mean
+          square over splits and trials; missing where no items are known;
+        - family: comparisons with the baseline; num_pairs: seeds of most of them; covers: as in `compare`;
+        - detectable_one, detectable: the smallest true difference found with a probability of 80%, if it were the only
+          comparison, and at the strictest step of Holm's correction. The variance of a difference is taken to be the
+          mean over the comparisons.
+    """
+    evidence = metrics if isinstance(metrics, Evidence) else gather(metrics, items)
+    rows = []
+    for metric in evidence.metrics:
+        cells, measured = evidence.of(metric), evidence.measured.get(metric)
+        spreads = [(len(cell.values) - 1, cell.values.var(ddof=1)) for cell in cells.values() if _usable(cell.values)]
+        df = sum(one for one, _ in spreads)
+        pooled = math.sqrt(sum(one * variance for one, variance in spreads) / df) if df else math.nan
+        stderr = np.concatenate([cell.stderr for cell in cells.values()])
+        rows.append(
+            {
+                "metric": metric,
+                "seed_std": pooled,
+                "item_error": float(np.nanmedian(stderr)) if np.isfinite(stderr).any() else math.nan,
+                "num_items": min(cell.num for cell in cells.values()),
+                "halves": _halves(metric, measured, seed),
+            }
+            | _power(cells, baseline, measured)
+        )
+    columns = ["metric", "seed_std", "item_error", "num_items", "halves"]
+    columns += ["family", "num_pairs", "covers", "detectable_one", "detectable"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _usable(values: Values) -> bool:
+    return len(values) > 1 and bool(np.isfinite(values).all())
+
+
+def _halves(metric: str, measured: Measured | None, seed: int) -> float:
+    if measured is None:
+        return math.nan
+    splits = list(halves(measured.strata, SPLITS, seed, f"halves of {metric}"))
+    first = measured.weigh(np.stack([one for one, _ in splits]))
+    second = measured.weigh(np.stack([other for _, other in splits]))
+    return float(np.sqrt(((first - second) ** 2).mean()))
+
+
+def _power(cells: dict[str, Cell], baseline: str | None, measured: Measured | None) -> dict[str, object]:
+    nothing: dict[str, object] = {"family": 0, "num_pairs": 0, "covers": ""}
+    nothing |= {"detectable_one": math.nan, "detectable": math.nan}
+    reference = None if baseline is None else cells.get(baseline)
+    if reference is None:
+        return nothing
+    pairs = [pair(cell, reference, measured) for label, cell in cells.items() if label != baseline]
+    pairs = [one for one in pairs if len(one.differences) and np.isfinite(one.spread.error).all()]
+    pairs = [one for one in pairs if float(one.spread.error[0]) > 0]
+    if not pairs:
+        return nothing
+    seeds = float(np.mean([one.spread.seeds[0] for one in pairs]))
+    items = float(np.mean([one.spread.items[0] for one in pairs]))
+    seed_df = round(float(np.median([one.spread.seed_df[0] for one in pairs])))
+    item_df = round(float(np.median([one.spread.item_df[0] for one in pairs])))
+    covers = " and ".join(name for name, df in (("seeds", seed_df), ("items", item_df)) if df > 0)
+    return {
+        "family": len(pairs),
+        "num_pairs": seed_df + 1,
+        "covers": covers,
+        "detectable_one": detectable(seeds, seed_df, items, item_df, level=LEVEL, power=POWER),
+        "detectable": detectable(seeds, seed_df, items, item_df, level=LEVEL / len(pairs), power=POWER),
+    }

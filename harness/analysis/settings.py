@@ -1,0 +1,43 @@
+"""Settings as one level of names and values, to be printed side by side."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.results import Record
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Write nested settings as one level, e.g. {"data.sequence_length": "128"}."""
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return found
+
+
+def changed(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, or that only one side has, in the order they stand in."""
+    ours, theirs = flat(here), flat(there)
+    return [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
+
+
+def workload(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Collect the distinct values of every setting of the records' workloads, in the order they are met."""
+    return _distinct(flat(record.workload) for record in records)
+
+
+def environment(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Collect the distinct values of every key in the records' environments, sorted."""
+    found = _distinct(record.environment for record in records)
+    return {key: sorted(found[key]) for key in sorted(found)}
+
+
+def _distinct(settings: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for one in settings:
+        for key, value in one.items():
+            found.setdefault(key, {})[value] = None
+    return {key: list(values) for key, values in found.items()}

@@ -1,0 +1,137 @@
+"""What a row's strategy is, read from its record: which axes select, by what, how much, and what is compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.analysis.frame import Frames
+from harness.results import Manifest, Record
+
+Regime = Literal["none", "off_policy", "on_policy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A registered component and the options the grid sets on it."""
+
+    name: str
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        """Name and options, e.g. "rs (draws 64)"."""
+        told = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.options
+        )
+        return f"{self.name} ({told})" if told else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One strategy.
+
+    Attributes:
+        model: whose scores these are, student or teacher.
+        trained: False for a model as it is.
+        regime: on_policy if training text comes from the student (the record's `rollout`), none if nothing is trained.
+        signal: what scores a position; None where nothing does.
+        policy: how scores become weights; None if nothing is trained.
+        budget: share of positions, in (0, 1]; None for a policy without one.
+        classes: the reduction of the teacher's distribution; None where it is whole.
+        sample_signal: what scores a sequence.
+        sample_policy: how sequences are chosen; None where all are used.
+        sample_budget: share of sequences, in (0, 1].
+        criterion: how rows are compared; None if nothing is trained.
+        source: the paper it comes from, and what else the grid says of it.
+        plain: whether what is not an axis is as the paper has it: the per-sequence mean, lambda 1, temperature 1.
+        flow: chunked or dense.
+        teacher: where the teacher's side comes from.
+    """
+
+    model: str
+    trained: bool
+    regime: Regime
+    signal: Component | None = None
+    policy: Component | None = None
+    budget: float | None = None
+    classes: Component | None = None
+    sample_signal: Component | None = None
+    sample_policy: Component | None = None
+    sample_budget: float | None = None
+    criterion: Component | None = None
+    source: str = ""
+    plain: bool = True
+    flow: str = "chunked"
+    teacher: str = "cached"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that select, of position, class and sample."""
+        found = {
+            "position": self.policy is not None and self.policy.name != "all",
+            "class": self.classes is not None,
+            "sample": self.sample_policy is not None,
+        }
+        return tuple(name for name, used in found.items() if used)
+
+    @property
+    def reconstructed(self) -> bool:
+        """Whether its source says that it was not written from the paper's own equations."""
+        return "reconstructed" in self.source
+
+
+def method(record: Record) -> Method | None:
+    """Read a record's strategy; None if the record holds none."""
+    strategy = record.strategy
+    if not strategy:
+        return None
+    if not strategy.get("train", True):
+        return Method(
+            model=strategy.get("model", "student"), trained=False, regime="none", source=strategy.get("source", "")
+        )
+    position, samples = strategy.get("position") or {}, strategy.get("samples") or {}
+    return Method(
+        model=strategy.get("model", "student"),
+        trained=True,
+        regime="off_policy" if strategy.get("rollout") is None else "on_policy",
+        signal=_component(position.get("signal")),
+        policy=_component(position.get("policy")),
+        budget=position.get("budget"),
+        classes=_component(strategy.get("classes")),
+        sample_signal=_component(samples.get("signal")),
+        sample_policy=_component(samples.get("policy")),
+        sample_budget=samples.get("budget"),
+        criterion=_component(strategy.get("criterion")),
+        source=strategy.get("source", ""),
+        plain=(
+            strategy.get("normaliser", "sequence_mean") == "sequence_mean"
+            and strategy.get("lambda", 1.0) == 1.0
+            and _constant_one(strategy.get("temperature", 1.0))
+            and not strategy.get("feature")
+        ),
+        flow=strategy.get("flow", "chunked"),
+        teacher=strategy.get("teacher", "cached"),
+    )
+
+
+def methods(frames: Frames, manifest: Manifest) -> dict[str, Method]:
+    """Return the strategy of every label that left a record saying it, in the manifest's order."""
+    found: dict[str, Method] = {}
+    for entry, record in zip(manifest.trials, frames.records, strict=True):
+        one = method(record) if record is not None else None
+        if one is not None:
+            found.setdefault(entry.label, one)
+    return found
+
+
+def _component(value: Mapping[str, Any] | str | None) -> Component | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Component(name=value)
+    return Component(name=value["name"], options=tuple(sorted(value.get("options", {}).items())))
+
+
+def _constant_one(temperature: object) -> bool:
+    if isinstance(temperature, Mapping):
+        return temperature.get("name") == "constant" and temperature.get("options", {}).get("value", 1.0) == 1.0
+    return temperature == 1.0

@@ -1,0 +1,213 @@
+"""Ours beside the published figures: values, the agreement of their orderings, and how the settings differ."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.document import Cell, Column, Table
+from harness.analysis.inference import Values
+from harness.analysis.measures import generator
+from harness.analysis.metrics import describe
+from harness.analysis.published import METRICS, SEEDS, SETTING, SOURCE, TASK_METRICS, Figures
+from harness.analysis.tables.build import NOTHING, Grid, metric_cell, number, strategy_column
+from harness.results import Record
+
+DRAWS = 10_000
+FEWEST = 4
+
+_NOT_COMPARABLE = "Absolute values are not comparable: models, data and tasks differ; only orderings are compared."
+
+
+def published_tables(grid: Grid, figures: Figures) -> Iterable[Table]:
+    """Yield what the paper says of this grid's strategies beside what this grid says, if it says anything of any."""
+    table = _paired(grid, figures)
+    if table.empty:
+        return
+    yield _values_table(grid, table)
+    agreement = agree(table, seed=grid.seed)
+    if len(agreement):
+        yield _agreement_table(agreement)
+    yield _setting_table(grid)
+
+
+def agree(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Compare how two sources order the same trained strategies, metric by metric.
+
+    Args:
+        table: label, metric, trained, ours, ours_error, published, published_error; one row per strategy and metric.
+        seed: of the permutations and draws.
+
+    Returns:
+        metric, num (strategies), tau (Kendall's tau-b: 1 the same order, -1 the reverse), p_value (share of random
+        orders that agree or disagree at least as much), low, high (2.5% to 97.5% of tau when every value is redrawn
+        from its own error). Models as they are do not count: that a teacher is ahead is no finding. Metrics with fewer
+        than four strategies, or with all values the same on either side, have no row.
+    """
+    rows = []
+    for metric, found in table[table["trained"]].groupby("metric", sort=True):
+        found = found.dropna(subset=["ours", "published"]).sort_values("label")
+        ours, theirs = found["ours"].to_numpy(), found["published"].to_numpy()
+        if len(found) < FEWEST or len(set(ours)) < 2 or len(set(theirs)) < 2:
+            continue
+        random = generator(seed, f"orderings of {metric}")
+        tau = float(_tau(ours[None], theirs[None])[0])
+        orders = np.argsort(random.random((DRAWS, len(ours))), axis=1)
+        by_chance = _tau(ours[orders], np.broadcast_to(theirs, orders.shape))
+        # The order as it is counts as one of the random ones, so that no p-value is zero.
+        p = (1 + int((np.abs(by_chance) >= abs(tau) - 1e-12).sum())) / (DRAWS + 1)
+        redrawn = _tau(
+            ours + random.normal(size=orders.shape) * found["ours_error"].fillna(0.0).to_numpy(),
+            theirs + random.normal(size=orders.shape) * found["published_error"].fillna(0.0).to_numpy(),
+        )
+        low, high = (float(value) for value in np.nanquantile(redrawn, [0.025, 0.975]))
+        rows.append((metric, len(found), tau, p, low, high))
+    return pd.DataFrame(rows, columns=["metric", "num", "tau", "p_value", "low", "high"])
+
+
+def _tau(first: Values, second: Values) -> Values:
+    """Return Kendall's tau-b of each row, shape (R,); nan where a row is constant."""
+    upper = np.triu_indices(first.shape[1], k=1)
+    left = np.sign(first[:, upper[0]] - first[:, upper[1]])
+    right = np.sign(second[:, upper[0]] - second[:, upper[1]])
+    with np.errstate(invalid="ignore"):
+        scale = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
+        return np.asarray((left * right).sum(axis=1) / scale)
+
+
+def _paired(grid: Grid, figures: Figures) -> pd.DataFrame:
+    task = any("gsm8k" in str(record.workload.get("data")) for found in grid.records.values() for record in found)
+    metrics: Mapping[str, tuple[str, float]] = TASK_METRICS if task else METRICS
+    measured = {info.key for info in grid.measured(list(metrics))}
+    rows = []
+    for label, method in grid.methods.items():
+        published = {str(row["metric"]): row for row in figures.of(method, task=task).to_dict("records")}
+        for metric, (theirs, scale) in metrics.items():
+            if metric not in measured or theirs not in published:
+                continue
+            row, told = grid.row(label, metric), published[theirs]
+            if row["n"] == 0:
+                continue
+            rows.append(
+                {
+                    "label": label,
+                    "metric": metric,
+                    "trained": method.trained,
+                    "ours": row["mean"] * scale,
+                    "ours_error": row["std"] * scale / math.sqrt(row["n"]),
+                    "published_method": told["method"],
+                    "published_table": told["table"],
+                    "published": float(told["value"]),
+                    "published_error": float(told["std"]) / math.sqrt(SEEDS),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _values_table(grid: Grid, table: pd.DataFrame) -> Table:
+    keys = [key for key in [*METRICS, *TASK_METRICS] if key in set(table["metric"])]
+    cells = {(row["label"], row["metric"]): row for row in table.to_dict("records")}
+    rows = []
+    for label in dict.fromkeys(table["label"]):
+        row = [Cell(text=str(label))]
+        for key in keys:
+            found = cells.get((label, key))
+            if found is None:
+                row += [NOTHING, NOTHING]
+                continue
+            spread = (
+                "" if math.isnan(found["published_error"]) else f" ± {found['published_error'] * math.sqrt(SEEDS):.2f}"
+            )
+            hint = f"{found['published_method']}, table {found['published_table']}"
+            row.append(Cell(text=f"{found['published']:.1f}{spread}", value=found["published"], hint=hint))
+            row.append(metric_cell(grid, label, describe(key)))
+        rows.append(tuple(row))
+    columns = [
+        Column(heading=f"{describe(key).heading}, {side}", direction=describe(key).direction)
+        for key in keys
+        for side in ("published", "ours")
+    ]
+    return Table(
+        name="published",
+        title="Published and ours",
+        columns=(strategy_column(), *columns),
+        rows=tuple(rows),
+        caption=(
+            f"Published: {SOURCE}, mean ± standard deviation over three seeds. Rows are matched by what the strategy "
+            "is: signal, policy, budgets, classes, samples, criterion, regime. A strategy in several of the paper's "
+            f"tables is taken from the first. {_NOT_COMPARABLE}"
+        ),
+        numbers=table,
+    )
+
+
+def _agreement_table(agreement: pd.DataFrame) -> Table:
+    return Table(
+        name="published_agreement",
+        title="Do the orderings agree?",
+        columns=(
+            Column(heading="Metric", numeric=False),
+            Column(heading="Strategies"),
+            Column(heading="Kendall's tau"),
+            Column(heading="95% range under noise"),
+            Column(heading="p"),
+        ),
+        rows=tuple(
+            (
+                Cell(text=describe(str(row["metric"])).title),
+                number(row["num"], "{:.0f}"),
+                number(row["tau"], "{:+.2f}"),
+                Cell(text=f"[{row['low']:+.2f}, {row['high']:+.2f}]", value=row["high"] - row["low"]),
+                number(row["p_value"], "{:.2g}"),
+            )
+            for row in agreement.to_dict("records")
+        ),
+        caption=(
+            "Kendall's tau-b between the published and our order of the trained strategies: 1 is the same order, 0 "
+            "none, -1 the reverse. Range: tau when every value is redrawn from its error over seeds, on both sides, "
+            "which pulls it towards 0. p: how often a random order agrees or disagrees at least as much; "
+            "not corrected for the number of metrics."
+        ),
+        numbers=agreement,
+    )
+
+
+def _setting_table(grid: Grid) -> Table:
+    records = [record for found in grid.records.values() for record in found]
+    ours: dict[str, str] = {}
+    for name in SETTING:
+        if name == "seeds":
+            ours[name] = str(grid.frames.trials["seed"].nunique())
+        else:
+            ours[name] = "; ".join(sorted({_setting(name, record) for record in records if record.workload})) or "—"
+    rows = [(name, SETTING[name], ours[name]) for name in SETTING]
+    return Table(
+        name="published_setting",
+        title="How the settings differ",
+        columns=tuple(Column(heading=heading, numeric=False) for heading in ("Setting", "Published", "Ours")),
+        rows=tuple(tuple(Cell(text=text) for text in row) for row in rows),
+        caption=f"The published setting as the authors' repository states it. {_NOT_COMPARABLE}",
+        numbers=pd.DataFrame(rows, columns=["setting", "published", "ours"]),
+    )
+
+
+def _setting(name: str, record: Record) -> str:
+    workload = record.workload
+    data, optimisation = workload.get("data", {}), workload.get("optimisation", {})
+    evaluation = workload.get("evaluation", {})
+    if name in ("teacher", "student"):
+        path = str((workload.get(name) or {}).get("path", "—"))
+        return f"{workload.get('name')}'s own {name}" if path.startswith(".") else path
+    if name == "data":
+        return str(data.get("generator") or data.get("name") or data.get("dataset") or "—")
+    if name == "tasks":
+        return f"suite {evaluation.get('suite', '—')}, {evaluation.get('num_items') or 'all'} items per task"
+    found = {
+        "training tokens": data.get("train_tokens"),
+        "sequence length": data.get("sequence_length"),
+        "sequences per step": optimisation.get("batch_size"),
+        "epochs": optimisation.get("epochs"),
+        "learning rate": optimisation.get("learning_rate"),
+    }[name]
+    return "—" if found is None else f"{found:,}" if isinstance(found, int) else f"{found:g}"

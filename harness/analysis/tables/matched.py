@@ -1,0 +1,170 @@
+"""Quality at equal cost: each strategy beside the baseline trained for as long as costs the same.
+
+A strategy that supervises a fifth of the positions costs less than the baseline, so a loss of quality may be worth it.
+The rows that train as the baseline does, on random shares of the sequences, show what the baseline reaches at lower
+cost; between two of them it is interpolated, linearly in the logarithm of the cost, seed by seed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.cells import Cell as Values
+from harness.analysis.document import Cell, Column, Mark, Table
+from harness.analysis.inference import Spread, decompose, half_width, holm, tail
+from harness.analysis.metrics import MetricInfo
+from harness.analysis.tables.build import NOTHING, Grid, strategy_column
+from harness.analysis.tables.reads import alone_seconds
+from harness.results import Record
+
+_METRICS = ("accuracy", "heldout_loss")
+# Rows of the baseline's kind that make a curve.
+_FEWEST = 3
+
+
+def _positions(record: Record) -> float | None:
+    return None if record.selection is None else float(record.selection.supervised_positions)
+
+
+_COSTS: dict[str, Callable[[Record], float | None]] = {
+    "supervised positions": _positions,
+    "FLOPs": lambda record: sum(record.cost.flops.values()) or None,
+    "training seconds": alone_seconds,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """One strategy and the baseline at the strategy's cost.
+
+    Attributes:
+        difference: mean over seeds of the strategy's value minus the baseline's at that cost; in the metric's unit.
+        spread: its estimated variance, from the seeds alone.
+    """
+
+    difference: float
+    spread: Spread
+
+
+def matched_table(grid: Grid) -> Table | None:
+    """Build the differences at equal cost; None if fewer than three rows tell what the baseline reaches at what."""
+    controls = _controls(grid)
+    shown = grid.measured(_METRICS)
+    if len(controls) < _FEWEST or not shown:
+        return None
+    rows = [label for label in grid.labels if label in grid.methods and grid.methods[label].trained]
+    rows = [label for label in rows if label not in controls]
+    columns, cells, numbers = [], {label: [Cell(text=label)] for label in rows}, []
+    for cost, read in _COSTS.items():
+        for info in shown:
+            found = {label: _match(grid, label, controls, info.key, read) for label in rows}
+            columns.append(Column(heading=f"{info.heading} at equal {cost}", direction=info.direction))
+            for label, (cell, number) in _told(found, info).items():
+                cells[label].append(cell)
+                numbers.append({"label": label, "cost": cost, "metric": info.key, **number})
+    if not rows or all(cell.value is None for row in cells.values() for cell in row[1:]):
+        return None
+    return Table(
+        name="matched",
+        title="Quality at equal cost",
+        columns=(strategy_column(), *columns),
+        rows=tuple(tuple(row) for row in cells.values()),
+        caption=(
+            f"Difference from {grid.manifest.baseline} trained on as many randomly chosen sequences as cost the same, "
+            "with its learning rate schedule shortened accordingly: mean over seeds, with a 95% interval over seeds. "
+            f"What {grid.manifest.baseline} reaches at a cost is interpolated between {len(controls)} rows "
+            f"({', '.join(controls)}), linearly in the logarithm of the cost. Marked only where the difference, "
+            "corrected for the number of strategies (Holm, 5% in all), is not zero. A dash: a cost beyond those rows. "
+            "Seconds are those of the machine at hand."
+        ),
+        numbers=pd.DataFrame(numbers),
+    )
+
+
+def _controls(grid: Grid) -> list[str]:
+    """Return the baseline, and the rows that differ from it only in learning from a random share of the sequences."""
+    baseline = grid.methods.get(grid.manifest.baseline or "")
+    if baseline is None or not baseline.trained:
+        return []
+    plain = replace(baseline, source="", sample_policy=None, sample_budget=None)
+    found = []
+    for label, one in grid.methods.items():
+        random = one.sample_policy is None or one.sample_policy.name == "random"
+        if random and replace(one, source="", sample_policy=None, sample_budget=None) == plain:
+            found.append(label)
+    return found
+
+
+def _match(
+    grid: Grid, label: str, controls: list[str], metric: str, read: Callable[[Record], float | None]
+) -> Matched | None:
+    """Compare a strategy with the baseline at its own cost, seed by seed; None where that cost is out of reach."""
+    curves = _curves(grid, controls, metric, read)
+    differences = []
+    for seed, (cost, value) in _points(grid, label, metric, read).items():
+        curve = curves.get(seed, [])
+        if len(curve) < _FEWEST or not curve[0][0] <= cost <= curve[-1][0]:
+            return None
+        costs, values = np.array(curve).T
+        differences.append(value - float(np.interp(np.log(cost), np.log(costs), values)))
+    if not differences:
+        return None
+    found = np.array(differences)
+    return Matched(difference=float(found.mean()), spread=decompose(found[None], None))
+
+
+def _curves(
+    grid: Grid, controls: list[str], metric: str, read: Callable[[Record], float | None]
+) -> Mapping[int | None, list[tuple[float, float]]]:
+    """Return what the baseline reaches by what it costs, in ascending order of cost, for each seed."""
+    curves: dict[int | None, list[tuple[float, float]]] = {}
+    for label in controls:
+        for seed, point in _points(grid, label, metric, read).items():
+            curves.setdefault(seed, []).append(point)
+    return {seed: sorted(points) for seed, points in curves.items()}
+
+
+def _points(
+    grid: Grid, label: str, metric: str, read: Callable[[Record], float | None]
+) -> dict[int | None, tuple[float, float]]:
+    """Return a label's cost and value for each seed that has both."""
+    cell: Values | None = grid.evidence.cells.get((label, metric))
+    if cell is None:
+        return {}
+    values = dict(zip(cell.seeds, cell.values.tolist(), strict=True))
+    found = {}
+    for record in grid.records[label]:
+        cost = read(record)
+        if cost and np.isfinite(values.get(record.seed, np.nan)):
+            found[record.seed] = (cost, values[record.seed])
+    return found
+
+
+def _told(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tuple[Cell, dict[str, float]]]:
+    """Print the differences of one metric at one cost, corrected for their number."""
+    p = np.array([np.nan if one is None else tail(np.array([one.difference]), one.spread)[0] for one in found.values()])
+    corrected, _ = holm(p)
+    told = {}
+    for (label, one), p_value in zip(found.items(), corrected, strict=True):
+        if one is None:
+            told[label] = (NOTHING, {"difference": np.nan, "ci_half_width": np.nan, "p_corrected": np.nan})
+            continue
+        half = float(half_width(one.spread, 0.05, matching=True)[0])
+        text = info.show_difference(one.difference)
+        if np.isfinite(half):
+            text += f" ± {info.show_spread(half)}"
+        cell = Cell(text=text, value=one.difference * info.scale, mark=_mark(one.difference, p_value, info))
+        told[label] = cell, {"difference": one.difference, "ci_half_width": half, "p_corrected": float(p_value)}
+    return told
+
+
+def _mark(difference: float, p_corrected: float, info: MetricInfo) -> Mark:
+    if np.isnan(p_corrected):
+        return "untested"
+    if p_corrected > 0.05:
+        return "not distinguishable"
+    if info.direction is None:
+        return "different"
+    return "better" if (difference > 0) == (info.direction == "higher") else "worse"

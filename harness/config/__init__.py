@@ -1,0 +1,29 @@
+"""What strategies, workloads and grids are: frozen models that refuse unknown keys.
+
+Everything that the science depends on is a field here, so that a record can state it.
+"""
+
+from harness.config.base import Choice, Slug, Split
+from harness.config.grid import Diagnostics, Grid
+from harness.config.strategy import Feature, Position, Rollout, Samples, Strategy
+from harness.config.workload import Data, Evaluation, ModelSource, Optimisation, Pairs, Resources, Workload
+
+__all__ = [
+    "Choice",
+    "Data",
+    "Diagnostics",
+    "Evaluation",
+    "Feature",
+    "Grid",
+    "ModelSource",
+    "Optimisation",
+    "Pairs",
+    "Position",
+    "Resources",
+    "Rollout",
+    "Samples",
+    "Slug",
+    "Split",
+    "Strategy",
+    "Workload",
+]

@@ -1,0 +1,57 @@
+"""What a grid is: strategies, on a workload, over seeds."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from harness.config.base import Frozen, Positive, Slug, Split
+from harness.config.strategy import Strategy
+
+
+class Diagnostics(Frozen):
+    """What is looked at while training. It changes no number of a trial, so it is no part of a trial's identity.
+
+    Attributes:
+        every: optimiser steps from one look to the next; the first and the last step are always looked at.
+        sequences: held-out sequences whose positions are shown one by one.
+    """
+
+    every: Positive
+    sequences: Positive = 4
+
+    def covers(self, other: "Diagnostics") -> bool:
+        """Tell whether tables taken like this hold every step and sequence that `other` asks for."""
+        return other.every % self.every == 0 and other.sequences <= self.sequences
+
+
+class Grid(Frozen):
+    """A question put to the harness: which strategies, on which workload, over which seeds.
+
+    Attributes:
+        name: the grid's folder under results/ and reports/.
+        hypothesis: the file's first comment.
+        baseline: label of the row that the others are compared with.
+        split: what the reported numbers are measured on; choose budgets on validation only.
+        diagnostics: what is looked at while training; nothing if left out.
+    """
+
+    name: Slug
+    hypothesis: str
+    workload: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    baseline: str | None = None
+    split: Split
+    diagnostics: Diagnostics | None = None
+    strategies: tuple[Strategy, ...]
+
+    @model_validator(mode="after")
+    def _labels(self) -> "Grid":
+        labels = [strategy.label for strategy in self.strategies]
+        if not labels:
+            raise ValueError("strategies is empty: name at least one preset or strategy")
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two strategies share the label {twice[0]!r}: give one of them a label of its own")
+        if self.baseline is not None and self.baseline not in labels:
+            raise ValueError(f"baseline {self.baseline!r} is not the label of a strategy: {', '.join(labels)}")
+        return self

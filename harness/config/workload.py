@@ -1,0 +1,209 @@
+"""What a strategy is applied to: models, data, optimisation, evaluation, resources."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.config.base import Frozen, Positive, Slug
+
+
+def _unset(value: object) -> bool:
+    """Tell whether a field is as it was before it existed: left out of dumps, so that older trials keep their id."""
+    return value is None or value is False
+
+
+class ModelSource(Frozen):
+    """Where a model comes from.
+
+    Attributes:
+        path: a hub name (`Qwen/Qwen3-8B`), or a folder written by save_pretrained; a relative folder is looked up
+            beside the workload file first.
+        revision: hub commit or tag; not allowed for a folder.
+        trust_remote_code: whether Python code that lies beside the weights is executed; a run says so.
+    """
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class Pairs(Frozen):
+    """Prompts and answers instead of plain text: a pair to a sequence, padded; the answer and its end are the targets.
+
+    An answer that does not fit its sequence is cut, and has no end then.
+
+    Attributes:
+        prompt_field: the column that holds the prompt.
+        answer_field: the column that holds the answer.
+        prompt_template: what the student reads, `{prompt}` replaced; as the evaluation asks it.
+        answer_template: what follows, `{answer}` replaced.
+        halved: whether validation and test are the rows of even and of odd index of the one split `test`.
+    """
+
+    prompt_field: str
+    answer_field: str
+    prompt_template: str = "{prompt}"
+    answer_template: str = " {answer}"
+    halved: bool = False
+
+    @model_validator(mode="after")
+    def _holds_text(self) -> "Pairs":
+        for name, slot in (("prompt_template", "{prompt}"), ("answer_template", "{answer}")):
+            if slot not in getattr(self, name):
+                raise ValueError(f"{name} {getattr(self, name)!r} must contain {slot}")
+        return self
+
+
+class Data(Frozen):
+    """Where text comes from and how it is cut.
+
+    Attributes:
+        generator: `tiny`, the embedded corpus, or `tiny_math`, its word problems as pairs of fields question and
+            answer; None to read `dataset`.
+        dataset: a hub data set, or `json`, `parquet`, `text` with `data_files`.
+        name: configuration of a hub data set.
+        revision: commit or tag of a hub data set.
+        data_files: file or files of each split (train, validation, test), relative to the workload file.
+        streaming: whether reading that was cut off goes on at its next document; for data sets that take hours.
+        heldout_documents: for a data set with one split, train: its first so many documents are for validation, the
+            next so many for test, and all that follow for training.
+        text_field: the column that holds the text.
+        pairs: how rows become prompts and answers; None packs the text of `text_field`.
+        sequence_length: tokens per packed or padded sequence.
+        train_tokens: distillation tokens per epoch, rounded down to whole sequences; padding counts, so that this is
+            pairs times `sequence_length` where there are pairs.
+        heldout_tokens: tokens of each held-out split that loss and KL are measured on.
+        cross_document_targets: whether the token after an end-of-document token is a target.
+    """
+
+    generator: Literal["tiny", "tiny_math"] | None = None
+    dataset: str | None = None
+    name: str | None = None
+    revision: str | None = Field(default=None, exclude_if=_unset)
+    data_files: dict[Literal["train", "validation", "test"], str | list[str]] | None = None
+    streaming: bool = Field(default=False, exclude_if=_unset)
+    heldout_documents: Positive | None = Field(default=None, exclude_if=_unset)
+    text_field: str = "text"
+    pairs: Pairs | None = Field(default=None, exclude_if=_unset)
+    sequence_length: Annotated[int, Field(ge=2)]
+    train_tokens: Positive
+    heldout_tokens: Positive
+    cross_document_targets: bool
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Data":
+        if (self.generator is None) == (self.dataset is None):
+            raise ValueError("give exactly one of generator and dataset")
+        extra = [name for name in ("revision", "streaming", "heldout_documents") if getattr(self, name)]
+        if self.generator is not None and extra:
+            raise ValueError(f"{extra[0]} is for a dataset, and this is the generator {self.generator!r}")
+        if self.generator is not None and (self.generator == "tiny_math") != (self.pairs is not None):
+            raise ValueError("generator tiny_math makes pairs and needs `pairs`; generator tiny makes plain text")
+        if self.pairs is not None and self.cross_document_targets:
+            raise ValueError("a pair has its sequence to itself, so cross_document_targets must be false")
+        if self.pairs is not None and {"streaming", "heldout_documents"} & {*extra}:
+            raise ValueError("streaming and heldout_documents are for plain text, and this data set has pairs")
+        return self
+
+
+class Optimisation(Frozen):
+    """How the student is trained; the same for every strategy of a grid.
+
+    Attributes:
+        optimiser: `adamw`, or `adamw_8bit` with states of 8 bits (torchao or bitsandbytes, for a GPU).
+            `adamw_8bit_if_available` becomes one of the two when the workload is loaded; that one is in the trial's
+            identity and record.
+        master_weights: whether the optimiser steps on a float32 copy of the student's weights, which are rounded to
+            `resources.dtype` after every step. Without it a step much smaller than a weight is lost to rounding: in
+            bfloat16, at a learning rate of 1e-5, most are.
+        learning_rate: peak of the schedule.
+        schedule: after a linear warm-up: constant, or linear or cosine decay to zero.
+        warmup: share of the steps, in [0, 1).
+        batch_size: sequences per optimiser step.
+        micro_batch_size: sequences per forward pass; does not change the result.
+        epochs: passes over the training sequences.
+        max_grad_norm: gradient clipping threshold.
+    """
+
+    optimiser: Literal["adamw", "adamw_8bit", "adamw_8bit_if_available"] = "adamw"
+    master_weights: bool = Field(default=False, exclude_if=_unset)
+    learning_rate: Annotated[float, Field(gt=0)]
+    betas: tuple[float, float]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    batch_size: Positive
+    micro_batch_size: Positive
+    epochs: Positive
+    max_grad_norm: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> "Optimisation":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class Evaluation(Frozen):
+    """How the trained student is judged.
+
+    Attributes:
+        suite: a suite's name, or a list of suites, lm-eval tasks and task files (see `harness.evaluate.suite`).
+        num_items: the first items of each task, at most; null asks all there are.
+        batch_size: sequences per evaluation batch.
+        data_files: a task's data (json, jsonl, parquet; relative to the workload file) instead of the hub's: one file,
+            halved between validation and test, or a file for each.
+    """
+
+    suite: str | tuple[str, ...]
+    num_items: Positive | None
+    batch_size: Positive
+    data_files: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _file_or_both(self) -> "Evaluation":
+        for task, files in self.data_files.items():
+            if isinstance(files, dict) and set(files) != {"validation", "test"}:
+                raise ValueError(f"data_files.{task}: give validation and test, or one file for both")
+        return self
+
+
+class Resources(Frozen):
+    """What one trial occupies.
+
+    Attributes:
+        cpus: threads.
+        gpus: share of a GPU, asked for only where there is one.
+        dtype: of weights and activations; statistics and losses are float32 at least.
+        logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
+        checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.
+        compile: whether the numbers of a chunk are computed by kernels that torch.compile makes.
+    """
+
+    cpus: Positive
+    gpus: Annotated[float, Field(ge=0)]
+    dtype: Literal["float32", "bfloat16", "float64"]
+    logit_memory_mib: Positive
+    checkpoint_activations: bool = False
+    compile: bool = False
+
+
+class Workload(Frozen):
+    """Teacher, student, data, optimisation and evaluation: everything a strategy is applied to.
+
+    Attributes:
+        folder: where the workload file lies; relative paths in it are resolved against it.
+    """
+
+    name: Slug
+    folder: Path = Field(exclude=True)
+    teacher: ModelSource | None
+    student: ModelSource
+    data: Data
+    optimisation: Optimisation
+    evaluation: Evaluation
+    resources: Resources
+    seeds: tuple[int, ...]

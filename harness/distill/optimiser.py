@@ -1,0 +1,123 @@
+"""Optimisers by the name a workload gives them."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.config import Optimisation
+from harness.errors import UserError
+
+# Module and class of 8-bit AdamW, in the order they are looked for.
+_EIGHT_BIT = (("torchao.optim", "AdamW8bit"), ("bitsandbytes.optim", "AdamW8bit"))
+
+
+class MasterWeights:
+    """An optimiser that steps on float32 copies of the parameters, which are rounded after every step.
+
+    One parameter at a time, so that there is one float32 gradient at a time.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> None:
+        """Copy the parameters as they are.
+
+        Raises:
+            UserError: as `make_optimiser`.
+        """
+        self._parameters = list(parameters)
+        self._masters = [torch.nn.Parameter(each.detach().to(torch.float32, copy=True)) for each in parameters]
+        self._inner = _plain(self._masters, optimisation)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of settings, as every optimiser has them."""
+        return self._inner.param_groups
+
+    @property
+    def states(self) -> list[Tensor]:
+        """Everything that stays from step to step: the copies, and the optimiser's own state."""
+        inner = (value for state in self._inner.state.values() for value in state.values())
+        return [*(each.data for each in self._masters), *(value for value in inner if isinstance(value, Tensor))]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for each in self._parameters:
+            each.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step, and forget the gradients on the way."""
+        for parameter, master in zip(self._parameters, self._masters, strict=True):
+            if parameter.grad is None:
+                continue
+            master.grad = parameter.grad.to(torch.float32)
+            parameter.grad = None
+            self._inner.step()
+            master.grad = None
+            parameter.copy_(master)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the copies and the optimiser's state."""
+        return {"masters": [each.data for each in self._masters], "optimiser": self._inner.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        with torch.no_grad():
+            for each, saved in zip(self._masters, state_dict["masters"], strict=True):
+                each.copy_(saved)
+        self._inner.load_state_dict(state_dict["optimiser"])
+
+
+def make_optimiser(
+    parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation
+) -> torch.optim.Optimizer | MasterWeights:
+    """Return the optimiser over some parameters.
+
+    Raises:
+        UserError: `optimiser: adamw_8bit` where neither torchao nor bitsandbytes is installed.
+    """
+    return MasterWeights(parameters, optimisation) if optimisation.master_weights else _plain(parameters, optimisation)
+
+
+def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> torch.optim.Optimizer:
+    if optimisation.optimiser == "adamw":
+        return torch.optim.AdamW(
+            parameters,
+            lr=optimisation.learning_rate,
+            betas=optimisation.betas,
+            weight_decay=optimisation.weight_decay,
+            fused=True,
+        )
+    found = eight_bit()
+    if found is None:
+        raise UserError(
+            "optimisation.optimiser is adamw_8bit, which needs torchao or bitsandbytes: "
+            "pip install 'selective-kd-harness[gpu]', or set it to adamw"
+        )
+    build = getattr(importlib.import_module(found[0]), found[1])
+    made = build(
+        parameters, lr=optimisation.learning_rate, betas=optimisation.betas, weight_decay=optimisation.weight_decay
+    )
+    assert isinstance(made, torch.optim.Optimizer)
+    return made
+
+
+def name_of(optimisation: Optimisation) -> str:
+    """Say which optimiser steps, for a record: class, and the package that 8-bit states come from."""
+    found = eight_bit() if optimisation.optimiser == "adamw_8bit" else ("torch.optim", "AdamW")
+    assert found is not None, "checked before anything runs"
+    name = ".".join(found)
+    return f"{name} on float32 copies" if optimisation.master_weights else name
+
+
+def eight_bit() -> tuple[str, str] | None:
+    """Return module and class of the 8-bit AdamW that is installed, None if there is none."""
+    for module, name in _EIGHT_BIT:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue
+        return module, name
+    return None

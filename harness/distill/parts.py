@@ -1,0 +1,69 @@
+"""What a checkpoint is made of: anything that gives its state and takes it back."""
+
+import random
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from harness.errors import UserError
+
+
+class StaleError(UserError):
+    """A checkpoint was made under other conditions: going on from it would mix two versions of the last bits."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Something whose state goes into a checkpoint; an optimiser is one."""
+
+    def state_dict(self) -> Any:
+        """Return the state: a tree as in `harness.distill.tree`."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take a state that `state_dict` returned."""
+
+
+class Weights:
+    """A model's parameters and buffers as a part of a checkpoint; tied ones once."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name."""
+        return dict(self._tensors)
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Write the tensors into the model, in place."""
+        if {name: saved.shape for name, saved in state_dict.items()} != {n: t.shape for n, t in self._tensors.items()}:
+            raise StaleError("the checkpoint's tensors are of another model")
+        for name, saved in state_dict.items():
+            self._tensors[name].copy_(saved)
+
+
+class Generators:
+    """The process's random generators as a part of a checkpoint, for what draws from them: dropout, a plug-in."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators' states."""
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": (str(kind), np.asarray(keys).tolist(), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the generators back."""
+        kind, keys, *rest = state_dict["numpy"]
+        random.setstate(state_dict["python"])
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        torch.set_rng_state(state_dict["torch"].cpu())
+        if state_dict["cuda"] is not None:
+            torch.cuda.set_rng_state(state_dict["cuda"].cpu(), self._device)

@@ -1,0 +1,91 @@
+"""State as a tree of plain values and tensors, taken apart into JSON and named tensors, and put together again.
+
+Nothing else is allowed in a state, so that reading one can never run code, as unpickling could.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Lists stand for themselves in JSON; everything that JSON does not have is a mapping of one key.
+_TENSOR, _TUPLE, _DICT, _FLOAT = "tensor", "tuple", "dict", "float"
+
+
+def take_apart(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split a tree into JSON and tensors, bit for bit.
+
+    Args:
+        tree: None, bool, int, float, str, tensors, and lists, tuples and dicts of these, keyed by text or whole
+            numbers.
+
+    Returns:
+        The tree as JSON, in which each tensor is a reference, and the tensors by reference, on the CPU.
+
+    Raises:
+        TypeError: something else is in it; names the place.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _encode(tree, tensors, "state"), tensors
+
+
+def check_tree(tree: Any, place: str) -> None:
+    """Refuse a tree that could not be taken apart, without copying its tensors.
+
+    Args:
+        tree: the tree.
+        place: what it is called in an error.
+
+    Raises:
+        TypeError: something in it cannot be kept; names the place.
+    """
+    _encode(tree, None, place)
+
+
+def put_together(payload: Any, tensors: Mapping[str, Tensor], device: torch.device | str) -> Any:
+    """Undo `take_apart`.
+
+    Args:
+        payload: the tree as JSON.
+        tensors: its tensors.
+        device: where they go.
+    """
+    if isinstance(payload, list):
+        return [put_together(item, tensors, device) for item in payload]
+    if not isinstance(payload, dict):
+        return payload
+    ((kind, inner),) = payload.items()
+    if kind == _TENSOR:
+        return tensors[inner].to(device)
+    if kind == _FLOAT:
+        return float(inner)
+    if kind == _TUPLE:
+        return tuple(put_together(item, tensors, device) for item in inner)
+    assert kind == _DICT, "written by this module and sealed"
+    return {key: put_together(item, tensors, device) for key, item in inner}
+
+
+def _encode(tree: Any, tensors: dict[str, Tensor] | None, place: str) -> Any:
+    # Exact types: a subclass of str or int (numpy has one of float) would come back as another type than it went.
+    if tree is None or type(tree) in (bool, int, str):
+        return tree
+    if type(tree) is float:
+        return tree if math.isfinite(tree) else {_FLOAT: repr(tree)}
+    if type(tree) in (Tensor, torch.nn.Parameter):
+        name = f"{len(tensors or ()):05d}"
+        if tensors is None:
+            return {_TENSOR: name}
+        # A copy: two tensors of a tree may share memory, and one that training goes on with must not be written to.
+        tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
+    if type(tree) in (list, tuple):
+        items = [_encode(item, tensors, f"{place}[{number}]") for number, item in enumerate(tree)]
+        return items if type(tree) is list else {_TUPLE: items}
+    if isinstance(tree, Mapping) and all(type(key) in (str, int) for key in tree):
+        return {_DICT: [[key, _encode(item, tensors, f"{place}[{key!r}]")] for key, item in tree.items()]}
+    raise TypeError(
+        f"{place} is a {type(tree).__name__}, which a checkpoint cannot hold: a state is made of None, numbers, text, "
+        "tensors, and lists, tuples and dicts of these"
+    )

@@ -1,0 +1,1 @@
+"""What a workload takes, before anything is run: operations, hours, memory and disk."""

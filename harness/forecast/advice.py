@@ -1,0 +1,71 @@
+"""What to change where a trial does not fit, with the peak that each change would give."""
+
+from dataclasses import dataclass
+
+from harness.config import Strategy, Workload
+from harness.forecast.gpus import GPUS, Gpu, usable_gib
+from harness.forecast.memory import GIB, Footprint, changed, footprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One thing to change.
+
+    Attributes:
+        what: the setting, as it is written.
+        gib: the peak it gives.
+        fits: whether that is enough.
+    """
+
+    what: str
+    gib: float
+    fits: bool
+
+
+def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, gpu: Gpu) -> tuple[Change, ...]:
+    """Try what lowers a trial's peak without changing what it computes but for rounding, and 8-bit states.
+
+    Args:
+        strategy: what does not fit.
+        workload: what it is applied to.
+        found: what it takes as it is.
+        gpu: what it should fit.
+
+    Returns:
+        Each setting that lowers the peak on its own, all of them together, and the smallest GPU that holds the trial as
+        it is.
+    """
+    settings, resources = workload.optimisation, workload.resources
+    tried: dict[str, object] = {}
+    if settings.micro_batch_size > 1:
+        tried["optimisation__micro_batch_size"] = 1
+    if not resources.checkpoint_activations:
+        tried["resources__checkpoint_activations"] = True
+    if settings.optimiser == "adamw":
+        tried["optimisation__optimiser"] = "adamw_8bit"
+    room = usable_gib(gpu)
+
+    def change(what: str, taken: Footprint) -> Change:
+        return Change(what=what, gib=taken.total / GIB, fits=taken.total / GIB <= room)
+
+    changes = [
+        change(_written(key, value), footprint(strategy, changed(workload, **{key: value})))
+        for key, value in tried.items()
+    ]
+    cached = strategy.model_copy(update={"teacher": "cached"})
+    could_be_cached = strategy.teacher == "online" and (strategy.feature is None or strategy.feature.layers == "last")
+    if could_be_cached:
+        changes.append(change("teacher: cached", footprint(cached, workload)))
+    lowest = footprint(cached if could_be_cached else strategy, changed(workload, **tried))
+    if len(changes) > 1:
+        changes.append(change("all of these", lowest))
+    helpful = [each for each in changes if each.gib < found.total / GIB]
+    larger = sorted((other.memory_gib, name) for name, other in GPUS.items() if usable_gib(other) * GIB >= found.total)
+    if larger:
+        helpful.append(Change(what=f"--gpu {larger[0][1]}", gib=found.total / GIB, fits=True))
+    return tuple(helpful)
+
+
+def _written(key: str, value: object) -> str:
+    section, _, name = key.partition("__")
+    return f"{section}.{name}: {str(value).lower()}"

@@ -1,0 +1,102 @@
+"""Ends what a run started when the run itself is gone: a small process that outlives its parent by a moment.
+
+Ray's own processes and workers notice a killed driver after a second to a minute, each in its own way, and some never.
+This one reads from a pipe whose other end only the driver holds: however the driver dies, the pipe closes. Everything
+that was started with the run's mark in its environment is then killed, and the run's scratch folder removed.
+"""
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+MARK = "HARNESS_RUN"
+_SECONDS_TO_END = 10.0
+_FIRST_LOOK_S, _SECONDS_BETWEEN_LOOKS = 0.5, 60.0
+
+
+@contextmanager
+def guarded(scratch: Path) -> Iterator[None]:
+    """Mark what is started inside the block, and see that none of it outlives this process or the block.
+
+    Args:
+        scratch: removed too.
+    """
+    mark = uuid.uuid4().hex
+    # -I: nothing of the working folder or of PYTHONPATH is imported. A session of its own: Ctrl-C is not for it.
+    guard = subprocess.Popen(  # noqa: S603 - our own file, no shell
+        [sys.executable, "-I", __file__, mark, str(scratch)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    before = os.environ.get(MARK)
+    os.environ[MARK] = mark
+    try:
+        yield
+    finally:
+        os.environ.pop(MARK)
+        if before is not None:
+            os.environ[MARK] = before
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait()
+
+
+def marked(mark: str) -> set[psutil.Process]:
+    """Return the processes that were started with a mark in their environment, and their descendants.
+
+    A process that writes its own title may write over its environment; its parent is then what tells.
+    """
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def watch(mark: str, pipe: int) -> set[psutil.Process]:
+    """Return once the other end of a pipe is closed, with the marked processes that were seen until then.
+
+    Who has written over its environment and then lost its parent, as Ray's agents do when their node dies before them,
+    carries no mark any more: it is known from an earlier look, of which there are fewer and fewer.
+    """
+    known, wait_s = set[psutil.Process](), _FIRST_LOOK_S
+    while not select.select([pipe], [], [], wait_s)[0]:
+        known |= marked(mark)
+        wait_s = min(2 * wait_s, _SECONDS_BETWEEN_LOOKS)
+    return known
+
+
+def end(mark: str, scratch: Path, known: set[psutil.Process]) -> None:
+    """Kill known processes and what carries a mark until nothing does, and remove the scratch folder."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while time.monotonic() < deadline:
+        # Again, because one that is being killed may just have started another.
+        known |= marked(mark)
+        known = {process for process in known if _lives(process)}
+        if not known:
+            break
+        for process in known:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(known, timeout=1.0)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    seen = watch(sys.argv[1], sys.stdin.fileno())
+    end(sys.argv[1], Path(sys.argv[2]), seen)

@@ -1,0 +1,21 @@
+"""Cosine distance of hidden states: their direction counts, their length does not."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from strategies.registry import feature
+
+# N = supervised positions, D = the teacher's hidden size
+
+
+@feature("cosine", source="arXiv:1910.01108 (DistilBERT), cosine loss of hidden states")
+def cosine(*, student_states: Float[Tensor, "N D"], teacher_states: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """Compare each row by 1 - cos(student, teacher).
+
+    Returns:
+        A number in [0, 2]; exactly 0 where the states are equal, because it is computed as half the squared distance of
+        the normalised states, which is the same.
+    """
+    gap = normalize(student_states, dim=-1) - normalize(teacher_states, dim=-1)
+    return gap.square().sum(dim=-1) / 2

@@ -1,0 +1,1 @@
+"""Temperatures: how soft the two distributions of a position are when they are compared. One file each."""

@@ -1,0 +1,24 @@
+"""A temperature that moves in a straight line through training: soft targets first, the teacher's own at the end."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from strategies.registry import temperature
+
+# B = sequences, L = positions
+
+
+@temperature("linear", source="arXiv:2104.07163 (Annealing KD), the idea; linear in the share of training here")
+def linear(*, valid: Bool[Tensor, "B L"], progress: float, start: float, end: float) -> Float[Tensor, "B L"]:
+    """Give every position start + (end - start) progress.
+
+    Args:
+        valid: positions that have a target.
+        progress: share of training done, in [0, 1).
+        start: the first step's temperature, above 0.
+        end: where it arrives when training is over, above 0.
+    """
+    if not min(start, end) > 0.0:
+        raise ValueError(f"start and end of linear must be above 0, they are {start:g} and {end:g}")
+    return torch.full(valid.shape, start + (end - start) * progress, dtype=torch.float64, device=valid.device)
