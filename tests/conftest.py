@@ -6,7 +6,8 @@ The hook is installed before anything of the project is imported, so that every 
 import json
 import os
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm  # noqa: E402
 
+from harness import plugins  # noqa: E402
 from harness.config import Strategy  # noqa: E402
 from harness.data.tokens import Batch, with_targets  # noqa: E402
+from harness.distill.feature import make_projection  # noqa: E402
 from harness.distill.objective import compile_strategy  # noqa: E402
 from harness.distill.step import Core  # noqa: E402
 from harness.distill.teacher import Teacher  # noqa: E402
-from harness.models import Head, head_of, trunk  # noqa: E402
+from harness.models import Head, head_of, trunk, trunk_layers  # noqa: E402
+from strategies.digest import digest_of  # noqa: E402
+from strategies.registry import REGISTRIES  # noqa: E402
 
 VOCAB = 97
 ROWS = 104  # more rows than tokens, as padded embedding matrices have
@@ -149,19 +154,23 @@ def make_batch() -> Callable[..., Batch]:
 def make_core() -> Callable[..., Core]:
     """Put a strategy and a pair together, the teacher online."""
 
-    def make(strategy: Strategy, pair: Pair, *, chunk: int = 5, seed: int = 7, with_teacher: bool = True) -> Core:
+    def make(strategy: Strategy, pair: Pair, *, chunk: int = 20, seed: int = 7, with_teacher: bool = True) -> Core:
         teacher = Teacher(
             hidden=lambda batch: trunk(pair.teacher, batch.input_ids),
             head=Head(weight=head_of(pair.teacher, pair.vocab_size).weight.detach()),
             online=True,
+            layers=lambda batch, layers: trunk_layers(pair.teacher, batch.input_ids, layers),
         )
+        objective = compile_strategy(strategy)
+        sizes = [int(model.config.hidden_size) for model in (pair.student, pair.teacher)]
         return Core(
             student=pair.student,
             teacher=teacher if with_teacher else None,
-            objective=compile_strategy(strategy),
+            objective=objective,
             vocab_size=pair.vocab_size,
             chunk=chunk,
             seed=seed,
+            projection=make_projection(objective, *sizes, seed) if objective.feature is not None else None,
         )
 
     return make
@@ -309,3 +318,20 @@ def write_grid(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def forget_plugins(tmp_path: Path) -> Iterator[None]:
+    """Forget the plugins of a test that lie in its folder, as the end of a process does."""
+    before = [(registry, {name: registry[name] for name in registry}) for registry in REGISTRIES]
+    modules, loaded = set(sys.modules), dict(plugins._loaded)
+    yield
+    for registry, components in before:
+        registry._components.clear()
+        registry._components.update(components)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
+    digest_of.cache_clear()

@@ -1,6 +1,8 @@
 """A report of a grid in which one trial failed and one never ran: tables, figure, text, and rebuilding from itself."""
 
 import csv
+import hashlib
+import html
 import io
 import json
 import re
@@ -10,9 +12,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.analysis import tables
+from harness.analysis.archive import shorten_paths
+from harness.analysis.document import Table
 from harness.analysis.frame import load
-from harness.analysis.report import Report, rebuild, shorten_paths, write_report
+from harness.analysis.report import Report, rebuild, write_report
+from harness.analysis.write.terminal import print_table
+from harness.atomic import write_json
 from harness.errors import UnknownNameError, UserError
 from harness.results import (
     Cost,
@@ -24,9 +29,11 @@ from harness.results import (
     Selection,
     read_manifest,
     trial_folder,
-    write_json,
     write_record,
 )
+
+# One worker runs them all: what they look at is made once.
+pytestmark = pytest.mark.xdist_group("analysis_report")
 
 GRID = "synthetic"
 ODD = "Random | 20% & x_1 $k"
@@ -101,7 +108,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         values = SEEDLESS[entry.label] if entry.seed is None else SEEDED[entry.label][entry.seed]
         items = pd.DataFrame({"task": "tiny", "item": range(5), "metric": "accuracy", "value": 1.0}) if values else None
-        write_record(folder, record(entry, values), items=items, curve=None)
+        write_record(folder, record(entry, values), {} if items is None else {"items": items})
     return folder
 
 
@@ -122,6 +129,15 @@ def read(report: Report, name: str) -> str:
     return (report.folder / name).read_text(encoding="utf-8")
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(report: Report, name: str) -> Table:
+    (found,) = (one for one in report.document.tables if one.name == name)
+    return found
+
+
 def test_every_planned_trial_has_its_rows(report: Report):
     trials, metrics = report.frames.trials, report.frames.metrics
     assert list(trials["trial_id"]) == [entry.trial_id for entry in entries()]
@@ -135,95 +151,133 @@ def test_every_planned_trial_has_its_rows(report: Report):
 
 
 def test_table_in_markdown(report: Report):
-    text = read(report, "table.md")
+    text = read(report, "tables/main.md")
     ours = cells(text, "SE-KD")
     assert ours["Held-out loss (nats/token) ↓"] == "**2.0700 ± 0.0211**"
-    assert ours["Accuracy (%) ↑"] == "**65.4 ± 0.53**"
     assert (ours["Seeds"], ours["Realised (%)"], ours["Train (s)"], ours["FLOPs"]) == ("3/3", "20.0", "30.0", "1.5e+12")
     assert cells(text, "Full KD")["Held-out loss (nats/token) ↓"] == "2.1200 ± 0.0200"
-    assert cells(text, "AT-KD")["Held-out loss (nats/token) ↓"].endswith(" †")
-    odd = cells(text, ODD.replace("|", r"\|"))["Held-out loss (nats/token) ↓"]
-    assert odd == "2.1200 ± 0.0100"  # neither bold nor dagger
+    assert cells(text, "Teacher")["Held-out loss (nats/token) ↓"] == "**1.6000**"
+    assert cells(text, "No KD")["Held-out loss (nats/token) ↓"] == "2.9000 †"
+    assert cells(text, r"Random \| 20% & x_1 \$k")["Held-out loss (nats/token) ↓"] == "2.1200 ± 0.0100 ≈"
     part = cells(text, "Weighted KD")
     assert (part["Seeds"], part["Held-out loss (nats/token) ↓"]) == ("1/3 (1 failed, 1 missing)", "2.2000")
     assert cells(text, "Teacher")["Train (s)"] == "—"
     assert "Adherence" not in text  # nothing measured it
-    assert [row.label for row in report.table.rows] == [*SEEDLESS, *SEEDED]
-
-
-def test_bold_means_distinguishable_and_better(report: Report):
-    compared = report.numbers[report.numbers["verdict"].notna()]
-    keys = [info.key for info in report.table.columns]
-    cell = {(row.label, key): c for row in report.table.rows for key, c in zip(keys, row.cells, strict=True)}
-    for row in compared.to_dict("records"):
-        excludes = row["ci_low"] > 0 or row["ci_high"] < 0
-        assert row["distinguishable"] == excludes
-        assert (row["verdict"] in {"better", "worse", "different"}) == excludes
-        if (row["label"], row["metric"]) in cell:
-            assert cell[row["label"], row["metric"]].verdict == row["verdict"]
-    assert {"better", "worse", "not distinguishable", "untested"} <= set(compared["verdict"])
+    assert [row[0].text for row in report.document.tables[0].rows] == [*SEEDLESS, *SEEDED]
 
 
 def test_table_in_csv(report: Report):
-    rows = list(csv.DictReader(io.StringIO(read(report, "table.csv"))))
+    rows = list(csv.DictReader(io.StringIO(read(report, "tables/main.csv"))))
     (row,) = (row for row in rows if (row["label"], row["metric"]) == ("SE-KD", "heldout_loss"))
     assert float(row["mean"]) == pytest.approx(2.07)
-    assert (row["n"], row["num_planned"], row["verdict"]) == ("3", "3", "better")
+    assert (row["n"], row["num_planned"]) == ("3", "3")
     (cost,) = (row for row in rows if (row["label"], row["metric"]) == ("SE-KD", "wall_train_s"))
     assert (cost["mean"], cost["std"], cost["verdict"]) == ("30", "0", "")
 
 
 def test_table_in_latex_is_escaped(report: Report):
-    text = read(report, "table.tex")
+    text = read(report, "tables/main.tex")
     assert r"Random \textbar{} 20\% \& x\_1 \$k" in text
-    assert r"\textbf{2.0700 $\pm$ 0.0211}" in text
-    assert r"$^\dagger$" in text
+    assert r"\textbf{1.6000}" in text
+    assert r"2.9000$^\dagger$" in text
     assert text.count(r"\begin") == text.count(r"\end{") == 2
     widths = {line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")}
     assert len(widths) == 1
-    assert not re.search("[±↑↓†—]", text)
+    assert not re.search("[±↑↓†≈—]", text)
 
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_table_in_a_terminal(report: Report, width: int):
     stream = io.StringIO()
-    tables.print_table(Console(file=stream, width=width), report.table)
+    print_table(Console(file=stream, width=width), report.document.tables[0])
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in stream.getvalue()
-    ours = [line for line in lines if line.startswith("SE-KD")]
-    assert sum("2.0700 ± 0.0211*" in line for line in ours) == 1
+    assert sum("1.6000*" in line for line in lines) == 1
     # Every block of columns names every strategy.
+    ours = [line for line in lines if line.startswith("SE-KD")]
     assert len(ours) == sum(line.startswith("Full KD ") for line in lines) > 1
     assert any(line.startswith(ODD) for line in lines)
-    assert "Weighted KD: 1 failed, 1 missing" in lines
+
+
+def test_every_table_and_figure_is_a_file_of_each_format(report: Report):
+    names = {path.name for path in (report.folder / "tables").iterdir()}
+    assert names == {f"{table.name}.{suffix}" for table in report.document.tables for suffix in ("csv", "md", "tex")}
+    names = {path.name for path in (report.folder / "figures").iterdir()}
+    assert names == {f"{plot.name}.{suffix}" for plot in report.document.plots for suffix in ("png", "svg", "pdf")}
+    assert {"main", "comparisons", "failures", "trials"} <= {table.name for table in report.document.tables}
+    text, page = read(report, "report.md"), read(report, "report.html")
+    for block in (*report.document.tables, *report.document.plots):
+        assert f"### {block.title}" in text
+        assert f">{html.escape(block.title)}<" in page
+
+
+def test_page_needs_nothing_else_and_escapes_what_it_prints(report: Report):
+    page = read(report, "report.html")
+    assert "Random | 20% &amp; x_1 $k" in page
+    assert "default-src 'none'" in html.unescape(page)
+    anchors = re.findall(r' id="([^"]+)"', page)
+    assert len(anchors) == len(set(anchors))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+    sources = re.findall(r'(?:src|href)="([^#"][^"]{0,20})', page)
+    assert [source for source in sources if not source.startswith("data:")] == []
+
+
+def test_hostile_texts_stay_texts(results: Path, tmp_path: Path):
+    bad = "<script>alert(1)</script>"
+    folder = altered(
+        results, tmp_path, hypothesis=bad, baseline=None, trials=[{"trial_id": "t00", "label": bad, "seed": None}]
+    )
+    failure = Failure(kind=bad, message="</style>" + bad, traceback="")
+    payload = record(entries()[0], None).model_copy(update={"label": bad, "failure": failure})
+    write_record(folder, payload, {})
+    page = read(write_report(folder, GRID, tmp_path / "reports"), "report.html")
+    assert bad not in page
+    assert page.count("<script") == page.count("</style") == 1
+    assert html.escape(bad) in page
 
 
 def test_page_says_what_the_numbers_say(report: Report):
     text = read(report, "report.md")
     assert "> Uncertain positions suffice.\n> Second line." in text
     assert "harness run grids/synthetic.yaml" in text
-    assert "Full KD against No KD: Held-out loss (nats/token) 2.9000 → 2.1200, difference -0.7800 [-0.8297," in text
-    tally = (
-        "5 trained strategies against No KD, Accuracy: 3 distinguishably better, 1 not distinguishable, 1 not testable"
+    assert "Full KD against No KD: Held-out loss (nats/token) 2.9000 → 2.1200, difference -0.7800 " in text
+    assert (
+        "Held-out loss: of 4 trained strategies, against Full KD, 1 better, 1 worse, 1 not distinguishable, 1 untested"
+        in text
     )
-    assert tally in text
-    assert "- Distinguishably better: Teacher" in text
-    assert f"Not distinguishable: {ODD.replace('|', chr(92) + '|')} +0.0000 [-0.0" in text
-    assert "Weighted KD, seed 1 (`t12`): failed; OutOfMemoryError: CUDA out of memory" in text
-    assert "Weighted KD, seed 2 (`t13`): missing" in text
-    assert "- torch: 2.13.0" in text
+    assert "| Weighted KD | 1 | `t12` | failed | OutOfMemoryError: CUDA out of memory, see harness/distill/" in text
+    assert "| Weighted KD | 2 | `t13` | missing | no record: it was not run" in text
+    assert cells(text[text.index("### Versions and workload") :], "torch")["Value"] == "2.13.0"
     assert "novel" in text
-    assert report.warnings == ("The grid is incomplete: of 17 trials, 1 failed, 1 missing.",)
+    digest = hashlib.sha256((report.folder / "records" / "t00.json").read_bytes()).hexdigest()
+    assert digest in text
+    assert report.warnings[0] == "The grid is incomplete: of 17 trials, 1 failed, 1 missing."
+    assert "Means of Weighted KD are over the trials that finished" in report.warnings[1]
+
+
+def test_compared_runs_are_matched_by_what_they_compute(report: Report, results: Path, tmp_path: Path):
+    made = write_report(results, GRID, tmp_path, compare=report.folder)
+    before = contents(made.folder)
+    rows = {row[0].text: row for row in table(made, "compared_differences").rows}
+    assert {cell.text for cell in rows["SE-KD"][2:]} == {"identical"}
+    relations = [row[-1].text for row in table(made, "compared_trials").rows]
+    assert relations.count("same trial, same numbers") == 16
+    assert relations.count("no record in this run and the other run") == 1
+    rebuild(made.folder)
+    assert contents(made.folder) == before
+    assert Path("compared/records/t00.json") in before
 
 
 def test_rebuilding_gives_the_same_bytes(report: Report):
-    before = {path.relative_to(report.folder): path.read_bytes() for path in report.folder.rglob("*") if path.is_file()}
+    before = contents(report.folder)
     rebuild(report.folder)
-    after = {path.relative_to(report.folder): path.read_bytes() for path in report.folder.rglob("*") if path.is_file()}
+    after = contents(report.folder)
     assert before.keys() == after.keys()
     assert [str(name) for name in before if before[name] != after[name]] == []
-    assert {"figure.png", "figure.svg", "records/items.parquet", "records/t00.json"} <= {str(name) for name in before}
+    assert {"report.html", "figures/overview.svg", "records/items.parquet", "records/t00.json"} <= {
+        str(name) for name in before
+    }
     assert [path.name for path in report.folder.parent.iterdir()] == [GRID]
 
 
@@ -246,7 +300,7 @@ def test_shortened_paths(text: str, expected: str):
 
 def test_crash_leaves_the_old_report(report: Report, results: Path, monkeypatch: pytest.MonkeyPatch):
     before = read(report, "report.md")
-    monkeypatch.setattr("harness.analysis.figures.save", lambda *_: 1 / 0)
+    monkeypatch.setattr("harness.analysis.report.save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(results, GRID, report.folder.parent)
     assert [path.name for path in report.folder.parent.iterdir()] == [GRID]
@@ -262,7 +316,7 @@ def altered(results: Path, folder: Path, **changes: object) -> Path:
 
 def test_grid_that_never_ran_still_has_a_report(results: Path, tmp_path: Path):
     report = write_report(altered(results, tmp_path), GRID, tmp_path / "reports")
-    assert len(report.table.rows) == 7
+    assert len(table(report, "failures").rows) == 17
     assert "The baseline has no finished trial" in read(report, "report.md")
     rebuild(report.folder)
 
@@ -272,7 +326,7 @@ def test_mixed_versions_are_a_warning(results: Path, tmp_path: Path):
     for entry in entries()[2:5]:
         values = SEEDED["Full KD"][entry.seed or 0]
         changes = {"core": f"core{entry.seed}", "environment": {"torch": f"2.{entry.seed}"}}
-        write_record(folder, record(entry, values).model_copy(update=changes), items=None, curve=None)
+        write_record(folder, record(entry, values).model_copy(update=changes), {})
     text = " ".join(write_report(folder, GRID, tmp_path / "reports").warnings)
     assert "core0, core1, core2" in text
     assert "different torch: 2.0, 2.1, 2.2" in text

@@ -12,7 +12,7 @@ from conftest import workload_fields
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import UnknownNameError, UserError
+from harness.errors import UnknownNameError, UserError, one_line
 from harness.grid import load_grid, presets
 from harness.models import check_same_vocabulary, load_model, load_tokenizer
 from harness.plan import make_plan
@@ -429,3 +429,7 @@ def test_no_edit_of_a_grid_file_makes_another_error(
     path = tmp_path_factory.getbasetemp() / "edited.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     _loads_or_is_refused(path)
+
+
+def test_what_is_told_of_bad_input_stays_on_its_line() -> None:
+    assert one_line("no key 'a\r\x1b[2Jb\n' in größe.yaml") == r"no key 'a\r\x1b[2Jb\n' in größe.yaml"

@@ -6,8 +6,17 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
-from harness.evaluate.calibration import expected_calibration_error, expected_calibration_stderr, reliability
+from harness.evaluate.calibration import (
+    bin_sums,
+    calibration_error_of,
+    calibration_stderr_of,
+    expected_calibration_error,
+    expected_calibration_stderr,
+    reliability,
+    reliability_of,
+)
 
 
 def reference(confidence: list[float], correct: list[float], num_bins: int) -> float:
@@ -32,6 +41,40 @@ def test_matches_a_plain_reference(num: int, num_bins: int) -> None:
     correct = (generator.random(num) < confidence**2).astype(float)
     expected = reference(confidence.tolist(), correct.tolist(), num_bins)
     assert expected_calibration_error(confidence, correct, num_bins=num_bins) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_bins", [5, 15])
+def test_matches_scikit_learn(num_bins: int) -> None:
+    generator = np.random.default_rng(num_bins)
+    confidence = generator.beta(3, 1, size=3000)
+    correct = (generator.random(3000) < confidence**2).astype(float)
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=num_bins, strategy="uniform")
+    sizes = np.histogram(confidence, bins=num_bins, range=(0, 1))[0]
+    expected = (np.abs(accuracy - mean_confidence) * sizes[sizes > 0]).sum() / sizes.sum()
+    assert expected_calibration_error(confidence, correct, num_bins=num_bins) == pytest.approx(expected, abs=1e-9)
+    table = reliability(confidence, correct, num_bins=num_bins)
+    filled = table[table["num"] > 0]
+    assert filled["accuracy"].to_numpy() == pytest.approx(accuracy, abs=1e-9)
+    assert filled["confidence"].to_numpy() == pytest.approx(mean_confidence, abs=1e-9)
+
+
+def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
+    generator = np.random.default_rng(7)
+    confidence, correct = generator.random(100), generator.random(100) < 0.4
+    parts = bin_sums(confidence[:30], correct[:30]) + bin_sums(confidence[30:], correct[30:])
+    assert calibration_error_of(parts) == pytest.approx(expected_calibration_error(confidence, correct), abs=1e-12)
+    assert reliability_of(parts)["num"].tolist() == reliability(confidence, correct)["num"].tolist()
+
+
+def test_copies_of_a_prediction_in_one_unit_do_not_narrow_its_error() -> None:
+    """Tokens of a sequence stand or fall together: ten copies of each item tell no more than the items do."""
+    generator = np.random.default_rng(2)
+    confidence, correct = generator.random(150), generator.random(150) < 0.5
+    single = expected_calibration_stderr(confidence, correct)
+    units = np.stack([bin_sums([c] * 10, [hit] * 10) for c, hit in zip(confidence, correct, strict=True)])
+    assert calibration_stderr_of(units) == pytest.approx(single)
+    copies = expected_calibration_stderr(np.repeat(confidence, 10), np.repeat(correct, 10))
+    assert copies < 0.5 * single
 
 
 def test_confidences_on_edges_match_a_plain_reference() -> None:

@@ -501,11 +501,12 @@ def test_ready_made_targets_need_no_teacher(choice: Choice, pair64: Pair, batch:
     online = make_core(strategy, pair64)
     wanted = run(online, [batch])
 
-    def targets(part: Batch, chosen: Tensor) -> SparseTarget:
+    def targets(part: Batch, places: Tensor) -> SparseTarget:
         with torch.no_grad():
             teacher = pair64.teacher(input_ids=part.input_ids, use_cache=False).logits[..., : pair64.vocab_size]
-        rows, positions = chosen.nonzero(as_tuple=True)
-        return reduce(choice, log_probs(teacher[chosen]), cells(part.index[rows], positions))
+        length = part.valid.shape[1]
+        keys = cells(part.index[places // length], places % length)
+        return reduce(choice, log_probs(teacher.flatten(0, 1)[places]), keys)
 
     core = replace(make_core(strategy, pair64, with_teacher=False), targets=targets)
     for sizes in ([6], [4, 2]):
@@ -572,11 +573,15 @@ LEGAL = [
     ({"name": "top_k_tail", "num": 4}, "forward_kl"),
     ({"name": "top_k_tail", "num": 4}, "reverse_kl"),
     ({"name": "top_p", "mass": 1.0}, "forward_kl"),
+    *(({"name": "top_k_tail", "num": 4}, name) for name in ("symmetric_kl", "tvd", "todi", "squared_hellinger")),
+    ({"name": "top_k_tail", "num": 4}, {"name": "jsd", "beta": 0.5}),
+    ({"name": "top_k_tail", "num": 4}, {"name": "skewed_forward_kl", "alpha": 0.1}),
+    ({"name": "top_k_tail", "num": 4}, {"name": "skewed_reverse_kl", "alpha": 0.1}),
 ]
 
 
 @pytest.mark.parametrize(("classes", "criterion"), LEGAL)
-def test_what_means_something_is_allowed(classes: dict[str, Any], criterion: str) -> None:
+def test_what_means_something_is_allowed(classes: dict[str, Any], criterion: Any) -> None:
     strategy = with_classes(classes, criterion=criterion)
     check_strategy(strategy)
     probe(strategy)
@@ -591,6 +596,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ({"name": "top_p", "mass": 0.5}, {"criterion": "reverse_kl"}, "goes unseen"),
     (TAIL, {"criterion": AT_KD}, "'targets'"),
     (TAIL, {"criterion": "cross_entropy"}, "reads no teacher"),
+    (TAIL, {"criterion": {"name": "dkd", "alpha": 1.0, "beta": 8.0}}, "'targets'"),
+    (TAIL, {"criterion": {"name": "akl", "head": 0.5}}, "'akl' is about all of them one by one"),
+    (TAIL, {"criterion": {"name": "eopd", "threshold": 0.8}}, "'eopd' is about all of them one by one"),
+    (TAIL, {"criterion": {"name": "csd", "weights": "teacher"}}, "'csd' is about all of them one by one"),
+    ({"name": "rs", "draws": 8}, {"criterion": "tvd"}, "without bias"),
     (TAIL, {"kd_weight": 0.0}, "lambda 0"),
     ({"name": "rs", "draws": 0}, {}, "draws must be at least 1, it is 0"),
     ({"name": "top_k_tail", "num": 0}, {}, "num must be at least 1, it is 0"),

@@ -1,7 +1,11 @@
 """The remaining commands: list, doctor, report, workload build, help."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from harness import cli
 from harness.catalogue import KINDS, print_catalogue
 from harness.doctor import examine
 from harness.errors import UnknownNameError
+from harness.extras import TRAINING
 from harness.grid import presets
 from strategies.registry import CLASSES, CRITERIA, POLICIES, SAMPLES, SIGNALS
 
@@ -41,7 +46,8 @@ def test_list_of_one_kind_holds_no_other(capsys: pytest.CaptureFixture[str]) -> 
 def test_list_of_an_unknown_kind_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'signals'"):
         print_catalogue(Console(), "signal")
-    assert set(KINDS) == {"signals", "policies", "classes", "samples", "criteria", "presets", "workloads"}
+    components = {"signals", "policies", "classes", "samples", "criteria", "temperatures", "features"}
+    assert set(KINDS) == components | {"presets", "workloads"}
 
 
 def test_doctor_names_versions_and_says_how_the_hub_is(
@@ -54,12 +60,50 @@ def test_doctor_names_versions_and_says_how_the_hub_is(
     assert "switched off by HF_HUB_OFFLINE" in shown
 
 
-def test_the_analysis_of_a_report_imports_no_torch() -> None:
-    code = (
-        "import sys, harness.cli, harness.analysis.report; "
-        "heavy = {'torch', 'transformers', 'ray', 'lm_eval', 'datasets'} & set(sys.modules); assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
+# Whatever the extra `train` installs is not there for this process.
+WITHOUT_THE_EXTRA = """
+import sys
+from harness.extras import TRAINING
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in TRAINING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from harness.cli import main
+main()
+"""
+
+
+def without_the_extra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_EXTRA, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+
+
+def test_a_committed_report_is_rebuilt_without_what_trains(tmp_path: Path) -> None:
+    folder = tmp_path / "multi_axis"
+    shutil.copytree(PROJECT / "reports" / folder.name, folder, ignore=shutil.ignore_patterns("tables", "figures"))
+    done = without_the_extra("report", folder.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    committed = {path.name for path in (PROJECT / "reports" / folder.name).rglob("*") if path.is_file()}
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == committed
+
+
+def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
+    done = without_the_extra("run", "grid.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is not installed" in done.stderr
+    assert "pip install 'selective-kd-harness[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_extra_is_what_is_looked_for() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["train"]]  # type: ignore[index]
+    assert sorted(TRAINING) == sorted(name.replace("-", "_") for name in names)
 
 
 def test_only_tiny_can_be_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_a_finished_trial_is_not_planned_again_unless_forced(
     assert [trial.name for trial in plan.todo] == ["No KD", "SFT (no teacher), seed 1", "SFT (no teacher), seed 2"]
     assert not plan.needs_train_cache  # neither trains from the teacher
     outcome = run_trial(plan.todo[0], cache=tmp_path / "cache")
-    write_record(results, outcome.record, items=outcome.items, curve=outcome.curve)
+    write_record(results, outcome.record, outcome.tables)
     assert [trial.seed for trial in make_plan(grid, results).todo] == [1, 2]
     assert len(make_plan(grid, results, force=True).todo) == 3
     assert [trial.seed for trial in make_plan(grid, results, labels=("sft",), seeds=(2,)).todo] == [2]
@@ -103,10 +103,8 @@ def test_a_sample_keeps_the_rows_a_table_needs_and_is_always_the_same(
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_grid_opens_with_its_hypothesis_and_can_be_planned(path: Path, tmp_path: Path) -> None:
-    plan = make_plan(path, tmp_path, sample=5 if path.stem == "everything" else None)
-    assert plan.grid.hypothesis.startswith("Hypothesis: ")
-    assert plan.todo
+def test_every_shipped_grid_can_be_planned(path: Path, tmp_path: Path) -> None:
+    assert make_plan(path, tmp_path, sample=5 if path.stem == "everything" else None).todo
 
 
 def test_a_plan_too_long_to_read_is_counted(

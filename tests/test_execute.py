@@ -7,28 +7,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from harness.attempt import failed_record, run_and_write
 from harness.config import Workload
 from harness.data.tokens import Tokens
 from harness.distill.teacher import Teacher
 from harness.distill.train import NotFiniteError, count_steps, data_order, learning_rate
+from harness.evaluate.calibration import expected_calibration_error
 from harness.evaluate.heldout import measure_heldout
-from harness.execute import Outcome, run_and_write, run_trial
+from harness.execute import Outcome, run_trial
 from harness.grid import load_grid
 from harness.inputs import prepare_inputs
 from harness.models import head_of, load_model, trunk
 from harness.plan import make_plan, predict_flops, reads_cache
-from harness.results import finished, read_record, trial_folder
+from harness.results import finished, read_record, trial_folder, write_record
 from harness.trial import Trial, make_trials
 from harness.workload import fingerprints, load_workload
 
+# One worker runs them all: what they look at is made once.
+pytestmark = pytest.mark.xdist_group("execute")
+
 ONLINE = {"preset": "se_kd", "label": "online", "teacher": "online"}
-ENTRIES: list[Any] = ["full_kd", "se_kd", "sft", "no_kd", "teacher", "at_kd", "rs_kd", ONLINE]
-LABELS = ["Full KD", "SE-KD 20%", "SFT (no teacher)", "No KD", "Teacher", "AT-KD", "RS-KD 64 draws", "online"]
+LAYERS: dict[str, Any] = {
+    "preset": "egad",
+    "label": "layers",
+    "teacher": "online",
+    "feature": {"distance": "layernorm_mse", "layers": [[1, 1], [2, 2]]},
+}
+ENTRIES: list[Any] = ["full_kd", "se_kd", "sft", "no_kd", "teacher", "at_kd", "rs_kd", ONLINE, "adakd", "egad", LAYERS]
+LABELS = [
+    "Full KD", "SE-KD 20%", "SFT (no teacher)", "No KD", "Teacher", "AT-KD", "RS-KD 64 draws", "online", "AdaKD",
+    "EGAD", "layers",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +92,12 @@ def test_a_record_is_complete(label: str, outcomes: dict[str, Outcome]) -> None:
     assert {"heldout_loss", "bits_per_byte", "teacher_kl", "teacher_agreement"} <= record.metrics.keys()
     assert any(name.startswith("accuracy") for name in record.metrics)
     assert all(math.isfinite(value) for value in values(outcome).values())
-    assert outcome.items is not None
-    assert set(outcome.items["item"]) == {0, 1, 2, 3}
+    items = outcome.tables["items"]
+    assert set(items.loc[items["task"] != "heldout", "item"]) == {0, 1, 2, 3}
+    for metric in ("heldout_loss", "teacher_kl", "teacher_agreement"):
+        rows = items[items["metric"] == metric]
+        mean = (rows["value"] * rows["weight"]).sum() / rows["weight"].sum()
+        assert float(mean) == pytest.approx(record.metrics[metric].value, rel=1e-9)
     assert record.cost.wall_s["eval"] > 0
     assert record.environment["device"] == "cpu"
     trained = label not in {"No KD", "Teacher"}
@@ -88,11 +107,10 @@ def test_a_record_is_complete(label: str, outcomes: dict[str, Outcome]) -> None:
     assert all(peak > 0 for peak in record.cost.peak_gib.values())
     assert bool(record.cost.flops) == trained
     assert record.cost.tokens == (384 if trained else 0)
-    assert (outcome.curve is not None) == trained
+    assert ("curve" in outcome.tables) == trained
     if trained:
-        assert outcome.curve is not None
-        assert outcome.curve["step"].tolist() == [0, 1, 2]
-        assert bool((outcome.curve["grad_norm"] > 0).all())
+        assert outcome.tables["curve"]["step"].tolist() == [0, 1, 2]
+        assert bool((outcome.tables["curve"]["grad_norm"] > 0).all())
 
 
 @pytest.mark.parametrize(
@@ -143,9 +161,7 @@ def test_the_teacher_agrees_with_itself(outcomes: dict[str, Outcome]) -> None:
 def test_online_and_cached_teacher_give_the_same_trial(outcomes: dict[str, Outcome]) -> None:
     online, cached = outcomes["online"], outcomes["SE-KD 20%"]
     assert values(online) == values(cached)
-    assert online.curve is not None
-    assert cached.curve is not None
-    assert online.curve.equals(cached.curve)
+    assert online.tables["curve"].equals(cached.tables["curve"])
     assert online.record.cost.flops["teacher_trunk"] > 0
     assert cached.record.cost.flops["teacher_trunk"] == 0
     assert cached.record.cost.disk_bytes["hidden"] > 12 * 32 * 24 * 4
@@ -180,9 +196,7 @@ def test_the_same_seed_gives_the_same_numbers(
 ) -> None:
     again = run_trial(make_trial("se_kd"), cache=cache)
     assert values(again) == values(outcomes["SE-KD 20%"])
-    assert again.items is not None
-    assert outcomes["SE-KD 20%"].items is not None
-    assert again.items.equals(outcomes["SE-KD 20%"].items)
+    assert again.tables["items"].equals(outcomes["SE-KD 20%"].tables["items"])
     assert again.record.trial_id == outcomes["SE-KD 20%"].record.trial_id
 
 
@@ -221,7 +235,8 @@ def _not_a_number(checkpoints: Path, tmp_path: Path, model: str) -> Path:
 
     folder = Path(shutil.copytree(checkpoints / model, tmp_path / model))
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    # Finite, or it would be refused before anything runs; its products are not.
+    tensors["model.layers.0.mlp.up_proj.weight"][:] = 1e38
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -263,10 +278,26 @@ def test_a_finished_record_is_written_and_not_overwritten_by_a_failure(
     folder = trial_folder(tmp_path, trial.id)
     assert read_record(folder / "record.json") == written
     assert (folder / "items.parquet").exists()
-    monkeypatch.setattr("harness.execute.run_trial", lambda *args, **kwargs: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run_and_write(trial, tmp_path)
+    # A failure that comes late, of a process that did not wait, replaces nothing; nor does running it again.
+    write_record(tmp_path, failed_record(trial, written.started_at, "error", ValueError("late"), ""), {})
+    monkeypatch.setattr("harness.attempt.run_trial", lambda *args, **kwargs: 1 / 0)
+    assert run_and_write(trial, tmp_path) == written
     assert read_record(folder / "record.json") == written
+
+
+def test_a_trial_that_failed_and_then_finished_tells_both(
+    make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial("no_kd")
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.attempt.run_trial", lambda *args, **kwargs: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                run_and_write(trial, tmp_path)
+    written = run_and_write(trial, tmp_path)
+    assert written.status == "finished"
+    assert written.history.attempts == 3
+    assert written.history.failures == ("ZeroDivisionError: division by zero",) * 2
 
 
 # ---- plans
@@ -289,7 +320,7 @@ def test_a_plan_lists_each_trial_once_and_leaves_finished_ones_out(
 
 def test_only_cached_teacher_reading_trials_read_the_cache(make_trial: Callable[..., Trial]) -> None:
     reading = [label for label, entry in zip(LABELS, ENTRIES, strict=True) if reads_cache(make_trial(entry))]
-    assert reading == ["Full KD", "SE-KD 20%", "AT-KD", "RS-KD 64 draws"]
+    assert reading == ["Full KD", "SE-KD 20%", "AT-KD", "RS-KD 64 draws", "AdaKD", "EGAD"]
 
 
 def test_a_workload_without_a_teacher_still_trains(
@@ -325,6 +356,13 @@ def test_held_out_metrics_equal_a_direct_computation(
     assert found["teacher_kl"] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-5)
     agreement = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
     assert found["teacher_agreement"] == pytest.approx(float(agreement))
+    confidence, best = log_q.exp().max(dim=-1)
+    error = expected_calibration_error(confidence, best == batch.targets[batch.valid])
+    assert found["token_ece"] == pytest.approx(error, abs=1e-6)
+    table = outcomes["No KD"].tables["reliability"]
+    assert table.loc[table["source"] == "tokens", "num"].sum() == int(batch.valid.sum())
+    assert set(table["source"]) == {"tokens", "tiny_completion"}
+    assert not table.duplicated(["source", "bin"]).any()
 
 
 @pytest.mark.parametrize(("batch_size", "chunk"), [(1, 3), (4, 7), (6, 10_000)])
@@ -341,10 +379,11 @@ def test_held_out_metrics_do_not_depend_on_batches_and_chunks(
     )
     wanted = measure_heldout(pair.student, tokens, teacher, vocab_size=97, batch_size=6, chunk=5)
     found = measure_heldout(pair.student, tokens, teacher, vocab_size=97, batch_size=batch_size, chunk=chunk)
-    for name, metric in wanted.items():
-        assert found[name].value == pytest.approx(metric.value, rel=1e-10)
-        assert found[name].stderr == pytest.approx(metric.stderr, rel=1e-8)
-        assert found[name].num == metric.num
+    for name, metric in wanted.metrics.items():
+        assert found.metrics[name].value == pytest.approx(metric.value, rel=1e-10)
+        assert found.metrics[name].stderr == pytest.approx(metric.stderr, rel=1e-8)
+        assert found.metrics[name].num == metric.num
+    pd.testing.assert_frame_equal(found.reliability, wanted.reliability)
 
 
 def test_every_epoch_is_its_own_permutation() -> None:

@@ -154,7 +154,11 @@ def test_a_student_signal_reads_no_teacher_and_a_composite_of_one_does() -> None
 
 
 def test_every_policy_and_criterion_of_the_registry_is_reachable_from_a_preset_or_a_grid() -> None:
-    shipped = [*presets().values(), *(s for path in GRIDS for s in load_grid(path).strategies)]
+    # The grid of everything is a product of the registry, and would be reachable whatever is missing elsewhere.
+    shipped = [
+        *presets().values(),
+        *(s for path in GRIDS if path.stem != "everything" for s in load_grid(path).strategies),
+    ]
     assert {s.position.policy.name for s in shipped if s.position} == set(POLICIES)
     assert {s.classes.name for s in shipped if s.classes} | {"all"} == set(CLASSES)
-    assert {s.criterion.name for s in shipped if s.criterion} | {"reverse_kl"} == set(CRITERIA)
+    assert {s.criterion.name for s in shipped if s.criterion} == set(CRITERIA)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCAB, Pair, split_batch
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.tokens import Batch
-from harness.distill.step import Core, Tally, accumulate
+from harness.distill.step import Core, accumulate
+from harness.distill.tally import Tally
 from harness.grid import presets
-from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, peak_gib, reset_peak
-from strategies.registry import SIGNALS, STUDENT_INPUTS, raw_inputs
+from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, flop_counter, peak_gib, reset_peak
+from strategies.registry import POLICIES, SIGNALS, STUDENT_INPUTS, raw_inputs
 
 TRAINED = sorted(name for name, preset in presets().items() if preset.train)
 LENGTH = 13
@@ -25,12 +25,8 @@ def priced(tally: Tally, pair: Pair) -> dict[str, float]:
         teacher_trunk=count_trunk_flops(pair.teacher, LENGTH),
         student_head=VOCAB * 16,
         teacher_head=VOCAB * 24,
+        projection=16 * 24,
     )
-
-
-def in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:
-    """Count `addmm_`: torch's counter knows addmm, but not its in-place form."""
-    return 2 * left[0] * left[1] * right[1]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -42,9 +38,19 @@ def test_the_operations_of_a_step_are_those_a_counter_sees(
     pair.student.set_attn_implementation("eager")  # a fused backward pass computes the attention scores anew
     pair.teacher.set_attn_implementation("eager")
     core = make_core(presets()[name], pair)
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place_product}) as counter:
+    with flop_counter() as counter:
         result = accumulate(core, split_batch(make_batch(6, LENGTH), sizes), None, step=0, num_steps=1)
     assert counter.get_total_flops() == sum(priced(result.tally, pair).values())
+
+
+def test_attention_costs_the_same_however_it_is_computed(make_pair: Callable[..., Pair]) -> None:
+    model = make_pair(torch.float32).student
+    counted = {}
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        counted[attention] = count_trunk_flops(model, LENGTH)
+    products = 2 * LENGTH * sum(weight.numel() for weight in model.base_model.layers.parameters() if weight.ndim == 2)
+    assert counted["sdpa"] == counted["eager"] == products + 2 * 4 * LENGTH**2 * 16
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -58,7 +64,12 @@ def test_each_head_is_charged_what_a_counter_sees(
     costs = priced(result.tally, pair)
     assert costs["student_trunk"] == 3 * 6 * count_trunk_flops(pair.student, LENGTH)
     preset = presets()[name]
-    supervised = batch.valid.numel() if name == "full_kd_dense" else result.tally.supervised
+    assert preset.position is not None
+    # Where all valid positions are kept, one may still have weight 0: EGAD's hardest, in the first step.
+    keeps_valid = POLICIES[preset.position.policy.name].traits["keeps"] == "valid"
+    supervised = int(batch.valid.sum()) if keeps_valid else result.tally.supervised
+    if name == "full_kd_dense":
+        supervised = batch.valid.numel()
     assert costs["student_head_training"] == 6 * VOCAB * 16 * supervised
     assert (costs["teacher_trunk"] == 0) == (name == "sft")
     assert costs["student_head_scoring"] == (2 * VOCAB * 16 * int(batch.valid.sum())) * (
@@ -109,6 +120,17 @@ def test_a_phase_entered_twice_adds_up_also_when_it_raises() -> None:
     assert set(clock.wall_s) == {"train"}
 
 
+def test_a_phase_inside_another_counts_for_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 11.0, 111.0, 200.0, 201.0])
+    monkeypatch.setattr("harness.meter.time.perf_counter", lambda: next(times))
+    clock = Clock(device="cpu")
+    with clock.phase("train"), clock.phase("diagnostics"):  # 0 to 1 and 11 to 111; 1 to 11
+        pass
+    with clock.phase("eval"):
+        pass
+    assert clock.wall_s == {"train": 101.0, "diagnostics": 10.0, "eval": 1.0}
+
+
 def test_peak_memory_sees_what_was_touched() -> None:
     reset_peak("cpu")
     before = peak_gib("cpu")["process"]
@@ -131,6 +153,20 @@ def test_live_bytes_count_what_is_alive_at_once() -> None:
         third = view * 2  # the view keeps its storage: 8000 again
     assert live.peak == 8004
     assert third.shape == (10, 100)
+
+
+def test_live_bytes_leave_out_what_comes_to_life_while_paused() -> None:
+    with LiveBytes() as live:
+        kept = torch.zeros(100)  # 400 bytes
+        with live.paused():
+            aside = kept * torch.ones(5000, 1)
+            del aside
+            outside = kept + 1
+        assert live.peak == 400
+        outside += 1  # not known, so not counted later either
+        more = torch.zeros(50)
+    assert live.peak == 600
+    assert more.shape == (50,)
 
 
 def test_live_bytes_of_a_step_repeat_and_tell_chunked_from_dense(

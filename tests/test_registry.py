@@ -15,25 +15,33 @@ import strategies
 from harness.config import Strategy
 from harness.distill.probe import probe
 from harness.errors import UserError
+from strategies.digest import source_digest
 from strategies.registry import (
     CLASSES,
     CRITERIA,
+    FEATURES,
     POLICIES,
     RAW_INPUTS,
     SAMPLES,
     SIGNALS,
+    TEMPERATURES,
     Component,
     Registry,
     UnknownNameError,
     order_signals,
     raw_inputs,
-    source_digest,
     unknown,
 )
 
 REGISTRIES = {
-    "signals": SIGNALS, "policies": POLICIES, "classes": CLASSES, "criteria": CRITERIA, "samples": SAMPLES
-}  # fmt: skip
+    "signals": SIGNALS,
+    "policies": POLICIES,
+    "classes": CLASSES,
+    "criteria": CRITERIA,
+    "samples": SAMPLES,
+    "temperatures": TEMPERATURES,
+    "features": FEATURES,
+}
 COMPONENTS = [(package, name) for package, registry in REGISTRIES.items() for name in registry]
 PACKAGE = Path(strategies.__file__).parent
 
@@ -193,8 +201,8 @@ def test_a_docstring_alone_is_no_code() -> None:
 
 
 _PRINT_DIGESTS = """
-from strategies.registry import CLASSES, CRITERIA, POLICIES, SAMPLES, SIGNALS
-for registry in (SIGNALS, POLICIES, CLASSES, CRITERIA, SAMPLES):
+from strategies.registry import CLASSES, CRITERIA, FEATURES, POLICIES, SAMPLES, SIGNALS, TEMPERATURES
+for registry in (SIGNALS, POLICIES, CLASSES, CRITERIA, SAMPLES, TEMPERATURES, FEATURES):
     for name in registry:
         print(registry.kind, name, registry[name].digest)
 """
@@ -256,7 +264,7 @@ def test_editing_a_file_changes_the_digests_of_exactly_those_that_use_it(copied:
     assert copied.changed_by(
         ("signals/kl.py", difference, f"2 * ({difference})"),
         ("criteria/_gold_split.py", "-torch.inf", "float('-inf')"),
-    ) == {"signal kl", "criterion at_kd"}
+    ) == {"signal kl", "criterion at_kd", "criterion dkd"}
 
 
 def test_editing_words_or_the_registry_changes_no_digest(copied: _Copy) -> None:

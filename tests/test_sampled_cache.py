@@ -82,7 +82,7 @@ def test_the_cached_target_is_the_one_sampled_online(
     logprobs, keys = online(teacher, batch, temperature)
     wanted = rs(teacher_logprobs=logprobs, keys=keys, draws=16, proposal=proposal, seed=5)
     target = cache.target(batch)
-    found = target.sparse(batch.valid)
+    found = target.sparse(batch.places)
     assert torch.equal(found.ids, wanted.ids)
     assert torch.equal(found.weight, wanted.weight)
     assert found.weight.dtype == wanted.weight.dtype
@@ -105,7 +105,7 @@ def test_a_batch_in_any_order_and_any_part_of_its_positions(tmp_path: Path) -> N
     assert torch.equal(part.ids, whole.ids[index])
     assert torch.equal(part.counts, whole.counts[index])
     chosen = batch.valid & (torch.arange(LENGTH) % 2 == 0)
-    assert torch.equal(part.sparse(chosen).ids, whole.ids[index][chosen])
+    assert torch.equal(part.sparse(chosen.flatten().nonzero()[:, 0]).ids, whole.ids[index][chosen])
 
 
 def test_the_draws_do_not_depend_on_shapes_or_on_which_sequences_are_kept(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_cached_largest_classes_are_the_targets_made_online(renormalise: bool, t
     logprobs, _ = online(teacher_of(source), batch)
     target = cache.target(batch)
     pairs = [
-        (target.sparse(batch.valid, tail=True, renormalise=False), top_k_tail(teacher_logprobs=logprobs, num=5)),
+        (target.sparse(batch.places, tail=True, renormalise=False), top_k_tail(teacher_logprobs=logprobs, num=5)),
         (
-            target.sparse(batch.valid, tail=False, renormalise=renormalise),
+            target.sparse(batch.places, tail=False, renormalise=renormalise),
             top_k(teacher_logprobs=logprobs, num=5, renormalise=renormalise),
         ),
     ]
@@ -285,7 +285,7 @@ def test_a_vocabulary_of_qwen3_costs_less_than_fixed_records(tmp_path: Path) -> 
     assert int(target.ids.max()) > 131_071, "an id that 17 bits cannot hold"
     logprobs, keys = online(teacher, batch)
     wanted = rs(teacher_logprobs=logprobs, keys=keys, draws=64, proposal=1.0, seed=0)
-    found = target.sparse(batch.valid)
+    found = target.sparse(batch.places)
     assert torch.equal(found.ids, wanted.ids)
     assert torch.equal(found.weight, wanted.weight)
     distinct = float((target.counts > 0).sum()) / target.counts[..., 0].numel()

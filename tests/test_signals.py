@@ -41,7 +41,7 @@ def score(name: str, student: Tensor, teacher: Tensor, targets: Tensor, *, chunk
     if SIGNALS[name].traits["scope"] == "row":
         return scored[name]
     valid = torch.ones((len(student) // LENGTH, LENGTH), dtype=torch.bool)
-    return score_batch(ordered, function, scored, valid)[name].flatten()
+    return score_batch(ordered, function, scored, valid, torch.arange(len(student)))[name].flatten()
 
 
 # ---- plain references: loops over float64 numbers
@@ -102,7 +102,7 @@ BATCH_REFERENCES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
 
 def test_every_row_signal_has_a_reference() -> None:
     assert set(ROW_NAMES) == set(REFERENCES) | {"random"}
-    assert set(BATCH_NAMES) == set(BATCH_REFERENCES) | {"teacher_uncertainty_rank"}
+    assert set(BATCH_NAMES) == set(BATCH_REFERENCES) | {"teacher_uncertainty_rank", "teacher_entropy_rank"}
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
@@ -139,6 +139,19 @@ def test_the_rank_signal_equals_its_reference() -> None:
     withheld = [1 - _softmax(row)[y] for row, y in zip(teacher.numpy(), targets.tolist(), strict=True)]
     wanted = [sorted(withheld).index(each) / NUM for each in withheld]
     torch.testing.assert_close(found.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_the_rank_of_the_teachers_entropy_runs_from_0_to_1() -> None:
+    student, teacher, targets = logits(2)
+    found = score("teacher_entropy_rank", student, teacher, targets)
+    entropies = [_entropy(_softmax(row)) for row in teacher.numpy()]
+    wanted = [sorted(entropies).index(each) / (NUM - 1) for each in entropies]
+    torch.testing.assert_close(found.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=0)
+    valid = torch.tensor([[True, True, False], [True, False, True]])
+    entropy = torch.tensor([[0.9, 0.1, 9.0], [0.4, 0.0, 0.1]])
+    ranks = function("teacher_entropy_rank")(teacher_entropy=entropy, valid=valid)
+    assert torch.equal(ranks, torch.tensor([[1.0, 0.0, 0.0], [2 / 3, 0.0, 1 / 3]]))
+    assert not function("teacher_entropy_rank")(teacher_entropy=entropy, valid=torch.zeros_like(valid)).any()
 
 
 def test_the_rank_signal_leaves_invalid_positions_out() -> None:
@@ -335,7 +348,8 @@ def test_batch_signals_do_not_see_padding(name: str) -> None:
 
 def test_scores_are_laid_out_on_their_positions() -> None:
     valid = torch.tensor([[True, False, True], [False, True, True]])
-    laid = score_batch(("kl",), function, {"kl": torch.tensor([1.0, 2.0, 3.0, 4.0])}, valid)
+    scores = {"kl": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    laid = score_batch(("kl",), function, scores, valid, torch.tensor([0, 2, 4, 5]))
     assert laid["kl"].tolist() == [[1.0, 0.0, 2.0], [0.0, 3.0, 4.0]]
 
 

@@ -48,9 +48,9 @@ def test_stored_draws_train_like_online_draws(
     classes = {"name": "rs", "draws": 8, "proposal": proposal}
     stored = run_trial(make_trial(samples=samples, classes=classes), cache=tmp_path / "cache")
     online = run_trial(make_trial(samples=samples, classes=classes, teacher="online"), cache=tmp_path / "cache")
-    assert stored.curve is not None
-    assert online.curve is not None
-    assert stored.curve["loss_nats"].tolist() == pytest.approx(online.curve["loss_nats"].tolist(), rel=1e-5)
+    assert stored.tables["curve"]["loss_nats"].tolist() == pytest.approx(
+        online.tables["curve"]["loss_nats"].tolist(), rel=1e-5
+    )
     assert metrics(stored) == pytest.approx(metrics(online), rel=1e-5)
     assert stored.record.selection == online.record.selection
 

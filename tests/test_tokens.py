@@ -170,7 +170,7 @@ def test_the_key_ends_in_the_tokens_themselves(pack: Callable[..., Tokens], tmp_
     [
         ({"train_tokens": 10**6}, r"the train split has \d+ tokens, the workload asks for 1000000: add documents"),
         ({"train_tokens": 15}, "15 tokens of train data are less than one sequence of 16"),
-        ({"text_field": "body"}, r"split train, row 0: field 'body' must be text, the row has text: str"),
+        ({"text_field": "body"}, r"train.jsonl, row 0: field 'body' must be text, the row has text: str"),
     ],
 )
 def test_too_little_data_or_no_text_is_refused(
@@ -191,7 +191,7 @@ def test_a_row_without_text_is_named(rows: list[Any], tmp_path: Path, tokenizer:
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     described = write_rows(tmp_path, [{"text": "x"}])
     (tmp_path / "rows.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
-    with pytest.raises(UserError, match="data set 'json', split train, cannot be read"):
+    with pytest.raises(UserError, match=r"rows\.jsonl is not JSON lines: line 2: Expecting value"):
         prepare(described, tmp_path, "train", tokenizer, source_key="s", cache=tmp_path)
 
 
