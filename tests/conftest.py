@@ -62,6 +62,13 @@ END_OF_TEXT = "<|end|>"
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Undo what a run in this process sets: no test may depend on those before it."""
+    yield
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A student and a teacher over one vocabulary."""
