@@ -4,7 +4,7 @@ import errno
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -17,14 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness import lock
 from harness.atomic import written
 from harness.distill.checkpoint import Interval, Keeper, Stopped
+from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.distill.parts import Resumable
 from harness.distill.train import NotFiniteError
 from harness.errors import UnknownNameError, UserError
-from harness.execute import OnStep, now, run_trial
+from harness.execute import now, run_trial
 from harness.export import student_folder
 from harness.inputs import device_of
 from harness.limits import memory_limit
 from harness.results import Failure, History, Record, finished, read_record, trial_folder, write_record
+from harness.training import OnStep, distil
 from harness.trial import Trial, core_digest, shows_enough
 
 Reason = Literal["error", "input", "not_finite", "memory", "lost"]
@@ -57,6 +59,7 @@ def run_and_write(
     on_step: OnStep | None = None,
     on_wait: Callable[[str], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    gather: Callable[[], AbstractContextManager[Group]] = lambda: nullcontext(ALONE),
 ) -> Record:
     """Run a trial, or go on with it, and write its record; also where it fails, and the failure is raised again.
 
@@ -69,6 +72,7 @@ def run_and_write(
         on_step: called after every optimiser step.
         on_wait: told who holds the trial, once, if somebody does.
         stop: asked after every step whether to save and stop.
+        gather: starts the processes that train with this one, each in `help_run`, and ends them.
 
     Raises:
         Stopped: `stop` said so; there is no record, and the next attempt goes on from here.
@@ -87,29 +91,18 @@ def run_and_write(
                 on_step(done, total, loss_nats)
 
         def keep(device: str, parts: Mapping[str, Resumable]) -> Keeper:
-            keepers.append(
-                Keeper(
-                    checkpoint_folder(results, trial.id),
-                    trial=trial.id,
-                    conditions=conditions(trial, options),
-                    interval=options.checkpoint_every,
-                    micro_batch_size=trial.workload.optimisation.micro_batch_size,
-                    device=device,
-                    parts=parts,
-                    stop=stop,
-                )
-            )
+            keepers.append(_keeper(trial, results, options, device, parts, stop=stop, writes=True))
             return keepers[-1]
 
         try:
-            with memory_limit(options.memory_bytes if device_of(trial.workload) == "cpu" else None):
-                torch.use_deterministic_algorithms(options.deterministic)
+            with _limited(trial, options), gather() as group:
                 outcome = run_trial(
                     trial,
                     cache=results / "cache",
                     on_step=stepped,
                     keep=keep,
                     keep_student=partial(save_student, results, trial.id) if options.keep_students else None,
+                    group=group,
                 )
         except Stopped:
             raise
@@ -122,6 +115,55 @@ def run_and_write(
         for keeper in keepers:
             keeper.discard()
         return _record(results, trial)
+
+
+def help_run(trial: Trial, results: Path, *, options: Options, rank: int, meeting: Path) -> None:
+    """Train a student together with the process that runs its trial; nothing is written here.
+
+    Args:
+        trial: what is run.
+        results: the results root.
+        options: where and how.
+        rank: this process's number; the one that runs the trial is 0.
+        meeting: the file at which the processes meet.
+
+    Raises:
+        RankLostError: another process ended.
+    """
+    keep = partial(_keeper, trial, results, options, stop=lambda: False, writes=False)
+    with _limited(trial, options), joined(rank, trial.workload.resources.data_parallel, meeting) as group:
+        distil(trial, cache=results / "cache", on_step=None, keep=keep, group=group)
+
+
+def _keeper(
+    trial: Trial,
+    results: Path,
+    options: Options,
+    device: str,
+    parts: Mapping[str, Resumable],
+    *,
+    stop: Callable[[], bool],
+    writes: bool,
+) -> Keeper:
+    return Keeper(
+        checkpoint_folder(results, trial.id),
+        trial=trial.id,
+        conditions=conditions(trial, options),
+        interval=options.checkpoint_every,
+        micro_batch_size=trial.workload.optimisation.micro_batch_size,
+        device=device,
+        parts=parts,
+        stop=stop,
+        writes=writes,
+    )
+
+
+@contextmanager
+def _limited(trial: Trial, options: Options) -> Iterator[None]:
+    """Keep to a trial's share of the memory, and to deterministic operations if asked to."""
+    with memory_limit(options.memory_bytes if device_of(trial.workload) == "cpu" else None):
+        torch.use_deterministic_algorithms(options.deterministic)
+        yield
 
 
 def save_student(results: Path, trial_id: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -197,6 +239,8 @@ def reason_of(error: BaseException) -> Reason:
         return "input"
     if isinstance(error, NotFiniteError | FloatingPointError):
         return "not_finite"
+    if isinstance(error, RankLostError):
+        return "lost"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "memory"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

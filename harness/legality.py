@@ -218,9 +218,14 @@ def check_workload(strategy: Strategy, workload: Workload) -> None:
     """Refuse a strategy that the workload cannot serve.
 
     Raises:
-        UserError: the strategy needs a teacher, prompts or room and the workload has none.
+        UserError: the strategy needs a teacher, prompts or room and the workload has none, or cannot be shared out.
     """
     check_prompts(strategy, workload)
+    if strategy.rollout is not None and workload.resources.data_parallel > 1:
+        raise UserError(
+            f"strategy {strategy.label!r}: rollout: a global batch is generated in one process, and "
+            f"resources.data_parallel is {workload.resources.data_parallel}: set it to 1"
+        )
     needs = teacher_reader(strategy)
     if workload.teacher is None and needs:
         raise UserError(

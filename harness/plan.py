@@ -94,6 +94,11 @@ def make_plan(
         if strategy.train:
             probe(strategy)
     if grid.diagnostics is not None:
+        if loaded.resources.data_parallel > 1:
+            raise UserError(
+                "diagnostics look at a whole batch, and each of "
+                f"{loaded.resources.data_parallel} processes sees a part: set resources.data_parallel to 1"
+            )
         probe_shadows()
     found = fingerprints(loaded)
     for strategy in grid.strategies:

@@ -36,6 +36,7 @@ from harness.events import Failed, Outcome, Watcher
 from harness.guard import guarded
 from harness.interrupt import interruptible
 from harness.limits import count_oom_kills, memory_share
+from harness.ranks import gathered, loopback_interface
 from harness.results import Failure, finished, read_record, trial_folder
 from harness.trial import Trial, as_config, from_config
 
@@ -71,15 +72,18 @@ def run_trials(
         return Outcome(finished=(), failed={}, pending=())
     options, resources = options or Options(), trials[0].workload.resources
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if address is None and resources.cpus > num_cpus:
+    wanted = resources.cpus * resources.data_parallel
+    if address is None and wanted > num_cpus:
         raise UserError(
-            f"resources.cpus is {resources.cpus}, and this machine has {num_cpus}: lower it in the workload"
+            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {resources.cpus} threads "
+            f"(resources.cpus), and this machine has {num_cpus}: lower one in the workload"
         )
     if address is None and options.memory_bytes is None:
         options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
     scratch = Path(tempfile.mkdtemp(prefix="harness-"))
     by_id, failed, stop = {trial.id: trial for trial in trials}, dict[str, Failed](), scratch / "stop"
     with guarded(scratch), interruptible(stop, watcher.said), _ray(num_cpus, address, scratch):
+        _check_gpus(resources)
         _fit(by_id, resources, _Relay(by_id, results, watcher, failed, stop), scratch / "first", results, options)
         again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
         if again and not stop.exists():
@@ -110,11 +114,12 @@ def _fit(
     by_id: Mapping[str, Trial], resources: Resources, relay: "_Relay", storage: Path, results: Path, options: Options
 ) -> None:
     payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
+    each = _resources(resources)
     trainable = tune.with_parameters(
-        _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop)
+        _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop), each=each
     )
     tuner = tune.Tuner(
-        tune.with_resources(trainable, _resources(resources)),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * resources.data_parallel)),
         param_space={"trial_id": tune.grid_search(list(by_id))},
         tune_config=tune.TuneConfig(
             # A warm worker is handed the next trial: a ten-second trial does not pay ten seconds of imports.
@@ -137,13 +142,36 @@ def _fit(
 def _resources(resources: Resources) -> dict[str, float]:
     # A GPU that is asked for where there is none leaves trials pending for ever, without a word.
     gpus = resources.gpus if ray.cluster_resources().get("GPU", 0) >= min(resources.gpus, 1) else 0
-    return {"cpu": float(resources.cpus)} | ({"gpu": float(gpus)} if gpus else {})
+    return {"CPU": float(resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
-def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str, options: Options, stop: str) -> None:
+def _check_gpus(resources: Resources) -> None:
+    """Refuse a trial that would wait for ever for GPUs.
+
+    Raises:
+        UserError: there are GPUs, but too few.
+    """
+    there, wanted = ray.cluster_resources().get("GPU", 0), resources.gpus * resources.data_parallel
+    if 0 < there < wanted:
+        raise UserError(
+            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {resources.gpus:g} GPUs "
+            f"(resources.gpus), and there are {there:g}: lower one in the workload"
+        )
+
+
+def _trainable(
+    config: dict[str, Any],
+    *,
+    payloads: dict[str, Any],
+    results: str,
+    options: Options,
+    stop: str,
+    each: dict[str, float],
+) -> None:
     """Run one trial in a worker, telling the driver about it every few seconds."""
+    payload = payloads[config["trial_id"]]
     try:
-        trial = from_config(payloads[config["trial_id"]])
+        trial = from_config(payload)
     except UserError as error:  # a plugin that is another one where this worker runs
         tune.report({"refused": str(error)})
         return
@@ -168,6 +196,7 @@ def _trainable(config: dict[str, Any], *, payloads: dict[str, Any], results: str
                 on_step=on_step,
                 on_wait=lambda holder: tune.report({"waits_for": holder}),
                 stop=stopping,
+                gather=lambda: gathered(trial, payload, Path(results), options, each),
             )
     except Stopped as stopped:
         tune.report({"stopped": str(stopped)})
@@ -292,6 +321,9 @@ def _ray(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]:
     """Start Ray on this machine without a dashboard, reachable by this run alone, and stop it; or join a cluster."""
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    if address is None:
+        # The processes of a trial listen where Ray does.
+        env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = loopback_interface()
     common["runtime_env"] = {"env_vars": env}
     if address is not None:
         ray.init(address=address, **common)

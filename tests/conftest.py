@@ -31,6 +31,7 @@ install_import_hook(
         "harness.meter",
         "harness.models",
         "harness.samples",
+        "harness.training",
     ],
     "beartype.beartype",
 )
@@ -47,6 +48,7 @@ from harness import plugins  # noqa: E402
 from harness.config import Strategy  # noqa: E402
 from harness.data.tokens import Batch, with_targets  # noqa: E402
 from harness.distill.feature import make_projection  # noqa: E402
+from harness.distill.group import ALONE, Group  # noqa: E402
 from harness.distill.objective import compile_strategy  # noqa: E402
 from harness.distill.step import Core  # noqa: E402
 from harness.distill.teacher import Teacher  # noqa: E402
@@ -121,18 +123,19 @@ def small_model(
     return model.to(dtype).eval()
 
 
+def build_pair(dtype: torch.dtype = torch.float64, *, rows: int = ROWS, vocab_size: int = VOCAB, seed: int = 0) -> Pair:
+    """Build a fresh pair: a tied student of hidden size 16 and an untied teacher of 24."""
+    return Pair(
+        student=small_model(16, seed=2 * seed, dtype=dtype, rows=rows, tied=True),
+        teacher=small_model(24, seed=2 * seed + 1, dtype=dtype, rows=rows),
+        vocab_size=vocab_size,
+    )
+
+
 @pytest.fixture(scope="session")
 def make_pair() -> Callable[..., Pair]:
-    """Build a fresh pair: a tied student of hidden size 16 and an untied teacher of 24."""
-
-    def make(dtype: torch.dtype = torch.float64, *, rows: int = ROWS, vocab_size: int = VOCAB, seed: int = 0) -> Pair:
-        return Pair(
-            student=small_model(16, seed=2 * seed, dtype=dtype, rows=rows, tied=True),
-            teacher=small_model(24, seed=2 * seed + 1, dtype=dtype, rows=rows),
-            vocab_size=vocab_size,
-        )
-
-    return make
+    """Build a fresh pair: see `build_pair`."""
+    return build_pair
 
 
 @pytest.fixture(scope="session")
@@ -157,30 +160,41 @@ def make_batch() -> Callable[..., Batch]:
     return make
 
 
+def build_core(
+    strategy: Strategy,
+    pair: Pair,
+    *,
+    chunk: int = 20,
+    seed: int = 7,
+    with_teacher: bool = True,
+    group: Group = ALONE,
+) -> Core:
+    """Put a strategy and a pair together, the teacher online."""
+    teacher = Teacher(
+        hidden=lambda batch: trunk(pair.teacher, batch.input_ids),
+        head=Head(weight=head_of(pair.teacher, pair.vocab_size).weight.detach()),
+        online=True,
+        layers=lambda batch, layers: trunk_layers(pair.teacher, batch.input_ids, layers),
+    )
+    objective = compile_strategy(strategy)
+    sizes = [int(model.config.hidden_size) for model in (pair.student, pair.teacher)]
+    return Core(
+        student=pair.student,
+        teacher=teacher if with_teacher else None,
+        objective=objective,
+        vocab_size=pair.vocab_size,
+        chunk=chunk,
+        seed=seed,
+        projection=make_projection(objective, *sizes, seed) if objective.feature is not None else None,
+        group=group,
+    )
+
+
 @pytest.fixture(scope="session")
 def make_core() -> Callable[..., Core]:
     """Put a strategy and a pair together, the teacher online."""
 
-    def make(strategy: Strategy, pair: Pair, *, chunk: int = 20, seed: int = 7, with_teacher: bool = True) -> Core:
-        teacher = Teacher(
-            hidden=lambda batch: trunk(pair.teacher, batch.input_ids),
-            head=Head(weight=head_of(pair.teacher, pair.vocab_size).weight.detach()),
-            online=True,
-            layers=lambda batch, layers: trunk_layers(pair.teacher, batch.input_ids, layers),
-        )
-        objective = compile_strategy(strategy)
-        sizes = [int(model.config.hidden_size) for model in (pair.student, pair.teacher)]
-        return Core(
-            student=pair.student,
-            teacher=teacher if with_teacher else None,
-            objective=objective,
-            vocab_size=pair.vocab_size,
-            chunk=chunk,
-            seed=seed,
-            projection=make_projection(objective, *sizes, seed) if objective.feature is not None else None,
-        )
-
-    return make
+    return build_core
 
 
 def split_batch(batch: Batch, sizes: list[int]) -> list[Batch]:

@@ -276,16 +276,16 @@ def test_cached_and_online_teachers_choose_the_same_and_each_is_charged_for_its_
 def test_the_kept_indices_reach_the_preparation_of_the_teachers_states(
     make_trial: MakeTrial, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import harness.execute as execute
+    import harness.training as training
 
     asked: list[list[int]] = []
-    original = execute.prepare_train_cache
+    original = training.prepare_train_cache
 
     def spy(*args: Any, only: Any, **kwargs: Any) -> Any:
         asked.append(only.tolist())
         return original(*args, only=only, **kwargs)
 
-    monkeypatch.setattr(execute, "prepare_train_cache", spy)
+    monkeypatch.setattr(training, "prepare_train_cache", spy)
     outcome = run_trial(make_trial(), cache=cache)
     assert asked == [kept_of(outcome)]
 

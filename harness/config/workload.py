@@ -175,8 +175,10 @@ class Resources(Frozen):
     """What one trial occupies.
 
     Attributes:
-        cpus: threads.
-        gpus: share of a GPU, asked for only where there is one.
+        cpus: threads, of each process.
+        gpus: share of a GPU, asked for only where there is one, of each process.
+        data_parallel: processes that train one student together, each on its share of every batch's micro-batches;
+            does not change the result.
         dtype: of weights and activations; statistics and losses are float32 at least.
         logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
         checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.
@@ -189,6 +191,7 @@ class Resources(Frozen):
     logit_memory_mib: Positive
     checkpoint_activations: bool = False
     compile: bool = False
+    data_parallel: Positive = 1
 
 
 class Workload(Frozen):
@@ -207,3 +210,16 @@ class Workload(Frozen):
     evaluation: Evaluation
     resources: Resources
     seeds: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _a_micro_batch_for_each(self) -> "Workload":
+        processes, optimisation = self.resources.data_parallel, self.optimisation
+        num = optimisation.batch_size // optimisation.micro_batch_size
+        if processes > num:
+            raise ValueError(
+                f"resources.data_parallel is {processes}, and a batch of {optimisation.batch_size} has {num} "
+                f"micro-batches of {optimisation.micro_batch_size}: each process needs one"
+            )
+        if processes > 1 and 0 < self.resources.gpus < 1:
+            raise ValueError(f"resources.data_parallel is {processes}, so resources.gpus must be whole, not a share")
+        return self

@@ -140,6 +140,7 @@ class Keeper:
         device: torch.device | str,
         parts: Mapping[str, Resumable],
         stop: Callable[[], bool],
+        writes: bool = True,
     ) -> None:
         """Keep checkpoints in a folder.
 
@@ -152,12 +153,14 @@ class Keeper:
             device: where restored tensors go.
             parts: what to save besides what training itself adds.
             stop: asked after every step whether to save and stop.
+            writes: whether it saves; of the processes that train one student, only the first does.
         """
         self.resumed_at: tuple[int, ...] = ()
         self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)
         self._folder, self._trial, self._conditions = folder, trial, dict(conditions)
         self._interval, self._device, self._stop = interval, device, stop
         self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
+        self._writes = writes
         self._saved, self._checked, self._last, self._took = False, False, time.monotonic(), 0.0
 
     def restore(self, parts: Mapping[str, Resumable]) -> None:
@@ -168,7 +171,8 @@ class Keeper:
             StaleError: it was made under other conditions, or holds other parts.
         """
         self._parts |= parts
-        clear_litter(self._folder)
+        if self._writes:
+            clear_litter(self._folder)
         if check(self._folder, self._trial, self._conditions) is None:
             return
         found = find(self._folder, self._trial)
@@ -198,6 +202,8 @@ class Keeper:
             UserError: the checkpoint cannot be written; names the file and the reason.
             TypeError: a part's state holds what no checkpoint can.
         """
+        if not self._writes:
+            return
         if not self._checked:
             # After the first step, when every state is there: a plug-in's that cannot be saved fails now, not in hours.
             for name, part in self._parts.items():

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from harness.data.tokens import Batch
 from harness.distill.dense import dense_loss
 from harness.distill.feature import feature_loss
+from harness.distill.group import ALONE, Group
 from harness.distill.loss import HeadGradient, add_gradients, compiled_losses
 from harness.distill.objective import Objective
 from harness.distill.observe import Observer, Seen
@@ -66,6 +67,7 @@ class Core:
         targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
         projection: maps the student's hidden states to the teacher's size; None for an objective without that branch.
         compile: whether the losses of a chunk come from compiled kernels.
+        group: the processes that share every global batch.
     """
 
     student: PreTrainedModel
@@ -77,6 +79,7 @@ class Core:
     targets: Targets | None = None
     projection: torch.nn.ModuleList | None = None
     compile: bool = False
+    group: Group = ALONE
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -107,12 +110,12 @@ def accumulate(
 ) -> StepResult:
     """Add one global batch's gradients to the parameters, divided by the global denominator.
 
-    The result does not depend on how the batch is split: losses are summed undivided, and gradients divided once.
-    Gradients are expected to be zero (or None) at the start.
+    The result does not depend on how the batch is split, nor on how many processes share it: losses are summed
+    undivided, and gradients divided once. Gradients are expected to be zero (or None) at the start.
 
     Args:
         core: models and settings.
-        micro_batches: the global batch, in order.
+        micro_batches: the global batch, in order; of a group, each process computes its block and returns the whole.
         state: the policy's state.
         step: number of the step, from 0.
         num_steps: steps of the whole run.
@@ -126,7 +129,8 @@ def accumulate(
         prepared, state = _select_globally(core, micro_batches, contexts, state, tally)
     device = core.student.device
     numerator, divisor = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
-    for number, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
+    for number in core.group.block(len(micro_batches)):
+        batch, context = micro_batches[number], contexts[number]
         student = _student_states(core, batch)
         teacher = _teacher_states(core, batch, tally)
         if prepared:
@@ -146,6 +150,8 @@ def accumulate(
             observer.see(
                 Seen(step=step, batch=batch, student=student.final.detach(), teacher=states, selection=selection)
             )
+    numerator, divisor = core.group.add_up(numerator, divisor, tally)
+    core.group.add_gradients(core.parameters)
     divisor = divisor.where(divisor > 0, 1.0)
     grads = [parameter.grad for parameter in core.parameters if parameter.grad is not None]
     torch._foreach_div_(grads, divisor)
@@ -211,19 +217,24 @@ def _select_globally(
 
     Only for signals and policies whose outcome for one sequence depends on the others.
     """
-    pieces: list[dict[str, Tensor]] = []
+    pieces: dict[int, dict[str, Tensor]] = {}
     with torch.no_grad():
-        for batch, context in zip(micro_batches, contexts, strict=True):
+        for number in core.group.block(len(micro_batches)):
+            batch = micro_batches[number]
             hidden = trunk(core.student, batch.input_ids)
             tally.trunk_passes += len(batch.input_ids)
             teacher = _teacher_states(core, batch, tally)
-            pieces.append(_row_scores(core, batch, hidden, teacher, tally, context))
+            pieces[number] = _row_scores(core, batch, hidden, teacher, tally, contexts[number])
     fields = ("index", "input_ids", "targets", "valid")
     whole = Batch(**{name: torch.cat([getattr(batch, name) for batch in micro_batches]) for name in fields})
+    valid = [len(batch.places) for batch in micro_batches]
     places = [batch.places + offset for batch, offset in zip(micro_batches, _offsets(micro_batches), strict=True)]
     vars(whole).update(places=torch.cat(places))  # already known; a GPU would have to be waited for
     context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
-    rows = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    rows = {
+        name: core.group.gather({number: piece[name] for number, piece in pieces.items()}, valid)
+        for name in next(iter(pieces.values()))
+    }
     scores = lay_out(core.objective, rows, whole, context)
     selection, state = select(core.objective, scores, whole, context, state)
     sizes = [len(batch.input_ids) for batch in micro_batches]

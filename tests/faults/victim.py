@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 import harness.evaluate.runner  # noqa: F401 - lm-eval takes seconds to import
-from harness import execute
+from harness import training
 from harness.analysis.report import write_report
 from harness.attempt import Options, run_and_write
 from harness.distill.checkpoint import Interval
@@ -33,7 +33,7 @@ from harness.plan import make_plan
 from harness.prepare import prepare_plan
 from harness.run import How, settle, write_plan
 
-_TRAIN = execute.train
+_TRAIN = training.train
 EVENTS = ("fsync", "replace", "rename", "unlink", "rmdir")
 
 
@@ -113,7 +113,7 @@ def _keep_weights(path: Path) -> None:
         path.write_text(digest.hexdigest())
         return done
 
-    execute.train = train
+    training.train = train
 
 
 def child(order: dict[str, Any], said: int) -> None:

@@ -1,0 +1,132 @@
+"""The processes that train one student together: each takes a block of every global batch's micro-batches.
+
+Each process holds the whole student and steps its own optimiser on the same sums, so weights are never sent. It is not
+DistributedDataParallel, whose hooks would miss the head's gradient, which the chunked loss writes itself, and which
+divides by the number of processes, where the denominator here is known only once every block has been selected from.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.distill.tally import Tally
+
+# Gradients are summed a few at a time: what is copied for that stays small beside the model.
+_BUCKET_BYTES = 64 * 2**20
+
+
+class RankLostError(RuntimeError):
+    """A process of the group ended, or could not be reached any more; a second attempt goes on from the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One process among those that train a student.
+
+    Attributes:
+        rank: its number, from 0; the first one saves, evaluates and reports.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def block(self, num: int) -> range:
+        """Return which of a step's micro-batches are this process's: as many as the others', to within one."""
+        return range(self.rank * num // self.size, (self.rank + 1) * num // self.size)
+
+    def gather(self, mine: Mapping[int, Tensor], sizes: Sequence[int]) -> Tensor:
+        """Return the values of all micro-batches in order, where each process has those of its block.
+
+        Args:
+            mine: one-dimensional values, by micro-batch of the block.
+            sizes: how many values every micro-batch has.
+        """
+        like = next(iter(mine.values()))
+        whole = torch.cat([mine.get(number, like.new_zeros(size)) for number, size in enumerate(sizes)])
+        if self.size > 1:
+            self._sum(whole)  # a number and zeros: exact
+        return whole
+
+    def add_up(self, numerator: Tensor, divisor: Tensor, tally: Tally) -> tuple[Tensor, Tensor]:
+        """Return the global loss and what it is divided by, and make a tally that of the whole batch."""
+        if self.size == 1:
+            return numerator, divisor
+        known = {name: value for name, value in vars(tally).items() if not isinstance(value, Tensor)}
+        counts = torch.tensor(list(known.values()), dtype=torch.int64)
+        self._sum(counts)
+        vars(tally).update(zip(known, counts.tolist(), strict=True))
+        # What only the device knows stays there.
+        unread = {name: value for name, value in vars(tally).items() if isinstance(value, Tensor)}
+        sums = torch.stack([numerator, divisor, *(value.double() for value in unread.values())])
+        self._sum(sums)
+        vars(tally).update(zip(unread, sums[2:].long().unbind(), strict=True))
+        return sums[0], sums[1]
+
+    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace every gradient by the sum of all processes', summed in float32 at least."""
+        if self.size == 1:
+            return
+        # The same ones in every process: whether a parameter has a gradient depends on the objective alone.
+        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+            wide = torch.promote_types(bucket[0].dtype, torch.float32)
+            flat = torch.cat([grad.flatten().to(wide) for grad in bucket])
+            self._sum(flat)
+            for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def _sum(self, values: Tensor) -> None:
+        try:
+            dist.all_reduce(values)
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise RankLostError(f"process {self.rank} of {self.size} lost the others: {first}") from None
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined(rank: int, size: int, meeting: Path, *, timeout_s: float = 1800.0) -> Iterator[Group]:
+    """Meet the other processes of a group, and leave them at the end.
+
+    Args:
+        rank: this process's number, from 0.
+        size: how many there are; with 1 nobody is met.
+        meeting: a file that all of them can write; made here, new for every group.
+        timeout_s: how long a process waits for the others before it takes them for lost.
+
+    Raises:
+        RankLostError: the others did not come.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]  # public, but not in its __all__
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+    except RuntimeError as error:
+        raise RankLostError(f"process {rank} of {size} met nobody at {meeting}: {error}") from None
+    try:
+        yield Group(rank=rank, size=size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield gradients of one dtype, in order, a bucket's bytes at a time."""
+    bucket: list[Tensor] = []
+    for grad in grads:
+        if bucket and (bucket[0].dtype != grad.dtype or sum(each.nbytes for each in bucket) >= _BUCKET_BYTES):
+            yield bucket
+            bucket = []
+        bucket.append(grad)
+    if bucket:
+        yield bucket

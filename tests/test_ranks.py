@@ -1,0 +1,142 @@
+"""A trial of two processes through Ray: one of them is killed, and the trial ends as if nothing had been."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness import plugins
+from harness.errors import UserError
+from harness.execute import run_trial
+from harness.plan import make_plan
+from harness.results import read_record
+from harness.schedule import run_trials
+from harness.workload import load_workload
+
+PROJECT = Path(__file__).parent.parent
+
+# The student's entropy; but the second process dies at its second look, once.
+MORTAL = '''"""A signal that ends a process."""
+
+import os
+import signal as signals
+from pathlib import Path
+
+import torch.distributed as dist
+
+from strategies.base import expectation
+from strategies.registry import signal
+
+MARK, LOOKS = Path(__file__).with_name("died"), []
+
+
+@signal("mortal", source="a test")
+def mortal(*, student_logprobs):
+    """The student's entropy."""
+    if dist.is_initialized() and dist.get_rank() == 1 and not MARK.exists():
+        LOOKS.append(1)
+        if len(LOOKS) == 2:
+            MARK.touch()
+            os.kill(os.getpid(), signals.SIGKILL)
+    return -expectation(student_logprobs, student_logprobs)
+'''
+
+
+def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
+    write_workload: Callable[..., Path], tmp_path: Path, forget_plugins: None
+) -> None:
+    plugin, grid = tmp_path / "mortal.py", tmp_path / "two.yaml"
+    plugin.write_text(MORTAL, encoding="utf-8")
+    workload = write_workload(resources__data_parallel=2)
+    position = {"signal": "mortal", "policy": "top_k", "budget": 0.3}
+    entries = [{"preset": "se_kd", "label": "mortal", "position": position}]
+    fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
+    grid.write_text("# Two processes.\n" + yaml.safe_dump(fields), encoding="utf-8")
+    results = tmp_path / "results"
+    ran = harness("run", grid, "--plugin", plugin, "--results", results, "--reports", tmp_path / "reports",
+                  "--checkpoint-every", 1)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert plugin.with_name("died").exists()
+    (entry,) = json.loads((results / "two" / "manifest.json").read_text())["trials"]
+    record = read_record(results / "trials" / entry["trial_id"] / "record.json")
+    assert record.history.attempts == 2
+    assert record.history.resumed_at == (1,)
+    assert "RankLostError: process 0 of 2 lost the others" in record.history.failures[0]
+    assert not (results / "checkpoints" / entry["trial_id"]).exists()
+
+    # One process, here, undisturbed.
+    plugins.load_plugins([plugin])
+    (trial,) = make_plan(grid, tmp_path / "elsewhere").todo
+    assert trial.id == entry["trial_id"], "how many processes there are is no part of what is computed"
+    alone = run_trial(trial, cache=results / "cache").record
+    assert record.metrics.keys() == alone.metrics.keys()
+    assert record.metrics["teacher_kl"].value == pytest.approx(alone.metrics["teacher_kl"].value, rel=1e-5)
+    assert record.selection == alone.selection
+    assert record.cost.flops == alone.cost.flops
+
+
+def test_more_processes_than_the_machine_has_are_refused(
+    write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    optimisation = {"optimisation__batch_size": 512, "optimisation__micro_batch_size": 1, "data__train_tokens": 32768}
+    workload = write_workload(resources__data_parallel=512, **optimisation)
+    plan = make_plan(write_grid(["full_kd"], workload=str(workload)), tmp_path / "results")
+    with pytest.raises(UserError, match=r"512 processes \(resources.data_parallel\) of 1 threads"):
+        run_trials(plan.todo, tmp_path / "results", None)  # type: ignore[arg-type]  # nobody is told of anything
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"resources__data_parallel": 3}, "each process needs one"),
+        ({"resources__data_parallel": 2, "resources__gpus": 0.5}, "must be whole"),
+        ({"resources__data_parallel": 0}, "greater than"),
+    ],
+)
+def test_processes_without_work_are_refused(
+    changes: dict[str, float], reason: str, write_workload: Callable[..., Path]
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        load_workload(str(write_workload(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "fields", "reason"),
+    [
+        ("full_kd", {"diagnostics": {"every": 2}}, "diagnostics look at a whole batch"),
+        (
+            {"preset": "gkd_on_policy", "rollout": {"prompt_tokens": 4}},
+            {},
+            "a global batch is generated in one process",
+        ),
+    ],
+)
+def test_what_looks_at_whole_batches_is_refused(
+    entry: object,
+    fields: dict[str, object],
+    reason: str,
+    write_workload: Callable[..., Path],
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    workload = write_workload(resources__data_parallel=2)
+    with pytest.raises(UserError, match=reason):
+        make_plan(write_grid([entry], workload=str(workload), **fields), tmp_path / "results")
