@@ -96,6 +96,10 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
@@ -104,6 +108,7 @@ def run(
     from harness.plan import make_plan, print_plan
     from harness.plugins import load_plugins
     from harness.run import How, check_writable, run_plan
+    from harness.tracking import parse_trackers
 
     console = _console()
     load_plugins(plugin or ())
@@ -114,6 +119,7 @@ def run(
             checkpoint_every=parse_interval(checkpoint_every), deterministic=deterministic, keep_students=keep_students
         ),
         address=address,
+        trackers=parse_trackers(track or ("tensorboard",)),
         fresh=fresh,
         rebuild=rebuild,
     )

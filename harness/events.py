@@ -26,6 +26,38 @@ class Watcher(Protocol):
         """Something a person should read."""
 
 
+@dataclass(frozen=True)
+class Watchers:
+    """Several watchers, told in turn."""
+
+    each: tuple[Watcher, ...]
+
+    def started(self, trial: Trial) -> None:
+        """A worker took the trial."""
+        for watcher in self.each:
+            watcher.started(trial)
+
+    def advanced(self, trial: Trial, done: int, total: int, loss_nats: float) -> None:
+        """The trial took more steps."""
+        for watcher in self.each:
+            watcher.advanced(trial, done, total, loss_nats)
+
+    def ended(self, trial: Trial, error: str | None) -> None:
+        """The trial finished, or failed."""
+        for watcher in self.each:
+            watcher.ended(trial, error)
+
+    def retried(self, trial: Trial, error: str) -> None:
+        """A trial that failed is tried once more."""
+        for watcher in self.each:
+            watcher.retried(trial, error)
+
+    def said(self, text: str) -> None:
+        """Something a person should read."""
+        for watcher in self.each:
+            watcher.said(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failed:
     """Why a trial failed: for the code, and for people in one line."""

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from harness.attempt import Options, checkpoint_folder, conditions
 from harness.distill.checkpoint import check
 from harness.distill.parts import StaleError
 from harness.errors import UserError
-from harness.events import Outcome
+from harness.events import Outcome, Watcher, Watchers
 from harness.integrity import is_finished_or_damaged
 from harness.plan import Plan
 from harness.prepare import prepare_plan
@@ -48,12 +49,14 @@ class How:
     Attributes:
         options: where and how trials run.
         address: of a running Ray cluster; a Ray of this machine alone if None.
+        trackers: what is told of losses and metrics while trials run: `harness.tracking.TRACKERS`.
         fresh: start over: records and checkpoints of the chosen trials go to the trash.
         rebuild: the same for damaged records and checkpoints only; without it they are refused.
     """
 
     options: Options = field(default_factory=Options)
     address: str | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
     fresh: bool = False
     rebuild: bool = False
 
@@ -140,14 +143,25 @@ def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
     if how.address is not None:
         # Read when Ray is imported: a machine of a cluster is reached by its address, not over the loopback interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-    from harness.schedule import run_trials
+    from harness.schedule import make_loggers, run_trials
+    from harness.tracking import Board
 
     skipped = len(plan.trials) - len(plan.todo)
     finished = f", {skipped} are finished already" if skipped else ""
     console.print(f"{plan.grid.name}: {len(plan.todo)} trials to run{finished}. Starting workers.")
     progress = Progress(console=console, total=len(plan.todo))
+    watchers: tuple[Watcher, ...] = (progress,)
+    if "tensorboard" in how.trackers:
+        watchers += (Board(results / "tensorboard" / plan.grid.name, results, progress.said),)
     with progress.shown():
-        outcome = run_trials(plan.todo, results, progress, options=how.options, address=how.address)
+        outcome = run_trials(
+            plan.todo,
+            results,
+            Watchers(watchers),
+            options=how.options,
+            address=how.address,
+            loggers=partial(make_loggers, how.trackers, plan.grid.name),
+        )
     console.print(
         f"Trials: {len(outcome.finished)} finished, {len(outcome.failed)} failed, {len(outcome.pending)} not run.",
         highlight=False,

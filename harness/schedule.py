@@ -5,7 +5,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ def run_trials(
     *,
     options: Options | None = None,
     address: str | None = None,
+    loggers: Callable[[], list[tune.Callback]] = list,
 ) -> Outcome:
     """Run trials side by side, as many as the machine holds; one that fails does not stop the others.
 
@@ -64,6 +65,7 @@ def run_trials(
         watcher: told of every event.
         options: where and how; the defaults if None.
         address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
+        loggers: makes callbacks of Tune that are told of the same: see `make_loggers`.
 
     Raises:
         UserError: a trial asks for more than the machine has.
@@ -82,14 +84,19 @@ def run_trials(
         options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
     scratch = Path(tempfile.mkdtemp(prefix="harness-"))
     by_id, failed, stop = {trial.id: trial for trial in trials}, dict[str, Failed](), scratch / "stop"
+
+    def fit(chosen: Mapping[str, Trial], name: str) -> None:
+        relay = _Relay(chosen, results, watcher, failed, stop)
+        _fit(chosen, resources, relay, scratch / name, results, options, loggers())
+
     with guarded(scratch), interruptible(stop, watcher.said), _ray(num_cpus, address, scratch):
         _check_gpus(resources)
-        _fit(by_id, resources, _Relay(by_id, results, watcher, failed, stop), scratch / "first", results, options)
+        fit(by_id, "first")
         again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
         if again and not stop.exists():
             for trial in again.values():
                 watcher.retried(trial, failed.pop(trial.id).line)
-            _fit(again, resources, _Relay(again, results, watcher, failed, stop), scratch / "second", results, options)
+            fit(again, "second")
     done = tuple(trial_id for trial_id in by_id if trial_id not in failed and finished(results, trial_id))
     pending = tuple(trial_id for trial_id in by_id if trial_id not in failed and trial_id not in done)
     return Outcome(finished=done, failed={key: each.line for key, each in failed.items()}, pending=pending)
@@ -110,8 +117,33 @@ def _second(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
     return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
 
 
+def make_loggers(trackers: Sequence[str], name: str) -> list[tune.Callback]:
+    """Make Ray's callbacks for W&B and MLflow, whose own settings (keys, addresses, offline) are theirs to read.
+
+    Args:
+        trackers: any of `harness.tracking.TRACKERS`.
+        name: of the project or experiment.
+    """
+    found: list[tune.Callback] = []
+    if "wandb" in trackers:
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        found.append(WandbLoggerCallback(project=name))
+    if "mlflow" in trackers:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        found.append(MLflowLoggerCallback(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), experiment_name=name))
+    return found
+
+
 def _fit(
-    by_id: Mapping[str, Trial], resources: Resources, relay: "_Relay", storage: Path, results: Path, options: Options
+    by_id: Mapping[str, Trial],
+    resources: Resources,
+    relay: "_Relay",
+    storage: Path,
+    results: Path,
+    options: Options,
+    loggers: Sequence[tune.Callback],
 ) -> None:
     payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
     each = _resources(resources)
@@ -120,23 +152,28 @@ def _fit(
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * resources.data_parallel)),
-        param_space={"trial_id": tune.grid_search(list(by_id))},
+        # Trackers show a trial's configuration, so it says who the trial is.
+        param_space={"trial": tune.grid_search([_who(trial) for trial in by_id.values()])},
         tune_config=tune.TuneConfig(
             # A warm worker is handed the next trial: a ten-second trial does not pay ten seconds of imports.
             reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
+            trial_name_creator=lambda trial: str(trial.config["trial"]["id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]["id"]),
         ),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(storage),
-            callbacks=[relay],
+            callbacks=[relay, *loggers],
             stop=_Stopper(relay),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     tuner.fit()
+
+
+def _who(trial: Trial) -> dict[str, Any]:
+    return {"id": trial.id, "label": trial.strategy.label, "seed": trial.seed, "workload": trial.workload.name}
 
 
 def _resources(resources: Resources) -> dict[str, float]:
@@ -169,7 +206,7 @@ def _trainable(
     each: dict[str, float],
 ) -> None:
     """Run one trial in a worker, telling the driver about it every few seconds."""
-    payload = payloads[config["trial_id"]]
+    payload = payloads[config["trial"]["id"]]
     try:
         trial = from_config(payload)
     except UserError as error:  # a plugin that is another one where this worker runs
@@ -187,9 +224,10 @@ def _trainable(
     def stopping() -> bool:
         return os.path.exists(stop)
 
+    final: dict[str, float] = {}
     try:
         if not stopping():
-            run_and_write(
+            record = run_and_write(
                 trial,
                 Path(results),
                 options=options,
@@ -198,10 +236,11 @@ def _trainable(
                 stop=stopping,
                 gather=lambda: gathered(trial, payload, Path(results), options, each),
             )
+            final = {name: metric.value for name, metric in record.metrics.items()}
     except Stopped as stopped:
         tune.report({"stopped": str(stopped)})
     else:
-        tune.report({"ended": True})
+        tune.report({"ended": True, "final": final})
 
 
 class _Relay(tune.Callback):
@@ -270,7 +309,7 @@ class _Relay(tune.Callback):
         self._watcher.ended(trial, line)
 
     def _ours(self, trial: Any) -> Trial:
-        return self._by_id[trial.config["trial_id"]]
+        return self._by_id[trial.config["trial"]["id"]]
 
     def _stamp(self, trial: Trial) -> int | None:
         """Return when a trial's record was written, None if there is none."""

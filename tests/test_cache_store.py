@@ -323,9 +323,7 @@ shared.build(kind, folder, run=run)
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "where"), [("hidden", "trunk"), ("hidden", "write"), ("sampled", "write"), ("topk", "trunk")]
-)
+@pytest.mark.parametrize(("kind", "where"), [("hidden", "trunk"), ("sampled", "write")])
 def test_a_killed_build_is_continued(kind: str, where: str, tmp_path: Path) -> None:
     after = random.Random(f"{kind} {where}").randint(1, 3)
     command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), kind, str(tmp_path), str(after), where]
@@ -361,8 +359,8 @@ def _race(kind: str, folder: Path, barrier: Any, results: Any) -> None:
     results.put((calls, [value.numpy().tobytes() for value in values]))
 
 
-# The store is the same for every kind: one whose shards are made of states, and one of draws.
-@pytest.mark.parametrize("kind", ["hidden", "sampled"])
+# The store is the same for every kind.
+@pytest.mark.parametrize("kind", ["hidden"])
 def test_two_builders_leave_one_good_cache(kind: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

@@ -103,8 +103,12 @@ def test_a_sample_keeps_the_rows_a_table_needs_and_is_always_the_same(
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_grid_can_be_planned(path: Path, tmp_path: Path) -> None:
-    assert make_plan(path, tmp_path, sample=5 if path.stem == "everything" else None).todo
+def test_every_shipped_grid_states_its_hypothesis_and_can_be_planned(path: Path, tmp_path: Path) -> None:
+    plan = make_plan(path, tmp_path, sample=5 if path.stem == "everything" else None)
+    assert plan.todo
+    assert plan.grid.name.partition("-")[0] == path.stem
+    assert plan.grid.hypothesis.startswith("Hypothesis: ")
+    assert plan.grid.baseline in {strategy.label for strategy in plan.grid.strategies}
 
 
 def test_a_plan_too_long_to_read_is_counted(

@@ -53,16 +53,18 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> tuple[Path, Path, str]:
-    """A grid of three trials that has run once: its file, its folder and what was printed."""
+    """A grid of four trials, of which one diverges, that has run once: its file, its folder and what was printed."""
     folder = tmp_path_factory.mktemp("run")
     grid = folder / "question.yaml"
     grid.write_text(
         "# Does it run?\n"
         f"workload: {workload_file}\nsplit: validation\nbaseline: Full KD\nseeds: [5]\n"
-        "strategies: [no_kd, full_kd, se_kd]\n"
+        "strategies:\n"
+        "  - {preset: full_kd, label: diverges, feature: {distance: cosine, weight: 1.0e38}}\n"
+        "  - no_kd\n  - full_kd\n  - se_kd\n"
     )
     done = harness("run", grid, "--results", folder / "results", "--reports", folder / "reports")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
     return grid, folder, done.stdout
 
 
@@ -70,18 +72,19 @@ def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple
     _, folder, printed = finished
     manifest = read_manifest(folder / "results" / "question" / "manifest.json")
     assert [(entry.label, entry.seed) for entry in manifest.trials] == [
+        ("diverges", 5),
         ("No KD", None),
         ("Full KD", 5),
         ("SE-KD 20%", 5),
     ]
-    for entry in manifest.trials:
+    for entry in manifest.trials[1:]:
         record = read_record(folder / "results" / "trials" / entry.trial_id / "record.json")
         assert record.status == "finished"
         assert {"accuracy", "adherence", "perplexity", "ece", "heldout_loss", "teacher_kl"} <= record.metrics.keys()
         assert (folder / "results" / "trials" / entry.trial_id / "items.parquet").exists()
         assert record.cost.wall_s.keys() >= {"load", "eval"}
     assert all(label in printed for label in ("No KD", "Full KD", "SE-KD 20%"))
-    assert "3 finished, 0 failed, 0 not run" in printed
+    assert "3 finished, 1 failed, 0 not run" in printed
     for name in ("report.html", "report.md", "tables/main.csv", "figures/overview.svg", "manifest.json"):
         assert (folder / "reports" / "question" / name).stat().st_size > 0
 
@@ -89,7 +92,9 @@ def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple
 def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Callable[..., Any]) -> None:
     grid, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "trials").rglob("*") if path.is_file()}
-    code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports")
+    # What failed would run again.
+    chosen = [option for label in ("no kd", "full kd", "se-kd") for option in ("--only", label)]
+    code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports", *chosen)
     assert code == 0
     assert "nothing to run" in out
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -101,7 +106,7 @@ def test_dry_run_runs_and_writes_nothing(
     grid, _, _ = finished
     code, out, _ = here("run", grid, "--dry-run", "--results", tmp_path / "results", "--reports", tmp_path / "reports")
     assert code == 0
-    assert "3 of 3 trials to run" in out
+    assert "4 of 4 trials to run" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +116,7 @@ def test_force_and_only_run_one_finished_trial_again(
     grid, folder, _ = finished
     options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
     _, out, err = here("run", grid, *options, "--dry-run")
-    assert "1 of 3 trials to run" in out, err
+    assert "1 of 4 trials to run" in out, err
 
 
 def test_asking_for_diagnostics_runs_trained_trials_again(
@@ -120,29 +125,20 @@ def test_asking_for_diagnostics_runs_trained_trials_again(
     grid, folder, _ = finished
     options = ("--results", folder / "results", "--reports", folder / "reports", "--diagnostics", 2)
     _, out, err = here("run", grid, *options, "--dry-run")
-    assert "2 of 3 trials to run" in out, err
+    assert "3 of 4 trials to run" in out, err
 
 
-def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(
-    tmp_path: Path, write_workload: Callable[..., Path]
-) -> None:
-    workload = write_workload(optimisation__learning_rate=1e30)  # diverges at once
-    grid = tmp_path / "fails.yaml"
-    grid.write_text(f"workload: {workload}\nsplit: validation\nseeds: [5]\nstrategies: [full_kd, no_kd]\n")
-    done = harness("run", grid, "--results", tmp_path / "results", "--reports", tmp_path / "reports")
-    assert done.returncode == 1, done.stdout + done.stderr
-    manifest = read_manifest(tmp_path / "results" / "fails" / "manifest.json")
-    diverged, untouched = (
-        read_record(tmp_path / "results" / "trials" / entry.trial_id / "record.json") for entry in manifest.trials
-    )
-    assert untouched.status == "finished"
+def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(finished: tuple[Path, Path, str]) -> None:
+    _, folder, printed = finished
+    failed = read_manifest(folder / "results" / "question" / "manifest.json").trials[0]
+    diverged = read_record(folder / "results" / "trials" / failed.trial_id / "record.json")
     assert diverged.status == "failed"
     assert diverged.failure is not None
     assert diverged.failure.kind == "NotFiniteError"
     assert "step" in diverged.failure.message
     assert "Traceback" in diverged.failure.traceback
-    assert "FAILED" in done.stdout
-    assert "NotFiniteError" in (tmp_path / "reports" / "fails" / "report.md").read_text()
+    assert "FAILED" in printed
+    assert "NotFiniteError" in (folder / "reports" / "question" / "report.md").read_text()
 
 
 @pytest.mark.faults

@@ -681,7 +681,7 @@ def wide(make_pair: Callable[..., Pair]) -> Pair:
 def test_no_logits_of_a_whole_batch_exist(
     name: str, wide: Pair, make_batch: Callable[..., Batch], make_core: Any
 ) -> None:
-    batch, chunk = make_batch(8, 20, vocab_size=990), 16
+    batch, chunk = make_batch(8, 26, vocab_size=990), 16
     preset = presets()[name]
     if preset.position is not None and preset.position.budget is not None:
         # A tenth of so few positions would stay below the heads even with all their logits.

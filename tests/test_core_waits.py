@@ -53,11 +53,13 @@ def step_without_numbers(preset: Strategy, pair: Pair, batch: Batch) -> StepResu
             teacher=Teacher(hidden=teacher_states(teacher), head=head(teacher), online=True),
             objective=objective,
             vocab_size=VOCAB,
-            chunk=5,
+            chunk=40,
             seed=7,
             projection=torch.nn.ModuleList([torch.nn.Linear(16, 24, bias=False)]) if objective.feature else None,
         )
-        return accumulate(core, [fake, fake], None, step=3, num_steps=10)
+        # Where micro-batches wait for each other, there are two.
+        batches = [fake, fake] if objective.batch_scope else [fake]
+        return accumulate(core, batches, None, step=3, num_steps=10)
 
 
 def teacher_states(model: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:

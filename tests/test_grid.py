@@ -39,14 +39,6 @@ def test_presets_compute_different_things() -> None:
     assert len(set(identities)) == len(identities)
 
 
-@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_every_grid_that_ships_loads_and_states_its_hypothesis(path: Path) -> None:
-    grid = load_grid(path)
-    assert grid.name == path.stem
-    assert grid.hypothesis.startswith("Hypothesis: ")
-    assert grid.baseline in {strategy.label for strategy in grid.strategies}
-
-
 def test_the_position_grid_has_every_signal_of_the_paper() -> None:
     (path,) = [path for path in GRIDS if path.stem == "position_axis"]
     ranked = {s.position.signal.name for s in load_grid(path).strategies if s.position and s.position.signal}

@@ -59,6 +59,7 @@ def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.faults
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
     write_workload: Callable[..., Path], tmp_path: Path, forget_plugins: None

@@ -32,7 +32,7 @@ def test_a_trial_that_its_worker_refuses_is_recorded_with_the_reason(
     (trial,) = make_plan(write_grid(["no_kd"], workload=str(workload_file)), tmp_path / "results").todo
     heard, failed = Heard(), dict[str, Failed]()
     relay = _Relay({trial.id: trial}, tmp_path / "results", heard, failed, tmp_path / "stop")  # type: ignore[arg-type]
-    tunes = SimpleNamespace(config={"trial_id": trial.id})
+    tunes = SimpleNamespace(config={"trial": {"id": trial.id}})
     relay.on_trial_start(0, [], tunes)
     relay.on_trial_result(1, [], tunes, {"refused": "plugin mine.py is another one here"})
     relay.on_trial_complete(1, [], tunes)
