@@ -1,5 +1,6 @@
 """A trial: one strategy on one workload under one seed, identified by what it computes."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -142,6 +143,7 @@ def only(trials: list[Trial], *, labels: Iterable[str] = (), seeds: Iterable[int
     return [trial for trial in trials if trial.strategy.label in kept and trial.seed in chosen]
 
 
+@functools.cache
 def core_digest() -> str:
     """Hash the distillation core's source, so that a table can say when its rows come from different versions."""
     folder = Path(__file__).parent

@@ -3,6 +3,7 @@
 The hook is installed before anything of the project is imported, so that every shape in a signature is really checked.
 """
 
+import gc
 import json
 import os
 import random
@@ -20,7 +21,15 @@ from jaxtyping import install_import_hook
 
 install_import_hook(
     [
-        "strategies",
+        "strategies.base",
+        "strategies.classes",
+        "strategies.criteria",
+        "strategies.features",
+        "strategies.noise",
+        "strategies.policies",
+        "strategies.samples",
+        "strategies.signals",
+        "strategies.temperatures",
         "harness.cache",
         "harness.data.tokens",
         "harness.data.text",
@@ -28,7 +37,6 @@ install_import_hook(
         "harness.evaluate.heldout",
         "harness.execute",
         "harness.inputs",
-        "harness.meter",
         "harness.models",
         "harness.samples",
         "harness.training",
@@ -62,6 +70,12 @@ SEPARATOR = 1
 END_OF_TEXT = "<|end|>"
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what is there for good out of every later search for garbage: each trial makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
