@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 # Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, no handler
-# of its own for Ctrl-C, and no memory monitor, which would abort every trial when it kills one.
+# of its own for Ctrl-C, no memory monitor, which would abort every trial when it kills one, and no niceness: beside
+# anything else that computes, a trial of lower priority stands still, and its seconds say nothing.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
