@@ -15,6 +15,7 @@ TRAINING = (
     "psutil",
     "ray",
     "safetensors",
+    "tensorboardX",
     "tokenizers",
     "torch",
     "tqdm",
