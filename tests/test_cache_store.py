@@ -412,10 +412,10 @@ def test_any_number_of_processes_read_at_once(kind: str, tmp_path: Path) -> None
     expected = [value.numpy().tobytes() for value in build(kind, tmp_path).values()] * 5
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    workers = [context.Process(target=_read, args=(kind, tmp_path, results)) for _ in range(4)]
+    workers = [context.Process(target=_read, args=(kind, tmp_path, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    assert [results.get(timeout=180) for _ in workers] == [expected] * 4
+    assert [results.get(timeout=180) for _ in workers] == [expected] * 2
     for worker in workers:
         worker.join(timeout=60)
 
