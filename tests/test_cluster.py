@@ -41,10 +41,8 @@ def nodes() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(60)
+    with process:  # closes its pipes, and waits for it
+        yield process
 
 
 def line(process: subprocess.Popen[str], wanted: str) -> str:
