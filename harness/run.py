@@ -143,8 +143,8 @@ def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
     if how.address is not None:
         # Read when Ray is imported: a machine of a cluster is reached by its address, not over the loopback interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-    from harness.schedule import make_loggers, run_trials
-    from harness.tracking import Board
+    from harness.schedule import run_trials
+    from harness.tracking import Board, make_loggers
 
     skipped = len(plan.trials) - len(plan.todo)
     finished = f", {skipped} are finished already" if skipped else ""

@@ -67,7 +67,7 @@ def run_trials(
         watcher: told of every event.
         options: where and how; the defaults if None.
         address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
-        loggers: makes callbacks of Tune that are told of the same: see `make_loggers`.
+        loggers: makes callbacks of Tune that are told of the same: see `harness.tracking.make_loggers`.
 
     Raises:
         UserError: a trial asks for more than the machine has.
@@ -117,25 +117,6 @@ def _second(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
         return None
     smaller = settings.model_copy(update={"micro_batch_size": sizes[-1]})
     return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
-
-
-def make_loggers(trackers: Sequence[str], name: str) -> list[tune.Callback]:
-    """Make Ray's callbacks for W&B and MLflow, whose own settings (keys, addresses, offline) are theirs to read.
-
-    Args:
-        trackers: any of `harness.tracking.TRACKERS`.
-        name: of the project or experiment.
-    """
-    found: list[tune.Callback] = []
-    if "wandb" in trackers:
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        found.append(WandbLoggerCallback(project=name))
-    if "mlflow" in trackers:
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-        found.append(MLflowLoggerCallback(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), experiment_name=name))
-    return found
 
 
 def _fit(

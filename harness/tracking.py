@@ -1,10 +1,12 @@
 """Trackers of experiments: TensorBoard's event files are written here, W&B and MLflow are reached through Ray."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -13,6 +15,9 @@ from tensorboardX.proto.summary_pb2 import Summary
 from harness.errors import UserError, unknown
 from harness.results import read_record, trial_folder
 from harness.trial import Trial
+
+if TYPE_CHECKING:
+    from ray import tune
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -34,6 +39,25 @@ def parse_trackers(names: Sequence[str]) -> tuple[str, ...]:
         if name != "tensorboard" and find_spec(name) is None:
             raise UserError(f"--track {name} needs the package {name}: pip install {name}")
     return tuple(dict.fromkeys(names))
+
+
+def make_loggers(trackers: Sequence[str], name: str) -> "list[tune.Callback]":
+    """Make Ray's callbacks for W&B and MLflow, whose own settings (keys, addresses, offline) are theirs to read.
+
+    Args:
+        trackers: any of `harness.tracking.TRACKERS`.
+        name: of the project or experiment.
+    """
+    found: "list[tune.Callback]" = []
+    if "wandb" in trackers:
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        found.append(WandbLoggerCallback(project=name))
+    if "mlflow" in trackers:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        found.append(MLflowLoggerCallback(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), experiment_name=name))
+    return found
 
 
 class Board:
@@ -71,7 +95,10 @@ class Board:
             self._write(trial, self._steps.get(trial.id, 0), metrics)
         writer = self._writers.pop(trial.id, None)
         if writer is not None:
-            writer.close()
+            try:
+                writer.close()
+            except OSError as broken:
+                self._stop(broken)
 
     def retried(self, trial: Trial, error: str) -> None:
         """Write nothing."""
@@ -91,6 +118,10 @@ class Board:
             self._writers[trial.id].write_event(Event(wall_time=time.time(), step=step, summary=summary))
             self._writers[trial.id].flush()
         except OSError as error:
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        if not self._broken:
             self._broken = True
             self._said(f"No more event files for TensorBoard: {self._folder}: {error.strerror or error}.")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SEPARATOR, VOCAB, build_core, build_pair
-from group_rank import lose_the_other
+from group_rank import count_together, lose_the_other
 
 from harness.config import Optimisation, Strategy
 from harness.data.tokens import Tokens
@@ -112,6 +112,12 @@ def test_two_processes_train_as_one_does(name: str, dtype: torch.dtype, outcomes
         torch.testing.assert_close(
             first["weights"][key], weight, rtol=1e3 * TOLERANCE[dtype], atol=10 * TOLERANCE[dtype]
         )
+
+
+def test_a_block_without_supervised_rows_counts_as_zeros(tmp_path: Path) -> None:
+    with processes(1) as one, processes(1) as other:
+        found = [pool.submit(count_together, rank, str(tmp_path / "meeting")) for rank, pool in enumerate((one, other))]
+        assert [each.result(120) for each in found] == [(4.0, 8.0, 7, 5, 3)] * 2
 
 
 @pytest.mark.parametrize(("num", "size"), [(1, 1), (3, 2), (8, 3), (5, 5)])

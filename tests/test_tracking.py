@@ -11,8 +11,7 @@ from harness.errors import UnknownNameError, UserError
 from harness.execute import run_trial
 from harness.plan import make_plan
 from harness.results import write_record
-from harness.schedule import make_loggers
-from harness.tracking import Board, parse_trackers
+from harness.tracking import Board, make_loggers, parse_trackers
 from harness.trial import Trial
 
 

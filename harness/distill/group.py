@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.distill.tally import Tally
+from harness.distill.tally import UNREAD, Tally
 
 # Gradients are summed a few at a time: what is copied for that stays small beside the model.
 _BUCKET_BYTES = 64 * 2**20
@@ -58,15 +58,15 @@ class Group:
         """Return the global loss and what it is divided by, and make a tally that of the whole batch."""
         if self.size == 1:
             return numerator, divisor
-        known = {name: value for name, value in vars(tally).items() if not isinstance(value, Tensor)}
-        counts = torch.tensor(list(known.values()), dtype=torch.int64)
+        known = [name for name in vars(tally) if name not in UNREAD]
+        counts = torch.tensor([getattr(tally, name) for name in known], dtype=torch.int64)
         self._sum(counts)
         vars(tally).update(zip(known, counts.tolist(), strict=True))
-        # What only the device knows stays there.
-        unread = {name: value for name, value in vars(tally).items() if isinstance(value, Tensor)}
-        sums = torch.stack([numerator, divisor, *(value.double() for value in unread.values())])
+        # What only the device knows stays there. By name: a block without supervised rows has plain zeros.
+        unread = [torch.as_tensor(getattr(tally, name)).to(numerator) for name in UNREAD]
+        sums = torch.stack([numerator, divisor, *unread])
         self._sum(sums)
-        vars(tally).update(zip(unread, sums[2:].long().unbind(), strict=True))
+        vars(tally).update(zip(UNREAD, sums[2:].long().unbind(), strict=True))
         return sums[0], sums[1]
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# Counts that may be tensors until they are read.
+UNREAD = ("supervised", "classes")
+
 
 @dataclass(kw_only=True)
 class Tally:
