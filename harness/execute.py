@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness import adapters
 from harness.distill.feature import PURPOSE
 from harness.distill.group import ALONE, Group
 from harness.distill.optimiser import name_of
@@ -23,10 +24,8 @@ from harness.inputs import Inputs, cached_teacher
 from harness.meter import peak_gib
 from harness.results import Cost, Record, Selection
 from harness.rollouts import summary
-from harness.samples import Chosen
 from harness.seeds import derive
-from harness.targets import Stored
-from harness.training import Keep, OnStep, distil
+from harness.training import Distilled, Keep, OnStep, distil
 from harness.trial import Trial, core_digest
 
 # (trained student, tokenizer)
@@ -72,7 +71,7 @@ def run_trial(
     workload, strategy, started = trial.workload, trial.strategy, now()
     made = distil(trial, cache=cache, on_step=on_step, keep=keep, group=group)
     model, inputs, training, teacher = made.model, made.inputs, made.training, made.teacher
-    chosen, stored, clock, device = made.chosen, made.stored, made.clock, made.device
+    chosen, clock, device = made.chosen, made.clock, made.device
     if training is not None:
         model.eval()
         if keep_student is not None:
@@ -102,8 +101,8 @@ def run_trial(
             peak_gib=peak,
             flops=dict(made.flops),
             tokens=training.tally.sequences * workload.data.sequence_length if training else 0,
-            disk_bytes=_disk_bytes(inputs, chosen, stored),
-            shared_s=_shared_s(inputs, chosen, stored),
+            disk_bytes=_disk_bytes(made),
+            shared_s=_shared_s(made),
         ),
         environment=environment(device)
         | ({"optimiser": name_of(workload.optimisation)} if training is not None else {}),
@@ -163,22 +162,26 @@ def _selection(training: Training | None) -> Selection | None:
     )
 
 
-def _disk_bytes(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) -> dict[str, int]:
-    found = {"hidden": inputs.train_cache.num_bytes} if inputs.train_cache else {}
-    if chosen is not None and chosen.prepass is not None:
-        found["prepass"] = chosen.prepass.num_bytes
-    if stored is not None:
-        found[stored.store.meta.kind] = stored.store.meta.num_bytes
+def _disk_bytes(made: Distilled) -> dict[str, int]:
+    found = {"hidden": made.inputs.train_cache.num_bytes} if made.inputs.train_cache else {}
+    if made.chosen is not None and made.chosen.prepass is not None:
+        found["prepass"] = made.chosen.prepass.num_bytes
+    if made.stored is not None:
+        found[made.stored.store.meta.kind] = made.stored.store.meta.num_bytes
+    if made.scored is not None:
+        found["scores"] = made.scored.num_bytes
     return found
 
 
-def _shared_s(inputs: Inputs, chosen: Chosen | None, stored: Stored | None) -> dict[str, float]:
+def _shared_s(made: Distilled) -> dict[str, float]:
     """Return the seconds of what is shared; what this trial built itself is in its own wall time already."""
-    found = {"hidden": inputs.train_cache.build_s} if inputs.train_cache else {}
-    if chosen is not None and chosen.prepass is not None and not chosen.built:
-        found["prepass"] = chosen.prepass.build_s
-    if stored is not None and not stored.built:
-        found[stored.store.meta.kind] = stored.store.meta.build_s
+    found = {"hidden": made.inputs.train_cache.build_s} if made.inputs.train_cache else {}
+    if made.chosen is not None and made.chosen.prepass is not None and not made.chosen.built:
+        found["prepass"] = made.chosen.prepass.build_s
+    if made.stored is not None and not made.stored.built:
+        found[made.stored.store.meta.kind] = made.stored.store.meta.build_s
+    if made.scored is not None and made.scored.found:
+        found["scores"] = made.scored.shared_s
     return found
 
 
@@ -194,6 +197,7 @@ def _seeds(trial: Trial) -> dict[str, int]:
     strategy = trial.strategy
     purposes = ["global", *(["samples"] if strategy.samples else []), *([PURPOSE] if strategy.feature else [])]
     purposes += ["rollout"] if strategy.rollout else []
+    purposes += [adapters.PURPOSE] if trial.workload.lora else []
     return {purpose: derive(trial.seed, purpose) for purpose in purposes}
 
 

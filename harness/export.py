@@ -49,7 +49,7 @@ def card(record: Record) -> str:
     """Return a model card: what was distilled, on what, what was measured, and how to do it again."""
     workload = record.workload
     teacher = workload["teacher"]["path"] if workload["teacher"] else None
-    data = workload["data"]
+    data, lora = workload["data"], workload.get("lora")
     header = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["knowledge-distillation"]}
     named = data.get("generator") or " ".join(filter(None, (data.get("dataset"), data.get("name"))))
     rows = [f"| {name} | {_value(metric)} | {metric.num:,} |" for name, metric in sorted(record.metrics.items())]
@@ -78,7 +78,10 @@ def card(record: Record) -> str:
             f"{record.cost.tokens:,} tokens of {named}, {data['sequence_length']} per sequence.",
             "",
             "```yaml",
-            yaml.safe_dump({"data": data, "optimisation": workload["optimisation"]}, sort_keys=False).strip(),
+            yaml.safe_dump(
+                {"data": data, "optimisation": workload["optimisation"], **({"lora": lora} if lora else {})},
+                sort_keys=False,
+            ).strip(),
             "```",
             "",
             "## Measured",

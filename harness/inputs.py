@@ -1,6 +1,7 @@
 """What every trial of a workload shares: packed tokens and the teacher's hidden states, prepared once, then mapped."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
-from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
+from harness.cache.hidden import HiddenCache, build_hidden, make_hidden_shards, open_hidden
 from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
+from harness.cache.scores import ScoreCache, build_scores, open_scores
 from harness.cache.source import Source, Trunk
+from harness.cache.store import Spread
 from harness.cache.topk import TopK, TopKCache, build_topk, open_topk
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Batch, Tokens, prepare_all
 from harness.distill.score import chunk_rows
-from harness.distill.teacher import Teacher
+from harness.distill.teacher import StoredScores, Teacher
 
 # (what is being built, sequences done, sequences in all)
 Progress = Callable[[str, int, int], None]
@@ -51,6 +54,23 @@ class Inputs:
         return len(self.tokenizer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A cache of teacher states that several processes build.
+
+    Attributes:
+        workload: the workload.
+        fingerprints: see `harness.workload.fingerprints`.
+        split: the reported split.
+        data: which data: train, or the split.
+    """
+
+    workload: Workload
+    fingerprints: Mapping[str, str]
+    split: Split
+    data: str
+
+
 def device_of(workload: Workload) -> str:
     """Return where a trial computes: a GPU if the workload asks for one and there is one."""
     return "cuda" if workload.resources.gpus > 0 and torch.cuda.is_available() else "cpu"
@@ -70,6 +90,7 @@ def prepare_inputs(
     cache: Path,
     needs_train_cache: bool,
     on_progress: Progress | None = None,
+    spread: Callable[[Part], Spread] | None = None,
 ) -> Inputs:
     """Map a workload's shared inputs, building what is missing. Idempotent, and safe to call from several processes.
 
@@ -80,6 +101,7 @@ def prepare_inputs(
         cache: folder of caches.
         needs_train_cache: whether a trial trains from the teacher's hidden states.
         on_progress: told of the building of caches.
+        spread: lets other processes build parts of the teacher's caches, with `build_part`.
     """
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, cache=cache)
@@ -87,7 +109,13 @@ def prepare_inputs(
     caches: dict[str, HiddenCache] = {}
     if workload.teacher is not None:
         sources = {name: teacher_source(workload, fingerprints, each, data=name) for name, each in wanted.items()}
-        caches = _caches(workload, sources, cache, on_progress)
+        spreads = {}
+        if spread is not None:
+            spreads = {
+                name: spread(Part(workload=workload, fingerprints=fingerprints, split=split, data=name))
+                for name in wanted
+            }
+        caches = _caches(workload, sources, cache, on_progress, spreads)
     return Inputs(
         tokenizer=tokenizer,
         train=train,
@@ -95,6 +123,25 @@ def prepare_inputs(
         train_cache=caches.get("train"),
         heldout_cache=caches.get(split),
     )
+
+
+def build_part(part: Part, numbers: Sequence[int], *, cache: Path) -> None:
+    """Make some shards of a cache that another process is building, with a teacher of this process's own.
+
+    Args:
+        part: the cache.
+        numbers: which shards.
+        cache: folder of caches, shared with the other process.
+
+    Raises:
+        UserError: nobody is building that cache; or bad input.
+    """
+    workload = part.workload
+    tokenizer = models.load_tokenizer(workload.student, workload.folder)
+    train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, cache=cache)
+    source = teacher_source(workload, part.fingerprints, train if part.data == "train" else heldout, data=part.data)
+    trunk, _ = _online(workload)
+    make_hidden_shards(cache, source, trunk, batch_size=workload.optimisation.micro_batch_size, numbers=numbers)
 
 
 def prepare_tokens(
@@ -179,20 +226,25 @@ def teacher_source(
 
 
 def _caches(
-    workload: Workload, sources: Mapping[str, Source], cache: Path, on_progress: Progress | None
+    workload: Workload,
+    sources: Mapping[str, Source],
+    cache: Path,
+    on_progress: Progress | None,
+    spreads: Mapping[str, Spread] | None = None,
 ) -> dict[str, HiddenCache]:
-    """Map the teacher's caches; load the teacher only if one has to be built."""
+    """Map the teacher's caches; load the teacher only if something has to be computed here."""
     found = {name: open_hidden(cache, source) for name, source in sources.items()}
     if all(found.values()):
         return {name: opened for name, opened in found.items() if opened is not None}
-    trunk, head = _online(workload)
+    online = functools.cache(lambda: _online(workload))
     for name, source in sources.items():
         if found[name] is None:
             found[name] = build_hidden(
                 cache,
                 source,
-                trunk,
-                head,
+                lambda batch: online()[0](batch),
+                _head(workload) if spreads else online()[1],
+                spread=(spreads or {}).get(name),
                 batch_size=workload.optimisation.micro_batch_size,
                 on_progress=None if on_progress is None else _named(on_progress, f"teacher states, {name}"),
             )
@@ -263,6 +315,34 @@ def prepare_topk(
     )
 
 
+def prepare_scores(
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    tokens: Tokens,
+    signal: str,
+    *,
+    cache: Path,
+    only: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[ScoreCache, bool]:
+    """Map the cache of a signal's scores of the training text, or build it; return it and whether it was there.
+
+    The same as `prepare_sampled`, of another kind, but scores of all sequences serve where some are asked for.
+    """
+    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
+    found = open_scores(cache, replace(source, only=None), signal) or open_scores(cache, source, signal)
+    if found is not None:
+        return found, True
+    built = build_scores(
+        cache,
+        source,
+        signal,
+        row_teacher(workload, source, cache),
+        on_progress=None if on_progress is None else _named(on_progress, f"{signal}, train"),
+    )
+    return built, False
+
+
 def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
     """Return a teacher that gives distributions: from a `hidden` cache if one holds its states, else by running it."""
     hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
@@ -288,6 +368,14 @@ def _online(workload: Workload) -> tuple[Trunk, models.Head]:
     return lambda batch: models.trunk(teacher, batch.to(device).input_ids), models.Head(weight=head.weight.detach())
 
 
+def _head(workload: Workload) -> models.Head:
+    """Read the teacher's head alone: other processes run its trunk."""
+    assert workload.teacher is not None
+    vocab_size = len(models.load_tokenizer(workload.student, workload.folder))
+    dtype = models.DTYPES[workload.resources.dtype]
+    return models.load_head(workload.teacher, workload.folder, vocab_size, dtype=dtype)
+
+
 def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(name, done, total)
 
@@ -297,9 +385,10 @@ def online_hidden(teacher: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:
     return lambda batch: models.trunk(teacher, batch.input_ids)
 
 
-def cached_teacher(cache: HiddenCache, device: str) -> Teacher:
-    """Return a teacher whose states come from a cache; no teacher model is loaded."""
-    return Teacher(hidden=cache.hidden, head=models.Head(weight=cache.head.weight.to(device)), online=False)
+def cached_teacher(cache: HiddenCache, device: str, scores: StoredScores | None = None) -> Teacher:
+    """Return a teacher whose states come from a cache, and its scores where they are stored; no model is loaded."""
+    head = models.Head(weight=cache.head.weight.to(device))
+    return Teacher(hidden=cache.hidden, head=head, online=False, scores=scores)
 
 
 def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:

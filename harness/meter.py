@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from harness.config import ModelSource
+from harness.config import Lora, ModelSource
 from harness.distill.tally import Tally
 from harness.models import trunk
 from harness.shapes import shape_model
@@ -228,18 +228,45 @@ class Shape:
 
     Attributes:
         trunk_flops: operations of one sequence's forward pass through the trunk.
+        backward_flops: of its backward pass.
         hidden_size: columns of the head.
+        head_trained: whether the head's own gradient is computed.
     """
 
     trunk_flops: float
+    backward_flops: float
     hidden_size: int
+    head_trained: bool
 
 
 @functools.cache
-def shape_of(source: ModelSource, folder: Path, sequence_length: int) -> Shape:
+def shape_of(source: ModelSource, folder: Path, sequence_length: int, lora: Lora | None = None) -> Shape:
     """Count a model by its configuration alone; a grid asks for the same few models thousands of times."""
-    model = shape_model(source, folder)
-    return Shape(trunk_flops=count_trunk_flops(model, sequence_length), hidden_size=int(model.config.hidden_size))
+    model = shape_model(source, folder, lora=lora)
+    forward = count_trunk_flops(model, sequence_length)
+    return Shape(
+        trunk_flops=forward,
+        # One product for the input's gradient and one for the weight's, where every weight is trained.
+        backward_flops=2.0 * forward if lora is None else _count_backward_flops(model, sequence_length),
+        hidden_size=int(model.config.hidden_size),
+        head_trained=lora is None or lora.head,
+    )
+
+
+def _count_backward_flops(model: PreTrainedModel, sequence_length: int) -> float:
+    """Count one sequence's backward pass through a trunk of fake tensors, down to the weights that are trained.
+
+    A fused backward pass of attention computes the scores anew, which is not counted anywhere.
+    """
+    model.set_attn_implementation("eager")
+    trained = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
+    fake = trained[0]
+    assert isinstance(fake, FakeTensor)
+    with fake.fake_mode, flop_counter() as counter:
+        hidden = trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
+        forward = counter.get_total_flops()
+        torch.autograd.grad(hidden, trained, torch.ones_like(hidden), allow_unused=True)
+    return float(counter.get_total_flops() - forward)
 
 
 def count_flops(
@@ -249,13 +276,15 @@ def count_flops(
     teacher_trunk: float,
     student_head: int,
     teacher_head: int,
+    student_backward: float | None = None,
+    head_trained: bool = True,
     projection: int = 0,
     recomputed: bool = False,
 ) -> dict[str, float]:
     """Turn a tally into floating-point operations by part, matrix products only.
 
-    A multiply-add counts two. A backward pass costs twice its forward pass: one product for the input's gradient, one
-    for the weight's.
+    A multiply-add counts two. A backward pass costs twice its forward pass, one product for the input's gradient, one
+    for the weight's, where all weights are trained.
 
     Args:
         tally: what the training counted.
@@ -263,16 +292,20 @@ def count_flops(
         teacher_trunk: the same for the teacher.
         student_head: elements of the student's head matrix.
         teacher_head: elements of the teacher's.
+        student_backward: operations of one sequence's backward pass through the student's trunk; twice the forward
+            pass's if None.
+        head_trained: whether the gradient of the student's head is computed.
         projection: elements of the projections of hidden states, 0 without that branch.
         recomputed: whether the student's trunk runs forward once more while its backward pass runs; an upper bound, as
             torch stops each layer before the last product.
     """
-    passes = (3 + recomputed) * tally.sequences + tally.trunk_passes
+    passes = (1 + recomputed) * tally.sequences + tally.trunk_passes
+    backward = 2.0 * student_trunk if student_backward is None else student_backward
     branch = {"feature_projection": 6.0 * projection * tally.projected} if projection else {}
     return branch | {
-        "student_trunk": student_trunk * passes,
+        "student_trunk": student_trunk * passes + backward * tally.sequences,
         "student_head_scoring": 2.0 * student_head * tally.student_scored,
-        "student_head_training": 6.0 * student_head * tally.student_trained,
+        "student_head_training": (6.0 if head_trained else 4.0) * student_head * tally.student_trained,
         "teacher_trunk": teacher_trunk * tally.teacher_passes,
         "teacher_head": 2.0 * teacher_head * tally.teacher_rows,
     }

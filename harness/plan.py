@@ -18,7 +18,7 @@ from harness.integrity import is_finished
 from harness.legality import check_layers, check_vocabulary
 from harness.results import finished, read_record, trial_folder
 from harness.samples import prepass_reads_cache
-from harness.shapes import num_layers, num_tokens
+from harness.shapes import num_layers, num_tokens, shape_model
 from harness.trial import Trial, make_trials, only, shows_enough
 from harness.workload import fingerprints, load_workload
 
@@ -107,6 +107,8 @@ def make_plan(
         if strategy.feature is not None and loaded.teacher is not None:
             depths = (num_layers(source, loaded.folder) for source in (loaded.student, loaded.teacher))
             check_layers(strategy, *depths)
+    if loaded.lora is not None:
+        shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = tuple({trial.id: trial for trial in trials}.values())

@@ -1,7 +1,7 @@
 """What trials share, prepared before they start, with a progress bar for each part."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,20 +10,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from harness.cache.store import Spread
 from harness.config import Split, Workload
+from harness.distill.objective import compile_strategy
 from harness.errors import UserError
 from harness.evaluate.evaluation import prepare_items
 from harness.files import read_yaml
-from harness.inputs import Inputs, Progress, device_of, prepare_inputs, prepare_tokens
+from harness.inputs import Inputs, Part, Progress, device_of, prepare_inputs, prepare_tokens
 from harness.models import DTYPES, load_model, load_tokenizer
 from harness.plan import Plan, make_plan, reads_cache
 from harness.samples import prepare_prepass, prepass_name
+from harness.scored import prepare_scored
 from harness.trial import Trial
 from harness.workload import fingerprints, load_workload
 
 
-def prepare_plan(plan: Plan, results: Path, console: Console) -> None:
-    """Build what a plan's missing trials share."""
+def prepare_plan(
+    plan: Plan, results: Path, console: Console, *, spread: Callable[[Part], Spread] | None = None
+) -> None:
+    """Build what a plan's missing trials share; `spread` as in `harness.inputs.prepare_inputs`."""
     prepare_shared(
         plan.workload,
         plan.todo[0].fingerprints,
@@ -32,6 +37,7 @@ def prepare_plan(plan: Plan, results: Path, console: Console) -> None:
         console,
         needs_train_cache=plan.needs_train_cache,
         trials=plan.todo,
+        spread=spread,
     )
 
 
@@ -44,6 +50,7 @@ def prepare_shared(
     *,
     needs_train_cache: bool,
     trials: Sequence[Trial] = (),
+    spread: Callable[[Part], Spread] | None = None,
 ) -> None:
     """Build a workload's shared inputs with all cores, before workers share them out.
 
@@ -54,7 +61,8 @@ def prepare_shared(
         results: the results root.
         console: where to show progress.
         needs_train_cache: whether a trial trains from the teacher's hidden states.
-        trials: trials whose scores of training sequences and stored targets are built too.
+        trials: trials whose scores of training sequences and positions are built too.
+        spread: lets other processes build parts of the teacher's caches.
     """
     import torch
 
@@ -74,9 +82,16 @@ def prepare_shared(
         prepare_tokens(workload, found, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
         prepare_items(workload.evaluation, workload.folder, split, cache)
         inputs = prepare_inputs(
-            workload, found, split, cache=cache, needs_train_cache=needs_train_cache, on_progress=show
+            workload,
+            found,
+            split,
+            cache=cache,
+            needs_train_cache=needs_train_cache,
+            on_progress=show,
+            spread=spread,
         )
         _prepare_prepasses(trials, inputs, cache, show)
+        _prepare_scores(trials, inputs, cache, show)
 
 
 def _check_models(workload: Workload, cache: Path) -> None:
@@ -109,6 +124,13 @@ def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, sho
                 device=device,
                 on_progress=partial(show, f"samples of {trial.strategy.label}"),
             )
+
+
+def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
+    """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
+    for trial in trials:
+        if trial.strategy.train and trial.strategy.samples is None:
+            prepare_scored(trial, compile_strategy(trial.strategy).stored_scores, inputs, cache=cache, on_progress=show)
 
 
 def build_caches(what: str, results: Path, console: Console) -> None:

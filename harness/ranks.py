@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-import ray
 import torch
 
 from harness.attempt import Options, checkpoint_folder, help_run
 from harness.distill.group import ALONE, Group, RankLostError, joined
+from harness.session import ray
 from harness.trial import Trial, from_config
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -59,16 +58,6 @@ def gathered(
         for other in others:
             ray.cancel(other, force=True)
         meeting.unlink(missing_ok=True)
-
-
-def loopback_interface() -> str:
-    """Return the name of the network interface that only this machine reaches."""
-    found = [
-        name
-        for name, addresses in psutil.net_if_addrs().items()
-        if any(each.address == "127.0.0.1" for each in addresses)
-    ]
-    return str(found[0])
 
 
 @ray.remote(max_retries=0)

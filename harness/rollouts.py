@@ -44,7 +44,7 @@ def rollout_flops(tally: Tally, workload: Workload, vocab_size: int) -> dict[str
     """
     if not tally.rollout_positions:
         return {}
-    one, two = (shape_of(workload.student, workload.folder, length) for length in (1, 2))
+    one, two = (shape_of(workload.student, workload.folder, length, workload.lora) for length in (1, 2))
     per_pair = (two.trunk_flops - 2 * one.trunk_flops) / 2
     per_position = one.trunk_flops - per_pair
     return {

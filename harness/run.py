@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from rich.console import Console
 
 from harness.analysis.report import print_report, write_report
 from harness.attempt import Options, checkpoint_folder, conditions
+from harness.cache.store import Spread
 from harness.distill.checkpoint import check
 from harness.distill.parts import StaleError
 from harness.errors import UserError
 from harness.events import Outcome, Watcher, Watchers
+from harness.inputs import Part
 from harness.integrity import is_finished_or_damaged
 from harness.plan import Plan
 from harness.prepare import prepare_plan
@@ -81,7 +84,7 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
             console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
     settle(plan, results, console, how)
     if plan.todo:
-        prepare_plan(plan, results, console)
+        prepare_plan(plan, results, console, spread=_spreading(plan, results, console, how))
     write_plan(plan, results, command)
     if not plan.todo:
         console.print(f"All {len(plan.trials)} trials of {plan.grid.name} are finished; nothing to run.")
@@ -139,10 +142,26 @@ def write_plan(plan: Plan, results: Path, command: str) -> None:
     write_manifest(results, manifest)
 
 
-def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
+def _spreading(plan: Plan, results: Path, console: Console, how: How) -> Callable[[Part], Spread] | None:
+    _choose_interface(how)
+    from harness.builders import spreading
+
+    return spreading(
+        plan.workload,
+        results,
+        address=how.address,
+        said=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+    )
+
+
+def _choose_interface(how: How) -> None:
     if how.address is not None:
         # Read when Ray is imported: a machine of a cluster is reached by its address, not over the loopback interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+
+
+def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
+    _choose_interface(how)
     from harness.schedule import run_trials
     from harness.tracking import Board, make_loggers
 

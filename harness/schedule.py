@@ -1,34 +1,12 @@
-"""Trials through Ray Tune: resources, warm workers, contained failures. The only module that imports Ray."""
+"""Trials through Ray Tune: resources, warm workers, contained failures."""
 
-import logging
 import os
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-# Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, no handler
-# of its own for Ctrl-C, no memory monitor, which would abort every trial when it kills one, and no niceness: beside
-# anything else that computes, a trial of lower priority stands still, and its seconds say nothing.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Whatever its name: a Ray that is not to be a cluster keeps every port on the loopback interface. There, only who has
-# the run's own secret is let in.
-if os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0") == "0":
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
-
-import ray
-from ray import tune
 
 from harness.attempt import Options, Reason, record_lost, run_and_write
 from harness.config import Resources
@@ -38,14 +16,14 @@ from harness.events import Failed, Outcome, Watcher
 from harness.guard import guarded
 from harness.interrupt import interruptible
 from harness.limits import count_oom_kills, memory_share
-from harness.ranks import gathered, loopback_interface
+from harness.ranks import gathered
 from harness.results import Failure, finished, read_record, trial_folder
+from harness.session import available_cpus, ray, session, tune
 from harness.trial import Trial, as_config, from_config
 
 _SECONDS_BETWEEN_REPORTS = 2.0
 # A second attempt helps where the first met something outside the trial.
 _WORTH_A_RETRY = ("memory", "lost")
-_LONGEST_FOLDER_FOR_SOCKETS = 40
 
 
 def run_trials(
@@ -75,7 +53,7 @@ def run_trials(
     if not trials:
         return Outcome(finished=(), failed={}, pending=())
     options, resources = options or Options(), trials[0].workload.resources
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cpus = available_cpus()
     wanted = resources.cpus * resources.data_parallel
     if address is None and wanted > num_cpus:
         raise UserError(
@@ -91,7 +69,7 @@ def run_trials(
         relay = _Relay(chosen, results, watcher, failed, stop)
         _fit(chosen, resources, relay, scratch / name, results, options, loggers())
 
-    with guarded(scratch), interruptible(stop, watcher.said), _ray(num_cpus, address, scratch):
+    with guarded(scratch), interruptible(stop, watcher.said), session(num_cpus, address, scratch):
         _check_gpus(resources)
         fit(by_id, "first")
         again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
@@ -336,25 +314,3 @@ class _Stopper(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._relay.stop.exists() and not self._relay.active
-
-
-@contextmanager
-def _ray(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]:
-    """Start Ray on this machine without a dashboard, reachable by this run alone, and stop it; or join a cluster."""
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    if address is None:
-        # The processes of a trial listen where Ray does.
-        env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = loopback_interface()
-    common["runtime_env"] = {"env_vars": env}
-    if address is not None:
-        ray.init(address=address, **common)
-    else:
-        # "local": never somebody else's Ray that an environment variable or a file points to.
-        short = len(str(scratch)) < _LONGEST_FOLDER_FOR_SOCKETS
-        place: dict[str, Any] = {"_temp_dir": str(scratch / "ray")} if short else {}
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **place, **common)
-    try:
-        yield
-    finally:
-        ray.shutdown()

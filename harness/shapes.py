@@ -11,7 +11,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from harness.config import ModelSource
+from harness.adapters import shape_adapted
+from harness.config import Lora, ModelSource
 from harness.models import load_tokenizer, locate, read_config
 
 _FILE = Path(__file__).with_name("known.yaml")
@@ -55,10 +56,19 @@ def known_configuration(name: str) -> PretrainedConfig:
     return config
 
 
-def shape_model(source: ModelSource, folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build a model of fake tensors: shapes without storage, for counting at any scale."""
+def shape_model(
+    source: ModelSource, folder: Path, *, dtype: torch.dtype = torch.float32, lora: Lora | None = None
+) -> PreTrainedModel:
+    """Build a model of fake tensors, with adapters if it has any: shapes without storage, for counting at any scale.
+
+    Raises:
+        UserError: its shape cannot be had, or its adapters are for layers that it does not have.
+        UnknownNameError: an adapter's target names no layer; suggests the nearest.
+    """
     with FakeTensorMode():
         config = configuration(source, folder)
+        if lora is not None:
+            return shape_adapted(config, lora, dtype=dtype, trust_remote_code=source.trust_remote_code)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source.trust_remote_code)
     assert isinstance(model, PreTrainedModel)
     return model

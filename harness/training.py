@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness import models
+from harness.adapters import PURPOSE, adapt
 from harness.distill.checkpoint import Keeper
 from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
@@ -32,6 +33,7 @@ from harness.inputs import (
 from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, reset_peak, shape_of
 from harness.rollouts import make_writer, rollout_flops
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
+from harness.scored import Scored, prepare_scored, scored_flops
 from harness.seeds import derive
 from harness.targets import Stored, count_valid, prepare_stored, stored_flops
 from harness.trial import Trial
@@ -52,6 +54,7 @@ class Distilled:
         inputs: tokenizer, data and the teacher's states.
         chosen: the sequences that the sample axis kept, None without that axis.
         stored: targets that were stored before training, None if none were.
+        scored: scores that were, None if none were.
         teacher: what training read of the teacher, None if nothing.
         training: what training left, None if nothing was trained.
         watch: diagnostics, None without.
@@ -66,6 +69,7 @@ class Distilled:
     inputs: Inputs
     chosen: Chosen | None
     stored: Stored | None
+    scored: Scored | None
     teacher: Teacher | None
     training: Training | None
     watch: Watch | None
@@ -118,13 +122,21 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
             with clock.phase("cache"):
                 states = prepare_train_cache(workload, trial.fingerprints, inputs.train, cache=cache, only=chosen.kept)
                 inputs = replace(inputs, train_cache=states)
-    stored = None
+    stored, scored = None, None
     if strategy.stored:
         with clock.phase("cache"):
             stored = prepare_stored(trial, inputs, cache=cache, only=chosen.kept if chosen is not None else None)
     if objective is not None:
+        signals = objective.stored_scores
+        if signals:
+            with clock.phase("cache"):
+                only = chosen.kept if chosen is not None else None
+                scored = prepare_scored(trial, signals, inputs, cache=cache, only=only)
         with clock.phase("load"):
-            teacher, teacher_flops = _training_teacher(trial, objective, inputs, device)
+            teacher, teacher_flops = _training_teacher(trial, objective, inputs, scored, device)
+        adapted = None
+        if workload.lora is not None:
+            adapted = adapt(model, workload.lora, seed=derive(trial.seed or 0, PURPOSE))
         core = Core(
             student=model,
             teacher=teacher,
@@ -155,9 +167,12 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
                 writer=make_writer(trial, inputs.train, inputs.vocab_size, aside=lambda: clock.phase("rollout")),
             )
         head = models.head_of(model, inputs.vocab_size).weight
+        student = shape_of(workload.student, workload.folder, workload.data.sequence_length, workload.lora)
         flops = count_flops(
             training.tally,
             student_trunk=count_trunk_flops(model, workload.data.sequence_length),
+            student_backward=student.backward_flops,
+            head_trained=student.head_trained,
             teacher_trunk=teacher_flops,
             student_head=head.numel(),
             teacher_head=teacher.head.weight.numel() if teacher is not None else 0,
@@ -173,18 +188,24 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
                 num_positions=chosen.prepass.num_positions,
                 vocab_size=inputs.vocab_size,
             )
+        if stored is not None or scored is not None:
+            num_positions = count_valid(inputs.train, chosen.kept if chosen is not None else None)
+            flops |= scored_flops(workload, signals, num_positions=num_positions, vocab_size=inputs.vocab_size)
         if stored is not None:
             flops |= stored_flops(
                 workload,
                 num_sequences=stored.store.meta.num_tokens // workload.data.sequence_length,
-                num_positions=count_valid(inputs.train, chosen.kept if chosen is not None else None),
+                num_positions=num_positions,
                 vocab_size=inputs.vocab_size,
             )
+        if adapted is not None:
+            model = adapted.merge()
     return Distilled(
         model=model,
         inputs=inputs,
         chosen=chosen,
         stored=stored,
+        scored=scored,
         teacher=teacher,
         training=training,
         watch=watch,
@@ -196,13 +217,15 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
     )
 
 
-def _training_teacher(trial: Trial, objective: Objective, inputs: Inputs, device: str) -> tuple[Teacher | None, float]:
+def _training_teacher(
+    trial: Trial, objective: Objective, inputs: Inputs, scored: Scored | None, device: str
+) -> tuple[Teacher | None, float]:
     """Return the teacher that training reads, and what one sequence through its trunk costs if it really runs."""
     if not objective.reads_teacher or trial.strategy.stored:
         return None, 0.0
     if trial.strategy.teacher == "cached":
         assert inputs.train_cache is not None, "prepared before training"
-        return cached_teacher(inputs.train_cache, device), 0.0
+        return cached_teacher(inputs.train_cache, device, None if scored is None else scored.scores), 0.0
     workload = trial.workload
     assert workload.teacher is not None, "checked before anything runs"
     teacher = online_teacher(workload, inputs.vocab_size, device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.config import Diagnostics, Grid, Split, Strategy, Workload
 from harness.distill import NUMERICS
+from harness.distill.objective import compile_strategy
 from harness.errors import UserError, unknown
 from harness.legality import check_workload, components
 from harness.plugins import as_config as plugins_as_config
@@ -64,6 +65,9 @@ class Trial:
             "sources": dict(self.sources),
             "fingerprints": dict(self.fingerprints),
         }
+        if self.strategy.train and compile_strategy(self.strategy).stored_scores:
+            # Scored before training, rows lie in other chunks than while training, which may round differently.
+            payload["scores"] = "stored"
         return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -90,3 +90,24 @@ def test_a_grid_outlives_a_node(
     (trial,) = [each for each in make_plan(grid, tmp_path / "elsewhere").todo if each.id == hit[0].trial_id]
     alone = run_trial(trial, cache=results / "cache").record
     assert hit[0].metrics == alone.metrics, "bit for bit"
+
+
+def test_a_cache_is_built_by_all_nodes(
+    nodes: subprocess.Popen[str], write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    workload = write_workload(data__sequence_length=8, data__train_tokens=1024)  # two shards
+    grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
+    results = tmp_path / "results"
+    run = subprocess.run(
+        [sys.executable, "-m", "harness", "run", str(grid), "--address", line(nodes, ":"), "--results", str(results),
+         "--reports", str(tmp_path / "reports")],
+        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 processes build the teacher's cache." in run.stdout
+    (trial,) = make_plan(grid, tmp_path / "elsewhere").todo
+    alone = run_trial(trial, cache=tmp_path / "cache").record
+    for path in (tmp_path / "cache").glob("hidden-*/*.safetensors"):
+        assert (results / "cache" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+    together = read_record(results / "trials" / trial.id / "record.json")
+    assert together.metrics == alone.metrics

@@ -1,7 +1,7 @@
 """A step never asks the device for a number: run on tensors that hold none, every question is an error."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -41,12 +41,29 @@ def may_ask(preset: Strategy) -> bool:
     return POLICIES[preset.position.policy.name].traits["keeps"] == "varies" or bool(asked)
 
 
-def step_without_numbers(preset: Strategy, pair: Pair, batch: Batch) -> StepResult:
-    mode = FakeTensorMode()
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """A student and a teacher that hold no numbers, made once for all tests."""
+
+    mode: FakeTensorMode
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+
+
+@pytest.fixture(scope="module")
+def shapes(make_pair: Callable[..., Pair]) -> Shapes:
+    pair, mode = make_pair(torch.float32), FakeTensorMode()
+    with mode:
+        student, teacher = (Qwen3ForCausalLM(model.config).eval() for model in (pair.student, pair.teacher))
+    return Shapes(mode=mode, student=student, teacher=teacher)
+
+
+def step_without_numbers(preset: Strategy, shapes: Shapes, batch: Batch) -> StepResult:
+    mode, student, teacher = shapes.mode, shapes.student, shapes.teacher
+    student.zero_grad()
     # Counted out here, where there are numbers.
     fake = replace(batch, index=mode.from_tensor(batch.index)).mapped(mode.from_tensor)
     with mode:
-        student, teacher = (Qwen3ForCausalLM(model.config).eval() for model in (pair.student, pair.teacher))
         objective = compile_strategy(preset)
         core = Core(
             student=student,
@@ -71,16 +88,16 @@ def head(model: PreTrainedModel) -> Head:
 
 
 @pytest.mark.parametrize("name", [name for name, preset in TRAINED.items() if not may_ask(preset)])
-def test_a_step_waits_for_nothing(name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch]) -> None:
+def test_a_step_waits_for_nothing(name: str, shapes: Shapes, make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(6, 13)
     assert len(batch.places) == sum(batch.num_valid) == int(batch.valid.sum())
-    result = step_without_numbers(TRAINED[name], make_pair(torch.float32), batch)
+    result = step_without_numbers(TRAINED[name], shapes, batch)
     assert result.loss.shape == ()
 
 
 @pytest.mark.parametrize("name", ["gls_ce", "pos_rs"])
 def test_a_number_of_rows_that_only_the_device_knows_would_be_noticed(
-    name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch]
+    name: str, shapes: Shapes, make_batch: Callable[..., Batch]
 ) -> None:
     with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        step_without_numbers(TRAINED[name], make_pair(torch.float32), make_batch(6, 13))
+        step_without_numbers(TRAINED[name], shapes, make_batch(6, 13))

@@ -1,7 +1,7 @@
 """The cache of hidden states: exact, whole or absent, and named by everything it depends on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cache.hidden import HiddenCache, build_hidden, open_hidden
+from harness.cache.hidden import HiddenCache, build_hidden, make_hidden_shards, open_hidden
 from harness.cache.source import Source
 from harness.data.tokens import Batch, Tokens
 from harness.errors import UserError
@@ -143,3 +143,29 @@ def test_building_takes_no_gradients(tokens: Tokens, tmp_path: Path) -> None:
     weight = torch.ones(SIZE, requires_grad=True)
     cache = build(tmp_path, tokens, trunk=lambda batch: states(torch.float32)[batch.index] * weight)
     assert not all_states(cache, tokens).requires_grad
+
+
+def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tokens, tmp_path: Path) -> None:
+    alone, source, here, told = build(tmp_path / "alone", tokens), source_of(tokens), list[int](), list[int]()
+
+    def trunk(batch: Batch) -> Tensor:
+        here.extend(batch.index.tolist())
+        return trunk_of(torch.float32)(batch)
+
+    def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
+        assert list(numbers) == [0, 1, 2]
+        make_hidden_shards(tmp_path, source, trunk_of(torch.float32), batch_size=3, numbers=numbers[::2])
+        waiting()
+
+    together = build(tmp_path, tokens, trunk=trunk, spread=spread, on_progress=lambda done, _: told.append(done))
+    assert here == [3, 4, 5], "the shard in the middle was left"
+    assert told[0] == 6
+    assert told[-1] == NUM
+    assert together.path.name == alone.path.name
+    for name in (path.name for path in alone.path.glob("*.safetensors")):
+        assert (together.path / name).read_bytes() == (alone.path / name).read_bytes()
+    assert {path.name for path in together.path.iterdir()} == {path.name for path in alone.path.iterdir()}
+    build(tmp_path, tokens, spread=lambda *_: pytest.fail("nothing is missing"))
+    (tmp_path / "nobody").mkdir()
+    with pytest.raises(UserError, match=r"meta\.json"):
+        make_hidden_shards(tmp_path / "nobody", source, trunk, batch_size=3, numbers=[0])

@@ -158,10 +158,9 @@ _LISTENERS = """
 import json, os, sys, tempfile
 from pathlib import Path
 import psutil
-import harness.schedule as schedule
-import ray
+from harness.session import ray, session
 
-with schedule._ray(1, None, Path(tempfile.mkdtemp(prefix="harness-"))):
+with session(1, None, Path(tempfile.mkdtemp(prefix="harness-"))):
     ray.get(ray.remote(lambda: os.getpid()).remote())
     ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
     ports = [(one.name(), each) for one in ours for each in one.net_connections("inet") if each.status == "LISTEN"]

@@ -114,7 +114,7 @@ def speedups(found: pd.DataFrame) -> Figure:
 
 
 def grid(found: pd.DataFrame) -> Figure:
-    """Draw a grid's cost, the teacher's pass and everything else, as shares of its student-only work."""
+    """Draw a grid's cost, what the teacher does once and everything else, as shares of its student-only work."""
     rows = found.iloc[::-1]
     labels = [f"{row['pair']}, {row['unit']}, seeds: {row['seeds']}" for row in rows.to_dict("records")]
     with style.context(STYLE):
@@ -123,7 +123,7 @@ def grid(found: pd.DataFrame) -> Figure:
         cached = rows["strategies_with_cached_teacher"] / rows["student_only"]
         once = rows["teacher_once"] / rows["student_only"]
         axes.barh(labels, cached, color=_COLOURS[2], label="strategies, teacher's head included")
-        drawn = axes.barh(labels, once, left=cached, color=_COLOURS[5], label="teacher's trunk, once")
+        drawn = axes.barh(labels, once, left=cached, color=_COLOURS[5], label="teacher, once")
         axes.bar_label(drawn, labels=[f"{value:.3f}" for value in rows["ratio"]], padding=3)
         for value, line in ((1.0, "-"), (1.15, ":")):
             axes.axvline(value, color="black", linestyle=line, linewidth=1.0)

@@ -1,8 +1,9 @@
 """What the teacher adds to a grid that shares its hidden states: operations and seconds, beside the student's alone.
 
 Each strategy is paired with its student-only twin: the same selection budget and rows, a cross-entropy with the data in
-the criterion's place, and a signal that reads no teacher. The grid's cost is one pass of the teacher's trunk over the
-data plus every strategy; what it is compared with is the sum of the twins.
+the criterion's place, and a signal that reads no teacher. The grid's cost is what the teacher does once, a pass of its
+trunk over the data and one of its head for each signal that reads it alone, plus every strategy; what it is compared
+with is the sum of the twins.
 """
 
 import time
@@ -14,16 +15,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.bench.flops import trunk_flops
 from harness.bench.rig import SEED, Setting
 from harness.bench.shapes import Pair, build
 from harness.cache.hidden import HiddenCache, build_hidden
+from harness.cache.rows import RowTeacher
+from harness.cache.scores import ScoreCache, build_scores
 from harness.cache.source import Source
 from harness.config import Choice, Strategy
-from harness.data.tokens import Tokens
-from harness.distill.objective import compile_strategy
+from harness.data.tokens import Batch, Tokens
+from harness.distill.objective import Objective, compile_strategy
 from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
 from harness.distill.teacher import Teacher
@@ -68,7 +72,7 @@ def student_only(strategy: Strategy) -> Strategy:
 
 
 def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tuple[float, list[Cost]]:
-    """Count operations per step: of the teacher's trunk, and of every strategy with its twin.
+    """Count operations per step: what the teacher does once, and of every strategy with its twin.
 
     What a step does to which rows is taken from real steps of the setting's small models; what that costs, from the
     shapes to be counted.
@@ -80,7 +84,7 @@ def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tu
     """
     with TemporaryDirectory() as folder:
         bench = _Bench.make(setting, num_sequences=setting.batch_size)
-        cache = bench.build(Path(folder))
+        cache = bench.build(Path(folder), strategies)
         priced = [
             Cost(
                 label=each.label,
@@ -89,7 +93,9 @@ def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tu
             )
             for each in strategies
         ]
-    return float(trunk_flops(counted.teacher, batch_size=setting.batch_size, length=setting.length)), priced
+    once = float(trunk_flops(counted.teacher, batch_size=setting.batch_size, length=setting.length))
+    scored = setting.batch_size * (setting.length - 1) * len(cache.scores)
+    return once + 2.0 * scored * counted.vocab_size * int(counted.teacher.hidden_size), priced
 
 
 def measure(
@@ -99,7 +105,7 @@ def measure(
     num_sequences: int,
     on_strategy: Callable[[int, int], None] | None = None,
 ) -> tuple[float, list[Cost]]:
-    """Measure seconds: building the hidden cache on disk, and training every strategy and its twin on the same data.
+    """Measure seconds: building the caches on disk, and training every strategy and its twin on the same data.
 
     A strategy and its twin take turns step by step.
 
@@ -114,7 +120,7 @@ def measure(
     bench.run(student_only(strategies[0]), None, steps=1)
     with TemporaryDirectory() as folder:
         started = time.perf_counter()
-        cache = bench.build(Path(folder))
+        cache = bench.build(Path(folder), strategies)
         built = time.perf_counter() - started
         costs = []
         for number, strategy in enumerate(strategies):
@@ -125,12 +131,12 @@ def measure(
 
 
 def table(built: float, costs: Sequence[Cost], *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
-    """Return one row per number of seeds: the teacher's trunk is shared by them too, its head is not.
+    """Return one row per number of seeds: they share what the teacher does once, its head at every step they do not.
 
     The ratio is 1 plus both shares. In seconds the head's share holds whatever else differs from a cross-entropy.
 
     Args:
-        built: what building the cache costs.
+        built: what building the caches costs.
         costs: what the strategies cost.
         pair: name of the shapes.
         unit: of both.
@@ -146,12 +152,31 @@ def table(built: float, costs: Sequence[Cost], *, pair: str, unit: str, steps: i
             "teacher_once": built / steps,
             "strategies_with_cached_teacher": seeds * whole / steps,
             "student_only": seeds * student / steps,
-            "teacher_trunk_share": built / (seeds * student),
+            "teacher_once_share": built / (seeds * student),
             "teacher_head_share": (whole - student) / student,
             "ratio": (built + seeds * whole) / (seeds * student),
         }
         for seeds in SEEDS
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cached:
+    """What the teacher leaves on disk: its states, and the scores that some strategies of the grid rank by."""
+
+    hidden: HiddenCache
+    scores: tuple[ScoreCache, ...]
+
+    def teacher(self, objective: Objective) -> Teacher:
+        """Return the teacher as a trial of the objective meets it."""
+        wanted = [each for each in self.scores if each.signal in objective.stored_scores]
+
+        def scores(batch: Batch) -> dict[str, Tensor]:
+            return {each.signal: each.scores(batch) for each in wanted}
+
+        return Teacher(
+            hidden=self.hidden.hidden, head=self.hidden.head, online=False, scores=scores if wanted else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,27 +199,25 @@ class _Bench:
             tokens=Tokens(ids=ids, separator=0, cross_document_targets=True, tokens_per_byte=1.0, key="random"),
         )
 
-    def build(self, folder: Path) -> HiddenCache:
-        """Run the teacher over the data and write its states to disk."""
+    def build(self, folder: Path, strategies: Sequence[Strategy]) -> _Cached:
+        """Run the teacher over the data and write its states to disk, and the scores that strategies rank by."""
         dtype = str(self.setting.pair.dtype).removeprefix("torch.")
         source = Source(tokens=self.tokens, teacher=self.setting.pair.name, tokenizer="none", dtype=dtype)
         head = Head(weight=head_of(self.teacher, self.setting.pair.vocab_size).weight.detach())
-        return build_hidden(
-            folder,
-            source,
-            lambda batch: trunk(self.teacher, batch.input_ids),
-            head,
-            batch_size=self.setting.batch_size,
-        )
+        size = self.setting.batch_size
+        hidden = build_hidden(folder, source, lambda batch: trunk(self.teacher, batch.input_ids), head, batch_size=size)
+        stored = RowTeacher(trunk=hidden.hidden, head=head, batch_size=size, chunk=self.setting.chunk)
+        signals = sorted({name for each in strategies for name in compile_strategy(each).stored_scores})
+        return _Cached(hidden=hidden, scores=tuple(build_scores(folder, source, signal, stored) for signal in signals))
 
-    def run(self, strategy: Strategy, cache: HiddenCache | None, *, steps: int | None = None) -> Tally:
+    def run(self, strategy: Strategy, cache: _Cached | None, *, steps: int | None = None) -> Tally:
         """Take a strategy's steps over the data, or the first few, and return what they counted."""
         core, tally = self._core(strategy, cache), Tally()
         for step in range(steps or self.num_steps):
             tally.add(self._step(core, step))
         return tally.read()
 
-    def time(self, strategy: Strategy, cache: HiddenCache) -> Cost:
+    def time(self, strategy: Strategy, cache: _Cached) -> Cost:
         """Train a strategy and its twin on the data, in turn; return their seconds."""
         cores = self._core(strategy, cache), self._core(student_only(strategy), None)
         optimiser = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
@@ -214,12 +237,12 @@ class _Bench:
         """Whole batches of the data."""
         return len(self.tokens) // self.setting.batch_size
 
-    def _core(self, strategy: Strategy, cache: HiddenCache | None) -> Core:
-        teacher = None if cache is None else Teacher(hidden=cache.hidden, head=cache.head, online=False)
+    def _core(self, strategy: Strategy, cache: _Cached | None) -> Core:
+        objective = compile_strategy(strategy)
         return Core(
             student=self.student,
-            teacher=teacher,
-            objective=compile_strategy(strategy),
+            teacher=None if cache is None else cache.teacher(objective),
+            objective=objective,
             vocab_size=self.setting.pair.vocab_size,
             chunk=self.setting.chunk,
             seed=SEED,

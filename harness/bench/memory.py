@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from harness.bench.accounting import ACTIVATIONS, CATEGORIES, Entry, Ledger, Owner, Peak
 from harness.bench.rig import Rig, Setting, make_rig
@@ -67,13 +67,13 @@ def account(variant: Variant, setting: Setting, *, fake: bool = True) -> dict[Op
         rig = make_rig(variant, setting)
         ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
         take_step(rig, _adamw(rig, ledger), ledger)
-        state_bytes = {"none": 0, "adamw_8bit": adam8bit_bytes(rig.student), "adamw": None}
+        state_bytes = {"none": 0, "adamw_8bit": adam8bit_bytes(rig.core.parameters), "adamw": None}
     return {name: _read(ledger, state_bytes[name]) for name in OPTIMIZERS}
 
 
 def take_step(rig: Rig, optimiser: torch.optim.Optimizer | MasterWeights, ledger: Ledger) -> None:
     """Take one step of a rig, and tell the ledger whose every tensor is; it knows the optimiser's state already."""
-    ledger.register(rig.core.parameters, "parameters", "student")
+    ledger.register(rig.student_parameters, "parameters", "student")
     ledger.register(rig.teacher_parameters, "parameters", "teacher")
     ledger.register(rig.inputs, "inputs", "teacher")
     ledger.register((batch.input_ids for batch in rig.batches), "inputs", None)
@@ -89,13 +89,13 @@ def take_step(rig: Rig, optimiser: torch.optim.Optimizer | MasterWeights, ledger
             optimiser.step()
 
 
-def adam8bit_bytes(model: PreTrainedModel) -> int:
-    """Return the size of an 8-bit Adam's state as bitsandbytes lays it out."""
+def adam8bit_bytes(parameters: Iterable[Tensor]) -> int:
+    """Return the size of an 8-bit Adam's state of some weights, as bitsandbytes lays it out."""
     return sum(
         2 * parameter.numel() + 2 * 4 * -(-parameter.numel() // _BLOCK)
         if parameter.numel() >= _SMALL
         else 8 * parameter.numel()
-        for parameter in model.parameters()
+        for parameter in parameters
     )
 
 

@@ -13,7 +13,7 @@ from harness.bench.shapes import Pair, build
 from harness.bench.variants import Variant
 from harness.cache.sampled import SampledTarget
 from harness.cache.topk import TopKTarget
-from harness.config import Strategy
+from harness.config import Lora, Strategy
 from harness.data.tokens import Batch, with_targets
 from harness.distill.feature import make_projection
 from harness.distill.objective import Objective, compile_strategy
@@ -40,6 +40,7 @@ class Setting:
         micro_batches: micro-batches of a step; from the second one on, gradients are there from the start.
         logit_memory_mib: what a chunk may occupy.
         checkpointing: whether the student's layers are computed anew in the backward pass rather than kept.
+        lora: the student's adapters, None where all its weights are trained.
         device: where everything is.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     logit_memory_mib: int
     micro_batches: int = 1
     checkpointing: bool = False
+    lora: Lora | None = None
     device: str = "cpu"
 
     @property
@@ -87,6 +89,12 @@ class Rig:
             return tuple(self.teacher.parameters())
         return () if self.core.teacher is None else (self.core.teacher.head.weight,)
 
+    @property
+    def student_parameters(self) -> tuple[Tensor, ...]:
+        """The student's weights, frozen ones too, and what the objective adds to them."""
+        found = [*self.student.parameters(), *self.core.parameters]
+        return tuple({id(each): each for each in found}.values())
+
     def gradients(self) -> None:
         """Compute the step's loss and add its gradients to the student's."""
         if self.variant.trunk_only:
@@ -119,7 +127,7 @@ class Rig:
 def make_rig(variant: Variant, setting: Setting) -> Rig:
     """Build a variant's step; inside `shapes_only` nothing has storage."""
     pair, strategy = setting.pair, variant.strategy
-    student = build(pair.student, dtype=pair.dtype, device=setting.device)
+    student = build(pair.student, dtype=pair.dtype, device=setting.device, lora=setting.lora)
     if setting.checkpointing:
         compute_activations_anew(student)
     student.train()
@@ -134,7 +142,7 @@ def make_rig(variant: Variant, setting: Setting) -> Rig:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             if strategy.teacher == "cached":
-                teacher, inputs = _cached(setting)
+                teacher, inputs = _cached(setting, objective.stored_scores)
             elif strategy.teacher == "topk":
                 targets, inputs = _largest(setting, strategy)
             else:
@@ -206,13 +214,22 @@ def _projection(objective: Objective, setting: Setting) -> torch.nn.ModuleList |
     return made if setting.device == "cpu" else made.to(setting.device)
 
 
-def _cached(setting: Setting) -> tuple[Teacher, tuple[Tensor, ...]]:
-    """Return a teacher whose states are at hand, as read from a `hidden` cache."""
+def _cached(setting: Setting, signals: tuple[str, ...]) -> tuple[Teacher, tuple[Tensor, ...]]:
+    """Return a teacher whose states and scores are at hand, as read from their caches."""
     pair, width = setting.pair, int(setting.pair.teacher.hidden_size)
     # Of the size that a final norm gives.
     states = torch.randn((setting.batch_size, setting.length, width), dtype=pair.dtype, device=setting.device)
     weight = torch.randn((pair.vocab_size, width), dtype=pair.dtype, device=setting.device) * width**-0.5
-    return Teacher(hidden=lambda _: states, head=Head(weight=weight), online=False), (states,)
+    head = Head(weight=weight)
+    if not signals:
+        return Teacher(hidden=lambda _: states, head=head, online=False), (states,)
+    dtype = torch.promote_types(pair.dtype, torch.float32)
+    laid = torch.rand((len(signals), setting.batch_size * setting.length), dtype=dtype, device=setting.device)
+
+    def scores(batch: Batch) -> dict[str, Tensor]:
+        return {name: each[batch.places] for name, each in zip(signals, laid, strict=True)}
+
+    return Teacher(hidden=lambda _: states, head=head, online=False, scores=scores), (states, laid)
 
 
 def _stored(setting: Setting, draws: int) -> tuple[Targets, tuple[Tensor, ...]]:

@@ -191,7 +191,7 @@ def run_grid(
         "teacher_once": "teacher, once",
         "strategies_with_cached_teacher": "strategies",
         "student_only": "student only",
-        "teacher_trunk_share": "trunk's share",
+        "teacher_once_share": "its share",
         "teacher_head_share": "head's share",
         "ratio": "ratio",
     }

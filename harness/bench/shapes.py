@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 import yaml
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, Qwen3Config, masking_utils
 
+from harness.adapters import adapt, shape_adapted
+from harness.config import Lora
 from harness.errors import unknown
 from harness.models import DTYPES
 from harness.shapes import known_configuration
@@ -74,14 +77,18 @@ def load_config(name: str) -> PretrainedConfig:
     return known_configuration(fields["hub"]) if "hub" in fields else Qwen3Config(**fields)
 
 
-def build(config: PretrainedConfig, *, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> PreTrainedModel:
-    """Build a model with random weights, or one of fake tensors inside `shapes_only`."""
+def build(
+    config: PretrainedConfig, *, dtype: torch.dtype, device: str = "cpu", seed: int = 0, lora: Lora | None = None
+) -> PreTrainedModel:
+    """Build a model with random weights, or one of fake tensors inside `shapes_only`; with adapters where asked."""
+    if lora is not None and detect_fake_mode() is not None:
+        return shape_adapted(config, lora, dtype=dtype)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     assert isinstance(model, PreTrainedModel)
     model.eval()
-    return model
+    return model if lora is None else adapt(model, lora, seed=seed).model
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Costs hidden_size numbers per token; the head, stored beside them, is applied on demand to the rows a strategy needs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.cache.source import Done, Source, Trunk
-from harness.cache.store import Store, build_store, open_store
+from harness.cache.store import Spread, Store, build_store, make_shards, open_store
 from harness.data.tokens import Batch
 from harness.models import DTYPES, Head
 
@@ -68,14 +68,7 @@ class HiddenCache:
         Raises:
             UserError: the cache does not hold one of its sequences, or a file is damaged.
         """
-        rows = self.store.rows(batch.index.numpy())
-        found: npt.NDArray[np.generic] | None = None
-        for places, inside, shard in self.store.parts(rows):
-            states = shard["states"]
-            if found is None:
-                found = np.empty((len(rows), *states.shape[1:]), dtype=states.dtype)
-            found[places] = states[inside]
-        assert found is not None, "a batch has sequences"
+        found = self.store.read("states", batch.index.numpy())
         return torch.from_numpy(found).view(self.dtype).to(batch.input_ids.device)
 
 
@@ -103,6 +96,7 @@ def build_hidden(
     batch_size: int,
     shard_size: int = SHARD_SIZE,
     on_progress: Callable[[int, int], None] | None = None,
+    spread: Spread | None = None,
 ) -> HiddenCache:
     """Run the teacher once over a data set and store what it computed; goes on where an earlier build was cut off.
 
@@ -115,10 +109,49 @@ def build_hidden(
             CPU; matrix products of another shape may round differently.
         shard_size: sequences per file, rounded up to whole batches.
         on_progress: called with sequences done and in all.
+        spread: lets other processes make shards with `make_hidden_shards`.
     """
-    dtype = DTYPES[source.dtype]
-    assert head.weight.dtype == dtype, "the head is of the source's dtype"
+    assert head.weight.dtype == DTYPES[source.dtype], "the head is of the source's dtype"
     done = Done(on_progress, len(source.sequences))
+    build_store(
+        folder,
+        "hidden",
+        source.ingredients,
+        _maker(source, trunk, batch_size, done),
+        sequences=source.sequences,
+        whole=source.only is None,
+        num_tokens=source.num_tokens,
+        extras={"head": {"weight": head.weight}},
+        about=source.about,
+        shard_size=-(-shard_size // batch_size) * batch_size,
+        on_shard=done.tell,
+        spread=spread,
+    )
+    finished = open_hidden(folder, source)
+    assert finished is not None
+    return finished
+
+
+def make_hidden_shards(folder: Path, source: Source, trunk: Trunk, *, batch_size: int, numbers: Sequence[int]) -> None:
+    """Make some shards of a cache that another process is building; arguments as in `build_hidden`.
+
+    Raises:
+        UserError: nobody is building that cache, or it cannot be written to.
+    """
+    make_shards(
+        folder,
+        "hidden",
+        source.ingredients,
+        _maker(source, trunk, batch_size, Done(None, 0)),
+        sequences=source.sequences,
+        numbers=numbers,
+    )
+
+
+def _maker(
+    source: Source, trunk: Trunk, batch_size: int, done: Done
+) -> Callable[[npt.NDArray[np.int64]], dict[str, Tensor]]:
+    dtype = DTYPES[source.dtype]
 
     def make(sequences: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         states, before = [], done.count
@@ -129,19 +162,4 @@ def build_hidden(
                 done.tell(before + start + len(index))
         return {"states": torch.cat(states)}
 
-    build_store(
-        folder,
-        "hidden",
-        source.ingredients,
-        make,
-        sequences=source.sequences,
-        whole=source.only is None,
-        num_tokens=source.num_tokens,
-        extras={"head": {"weight": head.weight}},
-        about=source.about,
-        shard_size=-(-shard_size // batch_size) * batch_size,
-        on_shard=done.tell,
-    )
-    finished = open_hidden(folder, source)
-    assert finished is not None
-    return finished
+    return make

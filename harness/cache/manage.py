@@ -12,7 +12,7 @@ from harness.cache.files import Meta, file_problem, read_meta, unfinished_files
 from harness.cache.lock import building, owner_of
 from harness.errors import UserError, unknown
 
-KINDS = ("hidden", "sampled", "topk")
+KINDS = ("hidden", "sampled", "scores", "topk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def _entry(path: Path) -> Entry:
 
 def _described(meta: Meta) -> str:
     of = f"{meta.about.get('workload', '?')} {meta.about.get('data', '?')}, {meta.about.get('teacher', '?')}"
-    wanted = ("draws", "proposal", "seed", "temperature", "k", "precision")
+    wanted = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
     settings = [f"{name} {meta.ingredients[name]}" for name in wanted if name in meta.ingredients]
     some = [] if meta.ingredients.get("sequences") == "all" else [f"{meta.num_sequences} chosen sequences"]
     return ", ".join([of, *some, *settings])

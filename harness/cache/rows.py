@@ -39,11 +39,13 @@ class TeacherRows:
 
     Attributes:
         logprobs: the teacher's log-probabilities at the cache's temperature.
+        targets: next tokens.
         sequences: which sequence of the data set each is in.
         positions: its place there.
     """
 
     logprobs: Float[Tensor, "N V"]
+    targets: Int[Tensor, " N"]
     sequences: Int[Tensor, " N"]
     positions: Int[Tensor, " N"]
 
@@ -62,12 +64,13 @@ def teacher_rows(
         batch = source.tokens.batch(torch.from_numpy(sequences[start : start + teacher.batch_size])).to(weight.device)
         hidden = teacher.trunk(batch).to(weight.dtype)[batch.valid]
         places, positions = batch.valid.nonzero(as_tuple=True)
-        numbers = batch.index.to(weight.device)[places]
+        numbers, targets = batch.index.to(weight.device)[places], batch.targets[batch.valid]
         for first in range(0, len(hidden), teacher.chunk):
             piece = slice(first, first + teacher.chunk)
             logits = hidden[piece] @ weight.T
             yield TeacherRows(
                 logprobs=log_probs(logits if temperature == 1.0 else logits / temperature),
+                targets=targets[piece],
                 sequences=numbers[piece],
                 positions=positions[piece],
             )

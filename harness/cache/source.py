@@ -83,7 +83,8 @@ class Done:
         self._on_progress, self._total, self.count = on_progress, total, 0
 
     def tell(self, count: int) -> None:
-        """Say that `count` sequences are done in all."""
+        """Say that `count` sequences are done in all; what was found done out of order may be counted twice."""
+        count = min(count, self._total)
         if self._on_progress is not None and count > self.count:
             self._on_progress(count, self._total)
         self.count = max(self.count, count)

@@ -9,12 +9,13 @@ builder knows what it may keep.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,12 +32,17 @@ from harness.cache.files import (
     read_sealed,
     refuse,
     size_problem,
+    unfinished_files,
     verify,
     write_arrays,
     write_sealed,
 )
 from harness.cache.lock import building
 from harness.errors import UserError
+
+# Has other processes make some shards, given by number, with `make_shards`; calls its second argument while it waits.
+# It may leave some of them unmade.
+Spread = Callable[[Sequence[int], Callable[[], None]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +90,21 @@ class Store:
         """
         verify(self.path, name, self.meta.files[name])
         return map_arrays(self.path / name)
+
+    def read(self, name: str, index: Indices) -> npt.NDArray[np.generic]:
+        """Return one array's rows of these sequences, in the order asked for.
+
+        Raises:
+            UserError: the cache does not hold one of them, or a file is damaged.
+        """
+        rows = self.rows(index)
+        found: npt.NDArray[np.generic] | None = None
+        for places, inside, shard in self.parts(rows):
+            if found is None:
+                found = np.empty((len(rows), *shard[name].shape[1:]), dtype=shard[name].dtype)
+            found[places] = shard[name][inside]
+        assert found is not None, "at least one sequence is asked for"
+        return found
 
     def parts(self, rows: Indices) -> Iterator[tuple[Indices, Indices, Arrays]]:
         """Group rows by shard: their places in `rows`, their places in the shard, and the shard."""
@@ -141,12 +162,13 @@ def build_store(
     about: Mapping[str, str],
     shard_size: int,
     on_shard: Callable[[int], None] | None = None,
+    spread: Spread | None = None,
 ) -> Store:
     """Build a cache, or continue a build that was cut off, or wait for another process that builds it.
 
     Args:
         folder: where caches live.
-        kind: hidden, sampled or topk.
+        kind: hidden, scores, sampled or topk.
         ingredients: everything the content depends on.
         make: computes the arrays of a shard from the indices of its sequences.
         sequences: which sequences of the data set to hold, ascending.
@@ -156,6 +178,7 @@ def build_store(
         about: what the ingredients are called, for people.
         shard_size: sequences per shard; a continued build keeps its own.
         on_shard: called with the number of sequences done when a shard is there.
+        spread: lets other processes make shards first; what they leave is made here.
 
     Raises:
         UserError: the folder holds something else or damage, or cannot be written to; names the file.
@@ -186,19 +209,17 @@ def build_store(
             write_sealed(path / "meta.json", meta)
         for litter in path.glob(".*.partial"):
             litter.unlink()
+        parts = _parts(sequences, meta.shard_size)
+        tell = on_shard or (lambda _: None)
+        missing = [] if spread is None else [number for number in range(len(parts)) if _kept(path, number) is None]
+        if spread is not None and len(missing) > 1:
+            spread(missing, lambda: tell(min(len(unfinished_files(path)) * meta.shard_size, len(sequences))))
         files: dict[str, File] = {}
-        for number, start in enumerate(range(0, len(sequences), meta.shard_size)):
-            part = sequences[start : start + meta.shard_size]
-            shard, beside = shard_name(number), path / f"shard-{number:05d}.json"
-            kept = _kept(path, shard, beside)
-            if kept is None:
-                started = time.perf_counter()
-                kept = write_arrays(path / shard, make(part))
-                kept = kept.model_copy(update={"build_s": time.perf_counter() - started})
-                write_sealed(beside, kept)
-            files[shard] = kept
-            if on_shard is not None:
-                on_shard(start + len(part))
+        for number, part in enumerate(parts):
+            # What was written a moment ago is not read again for its checksum.
+            kept = _kept(path, number, whole=number not in missing)
+            files[shard_name(number)] = kept or _make_shard(path, number, make, part)
+            tell(number * meta.shard_size + len(part))
         given = dict(extras) if whole else {**extras, "sequences": {"index": _tensor(sequences)}}
         for stem, arrays in given.items():
             files[f"{stem}.safetensors"] = write_arrays(path / f"{stem}.safetensors", arrays)
@@ -210,6 +231,53 @@ def build_store(
     return finished
 
 
+def make_shards(
+    folder: Path,
+    kind: str,
+    ingredients: Mapping[str, Scalar],
+    make: Callable[[Indices], dict[str, Tensor]],
+    *,
+    sequences: Indices,
+    numbers: Sequence[int],
+) -> None:
+    """Make some shards of a cache that another process is building and waits for.
+
+    Args:
+        folder: where caches live.
+        kind: as in `build_store`.
+        ingredients: as in `build_store`.
+        make: as in `build_store`.
+        sequences: as in `build_store`.
+        numbers: which shards.
+
+    Raises:
+        UserError: nobody is building that cache, or it cannot be written to.
+    """
+    path = folder / f"{kind}-{key_of(kind, ingredients)}"
+    meta = read_meta(path)
+    _check_ingredients(path, meta, kind, ingredients)
+    parts = _parts(sequences, meta.shard_size)
+    for number in numbers:
+        if _kept(path, number) is None:
+            _make_shard(path, number, make, parts[number])
+
+
+def _parts(sequences: Indices, shard_size: int) -> list[Indices]:
+    return [sequences[start : start + shard_size] for start in range(0, len(sequences), shard_size)]
+
+
+def _make_shard(path: Path, number: int, make: Callable[[Indices], dict[str, Tensor]], part: Indices) -> File:
+    started = time.perf_counter()
+    made = write_arrays(path / shard_name(number), make(part))
+    made = made.model_copy(update={"build_s": time.perf_counter() - started})
+    write_sealed(_beside(path, number), made)
+    return made
+
+
+def _beside(path: Path, number: int) -> Path:
+    return path / f"shard-{number:05d}.json"
+
+
 def _check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Scalar]) -> None:
     wanted, held = {"kind": kind, **asked}, {"kind": meta.kind, **meta.ingredients}
     for name in sorted(wanted.keys() | held.keys()):
@@ -217,13 +285,14 @@ def _check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Sc
             refuse(path, None, f"is of another {name}: asked for {wanted.get(name)!r}, it holds {held.get(name)!r}")
 
 
-def _kept(path: Path, shard: str, beside: Path) -> File | None:
-    """Return what an earlier builder finished, None if the shard has to be made."""
+def _kept(path: Path, number: int, *, whole: bool = True) -> File | None:
+    """Return what another builder finished, None if the shard has to be made; `whole` reads all of it."""
     try:
-        file = read_sealed(beside, File)
+        file = read_sealed(_beside(path, number), File)
     except (OSError, ValueError):
         return None
-    return None if file_problem(path, shard, file) else file
+    problem = (file_problem if whole else size_problem)(path, shard_name(number), file)
+    return None if problem else file
 
 
 def _tensor(array: Indices) -> Tensor:

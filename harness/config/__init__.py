@@ -6,7 +6,7 @@ Everything that the science depends on is a field here, so that a record can sta
 from harness.config.base import Choice, Slug, Split
 from harness.config.grid import Diagnostics, Grid
 from harness.config.strategy import Feature, Position, Rollout, Samples, Strategy
-from harness.config.workload import Data, Evaluation, ModelSource, Optimisation, Pairs, Resources, Workload
+from harness.config.workload import Data, Evaluation, Lora, ModelSource, Optimisation, Pairs, Resources, Workload
 
 __all__ = [
     "Choice",
@@ -15,6 +15,7 @@ __all__ = [
     "Evaluation",
     "Feature",
     "Grid",
+    "Lora",
     "ModelSource",
     "Optimisation",
     "Pairs",

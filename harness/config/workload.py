@@ -171,6 +171,25 @@ class Evaluation(Frozen):
         return self
 
 
+class Lora(Frozen):
+    """Low-rank adapters (arXiv:2106.09685) that are trained in place of the student's own weights.
+
+    Evaluated and exported is the student with its adapters added to the weights.
+
+    Attributes:
+        rank: of each adapter.
+        alpha: an adapter's product is multiplied by alpha / rank.
+        targets: last names of linear layers of the trunk (`q_proj`), or `all-linear`.
+        head: whether the head is trained too, in full, and with it the embeddings where both are one matrix; without,
+            it stays as it is.
+    """
+
+    rank: Positive
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    head: bool = False
+
+
 class Resources(Frozen):
     """What one trial occupies.
 
@@ -198,6 +217,7 @@ class Workload(Frozen):
     """Teacher, student, data, optimisation and evaluation: everything a strategy is applied to.
 
     Attributes:
+        lora: adapters of the student; None trains all its weights.
         folder: where the workload file lies; relative paths in it are resolved against it.
     """
 
@@ -205,6 +225,7 @@ class Workload(Frozen):
     folder: Path = Field(exclude=True)
     teacher: ModelSource | None
     student: ModelSource
+    lora: Lora | None = Field(default=None, exclude_if=_unset)
     data: Data
     optimisation: Optimisation
     evaluation: Evaluation

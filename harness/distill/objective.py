@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harness.cache.scores import INPUTS
 from harness.config import Choice, Strategy
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
@@ -63,6 +64,18 @@ class Objective:
     def scores_read_teacher(self) -> bool:
         """Whether the teacher's head is needed at every valid position, not just at the selected ones."""
         return any(raw_inputs(SIGNALS[name]) & TEACHER_INPUTS for name in self.scored)
+
+    @property
+    def stored_scores(self) -> tuple[str, ...]:
+        """Signals that a cached teacher is scored by before training, so that no score needs its head any more.
+
+        None if some score needs it anyway: one that compares both models.
+        """
+        if self.strategy.teacher != "cached":
+            return ()
+        reading = tuple(name for name in self.scored if set(SIGNALS[name].inputs) & TEACHER_INPUTS)
+        alone = all(set(SIGNALS[name].inputs) <= INPUTS and not SIGNALS[name].options for name in reading)
+        return reading if alone else ()
 
     @property
     def loss_reads_teacher(self) -> bool:

@@ -49,7 +49,6 @@ class Moment:
 
 
 @runtime_checkable
-@runtime_checkable
 class Observer(Protocol):
     """Watches steps. It draws from no global generator and leaves models, gradients and policy states as they are."""
 

@@ -25,10 +25,11 @@ class Resumable(Protocol):
 
 
 class Weights:
-    """A model's parameters and buffers as a part of a checkpoint; tied ones once."""
+    """A model's trained parameters and its buffers as a part of a checkpoint; tied ones once, frozen ones never."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._tensors: dict[str, torch.Tensor] = {**trained, **dict(model.named_buffers())}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors by name."""

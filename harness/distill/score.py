@@ -1,7 +1,7 @@
 """Streaming scores: signals at every valid position, a chunk of logits at a time, without gradients."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Rows:
         keys: a noise key per position of the training text, None where no classes are drawn.
         target: what the student is compared with, where it comes ready-made and no teacher's row is needed.
         temperature: a temperature per position, None where it is the same for all.
+        known: row signals that need not be computed, by name.
     """
 
     student: Float[Tensor, "T D"]
@@ -46,6 +47,7 @@ class Rows:
     keys: Int[Tensor, " N"] | None = None
     target: SparseTarget | None = None
     temperature: Float[Tensor, " N"] | None = None
+    known: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,6 +62,7 @@ class Rows:
             keys=None if self.keys is None else self.keys[rows],
             target=None if self.target is None else self.target.part(rows),
             temperature=None if self.temperature is None else self.temperature[rows],
+            known={name: scores[rows] for name, scores in self.known.items()},
         )
 
     def put(self, target: Float[Tensor, "T D"], rows: slice, values: Float[Tensor, "C D"]) -> None:
@@ -119,13 +122,15 @@ def score_rows(
     Returns:
         One score per row and name, float32 (float64 for float64 models).
     """
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    for block in slices(len(rows), chunk):
+    wanted = tuple(name for name in names if name not in rows.known)
+    kept: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    for block in slices(len(rows) if wanted else 0, chunk):
         # A function of its own, so that nothing of one chunk is alive in the next.
-        for name, scores in _score_chunk(names, function, rows.part(block), student_head, teacher_head, chunk):
+        for name, scores in _score_chunk(wanted, function, rows.part(block), student_head, teacher_head, chunk):
             kept[name].append(scores)
     empty = rows.student.new_zeros(0, dtype=torch.promote_types(rows.student.dtype, torch.float32))
-    return {name: torch.cat(pieces) if pieces else empty for name, pieces in kept.items()}
+    computed = {name: torch.cat(pieces) if pieces else empty for name, pieces in kept.items()}
+    return {name: computed[name] if name in computed else rows.known[name] for name in names}
 
 
 def score_batch(
@@ -186,6 +191,7 @@ def _score_chunk(
 
 def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:
     values = {name: rows_of[piece] for name, rows_of in logits.items()}
+    values |= {name: scores[piece] for name, scores in rows.known.items()}
     values["targets"] = rows.targets[piece]
     if rows.noise is not None:
         values["noise"] = rows.noise[piece]

@@ -207,6 +207,7 @@ def _row_scores(
         context,
         chunk=core.chunk,
         tally=tally,
+        known=core.teacher.scores(batch) if core.teacher is not None and core.teacher.scores is not None else None,
     )
 
 

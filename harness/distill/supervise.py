@@ -85,21 +85,24 @@ def row_scores(
     *,
     chunk: int,
     tally: Tally,
+    known: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the row signals at the valid positions of a batch."""
+    """Compute the row signals at the valid positions of a batch; `known` are all those that read the teacher's head."""
     names = tuple(name for name in objective.scored if SIGNALS[name].traits["scope"] == "row")
     if not names:
         return {}
     noise = uniform(context.keys, batch.valid.shape[1]).flatten()[batch.places] if _reads(names, "noise") else None
+    reads_teacher = objective.scores_read_teacher and known is None
     rows = Rows(
         student=student.flatten(0, 1),
-        teacher=teacher.flatten(0, 1) if teacher is not None and objective.scores_read_teacher else None,
+        teacher=teacher.flatten(0, 1) if teacher is not None and reads_teacher else None,
         targets=batch.targets.flatten()[batch.places],
         places=batch.places,
         noise=noise,
+        known=known or {},
     )
     tally.student_scored += len(rows) if _reads(names, "student_logits", "student_logprobs") else 0
-    tally.teacher_rows += len(rows) if objective.scores_read_teacher else 0
+    tally.teacher_rows += len(rows) if reads_teacher else 0
     return score_rows(names, objective.signal_function, rows, student_head, teacher_head, chunk=chunk)
 
 

@@ -15,6 +15,9 @@ from strategies.base import SparseTarget
 # Sparse targets of positions of the flattened batch.
 Targets = Callable[[Batch, Int[Tensor, " N"]], SparseTarget]
 
+# Scores of a batch's valid positions, by signal.
+StoredScores = Callable[[Batch], dict[str, Float[Tensor, " N"]]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
@@ -25,9 +28,11 @@ class Teacher:
         head: its head.
         online: whether the trunk really runs, for the accounting.
         layers: returns states of layers inside the trunk too; None where only final states are at hand.
+        scores: returns stored scores of a batch's valid positions, by signal; None where they are computed on demand.
     """
 
     hidden: Callable[[Batch], Float[Tensor, "B L D"]]
     head: Head
     online: bool
     layers: Callable[[Batch, Sequence[int]], States] | None = None
+    scores: StoredScores | None = None

@@ -21,7 +21,7 @@ class Cached:
     """Something that is stored once and shared by all trials that read it.
 
     Attributes:
-        kind: tokens, hidden, heldout states, sampled, topk or prepass.
+        kind: tokens, hidden, heldout states, scores, sampled, topk or prepass.
         what: what of it, by which trials share it.
         num_bytes: its size.
         at_most: whether `num_bytes` is a bound: how many distinct classes are drawn is not known before.
@@ -50,6 +50,10 @@ def caches(strategy: Strategy, workload: Workload) -> tuple[Cached, ...]:
         # Choices of the same number by other signals, or of other seeds, are other sequences.
         what = "" if num == samples else f"{strategy.samples}"
         found.append(Cached(kind="hidden", what=what, num_bytes=_states(workload, num)))
+    for name in compile_strategy(strategy).stored_scores:
+        of = name if kept == samples else f"{name}, {strategy.samples}"
+        each = torch.promote_types(DTYPES[workload.resources.dtype], torch.float32).itemsize
+        found.append(Cached(kind="scores", what=of, num_bytes=kept * data.sequence_length * each))
     if strategy.stored:
         found.append(_targets(strategy, workload, kept))
     signal = scored_by(strategy)

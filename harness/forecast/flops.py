@@ -13,6 +13,7 @@ from harness.distill.train import count_steps, data_order
 from harness.meter import Shape, count_flops, shape_of
 from harness.rollouts import predict_rollouts, rollout_flops
 from harness.samples import prepass_flops
+from harness.scored import scored_flops
 from harness.shapes import num_tokens
 from harness.targets import stored_flops
 from harness.trial import Trial
@@ -58,14 +59,14 @@ def predict_flops(trial: Trial, tokens: Tokens | None = None) -> dict[str, float
         supervised=supervised,
         student_scored=valid if reads_student else 0,
         student_trained=supervised,
-        teacher_rows=valid * objective.scores_read_teacher
+        teacher_rows=valid * (objective.scores_read_teacher and not objective.stored_scores)
         + supervised * (objective.loss_reads_teacher and not trial.strategy.stored),
         trunk_passes=sequences if twice else 0,
         projected=supervised if objective.feature is not None else 0,
         teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and trial.strategy.teacher == "online"),
     )
     vocab = num_tokens(workload.student, workload.folder)
-    student = shape_of(workload.student, workload.folder, length)
+    student = shape_of(workload.student, workload.folder, length, workload.lora)
     teacher = shape_of(workload.teacher, workload.folder, length) if workload.teacher else None
     prepass = prepass_flops(
         trial.strategy,
@@ -75,17 +76,21 @@ def predict_flops(trial: Trial, tokens: Tokens | None = None) -> dict[str, float
         vocab_size=vocab,
     )
     stored: dict[str, float] = {}
+    kept = kept_samples(trial.strategy, num_samples)
+    positions = int(each.sum()) if kept == num_samples else kept * (length - 1)
+    scored = scored_flops(workload, objective.stored_scores, num_positions=positions, vocab_size=vocab)
     if trial.strategy.stored:
-        kept = kept_samples(trial.strategy, num_samples)
-        positions = int(each.sum()) if kept == num_samples else kept * (length - 1)
         stored = stored_flops(workload, num_sequences=kept, num_positions=positions, vocab_size=vocab)
     return (
         prepass
         | stored
+        | scored
         | rollout_flops(predict_rollouts(trial.strategy, workload, num_steps), workload, vocab)
         | count_flops(
             tally,
             student_trunk=student.trunk_flops,
+            student_backward=student.backward_flops,
+            head_trained=student.head_trained,
             teacher_trunk=teacher.trunk_flops if teacher is not None else 0.0,
             student_head=vocab * student.hidden_size,
             teacher_head=vocab * teacher.hidden_size if teacher is not None else 0,

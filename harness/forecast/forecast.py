@@ -224,7 +224,7 @@ def _packed(workload: Workload, results: Path) -> Tokens | None:
 
 
 def _shared(rows: Sequence[Row], workload: Workload) -> float:
-    """Count what trials share, each thing once: the teacher over the text it is cached on, draws, prepasses."""
+    """Count what trials share, each thing once: the teacher over the text it is cached on, scores, draws, prepasses."""
     if workload.teacher is None:
         return 0.0
     teacher = shape_of(workload.teacher, workload.folder, workload.data.sequence_length)
@@ -236,9 +236,11 @@ def _shared(rows: Sequence[Row], workload: Workload) -> float:
     for each in states:
         total += each.num_bytes // (per_token * itemsize) * teacher.trunk_flops
     for row in rows:
-        for kind, prefix in (("prepass", _PREPASS), ("sampled", _CACHE), ("topk", _CACHE)):
-            for each in row.caches:
-                if each.kind == kind and (kind, each.what) not in seen:
+        for kind, prefix in (("prepass", _PREPASS), ("scores", _CACHE), ("sampled", _CACHE), ("topk", _CACHE)):
+            of_kind = [each for each in row.caches if each.kind == kind]
+            for each in of_kind:
+                if (kind, each.what) not in seen:
                     seen.add((kind, each.what))
-                    total += sum(flops for name, flops in row.flops.items() if name.startswith(prefix))
+                    flops = sum(flops for name, flops in row.flops.items() if name.startswith(prefix))
+                    total += flops / len(of_kind)
     return total

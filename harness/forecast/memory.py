@@ -67,8 +67,10 @@ def footprint(strategy: Strategy, workload: Workload, *, fake: bool = True) -> F
         take_step(rig, optimiser, ledger)
         state = _state_bytes(states, rig, workload.optimisation)
         teacher = sum(_bytes_of(tensor) for tensor in rig.teacher_parameters)
-        parameters = sum(_bytes_of(tensor) for tensor in _distinct(list(rig.core.parameters)))
-    return _read(ledger, state=state, teacher=teacher, parameters=parameters)
+        parameters = sum(_bytes_of(tensor) for tensor in rig.student_parameters)
+        # A checkpoint leaves out what is frozen.
+        trained = sum(_bytes_of(tensor) for tensor in rig.core.parameters)
+    return _read(ledger, state=state, teacher=teacher, parameters=parameters, trained=trained)
 
 
 def countable(strategy: Strategy) -> Strategy:
@@ -129,6 +131,7 @@ def setting_of(workload: Workload, *, device: str = "cpu", whole: bool = False) 
         logit_memory_mib=workload.resources.logit_memory_mib,
         micro_batches=micro_batches if whole else min(micro_batches, 2),
         checkpointing=workload.resources.checkpoint_activations,
+        lora=workload.lora,
         device=device,
     )
 
@@ -150,10 +153,10 @@ def _state_bytes(states: list[Tensor], rig: Rig, optimisation: Optimisation) -> 
     if optimisation.optimiser == "adamw":
         return sum(_bytes_of(state) for state in states)
     masters = 4 * sum(each.numel() for each in rig.core.parameters) if optimisation.master_weights else 0
-    return masters + adam8bit_bytes(rig.student)
+    return masters + adam8bit_bytes(rig.core.parameters)
 
 
-def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int) -> Footprint:
+def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, trained: int) -> Footprint:
     registered = ledger.peak_of(lambda entry: entry.category == "optimizer" and not entry.what.startswith("aten"))
 
     def present(entry: Entry) -> bool:
@@ -174,16 +177,12 @@ def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int) -> Footp
         gradients=gradients,
         activations=_activations(peak) + kept,
         step=ledger.peak_of(made).num_bytes,
-        checkpoint=parameters + state,
+        checkpoint=trained + state,
     )
 
 
 def _activations(peak: Peak) -> int:
     return sum(peak.by_category[name] for name in ACTIVATIONS)
-
-
-def _distinct(tensors: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def _bytes_of(tensor: Tensor) -> int:

@@ -83,15 +83,16 @@ def kill_in_a_row(phase: str, seed: int, world: World, folder: Path) -> None:
     world.finish(folder, f"killed at an event: {phase}", faults=kills, same_report=phase == "report")
 
 
-@pytest.mark.parametrize("phase", ["trials", "prepare"])
-def test_a_killed_run_loses_nothing(phase: str, world: World, tmp_path: Path) -> None:
-    kill_in_a_row(phase, 0, world, tmp_path / "run")
+def test_a_killed_run_loses_nothing(world: World, tmp_path: Path) -> None:
+    kill_in_a_row("trials", 0, world, tmp_path / "run")
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("phase", "seed"),
-    [(phase, seed) for phase, num in (("trials", 9), ("prepare", 6), ("report", 5)) for seed in range(1, num + 1)],
+    [("trials", seed) for seed in range(1, 10)]
+    + [("prepare", seed) for seed in range(7)]
+    + [("report", seed) for seed in range(1, 6)],
 )
 def test_a_killed_run_loses_nothing_whenever(phase: str, seed: int, world: World, tmp_path: Path) -> None:
     kill_in_a_row(phase, seed, world, tmp_path / "run")

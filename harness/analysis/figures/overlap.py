@@ -12,8 +12,8 @@ from harness.analysis.document import Plot
 from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import Values, heatmap
-from harness.analysis.figures.source import last_step, names, rows, seeds_of, settle, slug, step_of
-from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing
+from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
+from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing, settle
 from harness.analysis.frame import Frames
 from harness.results import Manifest
 

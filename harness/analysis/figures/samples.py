@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import Values, heatmap
-from harness.analysis.figures.source import listing, names, rows, seeds_of, settle
-from harness.analysis.figures.style import BLUE, INK, clean, drawing
+from harness.analysis.figures.source import listing, names, rows, seeds_of
+from harness.analysis.figures.style import BLUE, INK, clean, drawing, settle
 from harness.analysis.frame import Frames
 from harness.results import Manifest
 

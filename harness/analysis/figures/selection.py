@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
 from harness.analysis.figures.heat import Values, light
-from harness.analysis.figures.source import last_step, listing, names, rows, settle
-from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, drawing
+from harness.analysis.figures.source import last_step, listing, names, rows
+from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, drawing, settle
 from harness.analysis.frame import Frames
 from harness.results import Manifest
 

@@ -4,12 +4,9 @@ import re
 from collections.abc import Iterable
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from harness.analysis.frame import Frames, labels
 from harness.results import Manifest
-
-_PRINT = 200  # dots per inch
 
 
 def rows(frames: Frames, table: str, columns: Iterable[str]) -> pd.DataFrame:
@@ -30,18 +27,6 @@ def names(table: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Return the labels that have rows, in the manifest's order."""
     found = set(table["label"])
     return [label for label in labels(manifest) if label in found]
-
-
-def settle(figure: Figure) -> None:
-    """Lay a figure out once and for all: constrained layout would move things a little at every drawing.
-
-    Texts are measured as they are printed: on a screen's coarse pixels their letters stand closer.
-    """
-    dpi = figure.dpi
-    figure.set_dpi(_PRINT)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    figure.set_dpi(dpi)
 
 
 def slug(text: str) -> str:

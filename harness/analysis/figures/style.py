@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from harness.analysis.document import Plot
 
+_PRINT = 200  # dots per inch
+
 INK, FAINT = "#333333", "#e6e6e6"
 
 # Okabe and Ito's palette; the markers repeat the distinction where there is no colour.
@@ -36,11 +38,27 @@ def drawing() -> Iterator[None]:
         yield
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all: constrained layout would move things a little, and slowly, at every drawing.
+
+    Texts are measured as they are printed: on a screen's coarse pixels their letters stand closer.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    dpi = figure.dpi
+    figure.set_dpi(_PRINT)
+    figure.draw_without_rendering()
+    # Not "none", whose placeholder has every figure drawn twice.
+    figure.set_layout_engine(None)
+    figure.set_dpi(dpi)
+
+
 def save(plot: Plot, folder: Path) -> None:
-    """Write <name>.png (200 dpi), .svg and .pdf; the same figure gives the same bytes."""
+    """Write <name>.png, .svg and .pdf; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     with drawing():
-        plot.figure.savefig(folder / f"{plot.name}.png", dpi=200, metadata={"Software": None})
+        settle(plot.figure)
+        plot.figure.savefig(folder / f"{plot.name}.png", dpi=_PRINT, metadata={"Software": None})
         plot.figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
         plot.figure.savefig(
             folder / f"{plot.name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
 from harness.analysis.figures.ends import label_ends
-from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, settle, step_of
-from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, drawing
+from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
+from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, drawing, settle
 from harness.analysis.frame import Frames
 from harness.results import Manifest
 
