@@ -91,7 +91,7 @@ def runtime_table(grid: Grid, published: Figures) -> Table | None:
         return None
     parts: dict[str, Callable[[Record], float | None]] = {
         "Prepass (s)": lambda record: phase_seconds(record, "prepass", ("prepass",)),
-        "Cache (s)": lambda record: phase_seconds(record, "cache", ("hidden", "sampled", "topk")),
+        "Cache (s)": lambda record: phase_seconds(record, "cache", ("hidden", "scores", "sampled", "topk")),
         "Train (s)": lambda record: record.cost.wall_s.get("train"),
         "Total alone (s)": alone_seconds,
         "Total, shared (s)": lambda record: own_seconds(record),
