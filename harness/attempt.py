@@ -23,8 +23,8 @@ from harness.distill.train import NotFiniteError
 from harness.errors import UnknownNameError, UserError
 from harness.execute import now, run_trial
 from harness.export import student_folder
-from harness.inputs import device_of
 from harness.limits import memory_limit
+from harness.placement import device_of
 from harness.results import Failure, History, Record, finished, read_record, trial_folder, write_record
 from harness.training import OnStep, distil
 from harness.trial import Trial, core_digest, shows_enough

@@ -61,11 +61,12 @@ def build_together(
     """
     resources, there = part.workload.resources, ray.cluster_resources()
     gpus = int(there.get("GPU", 0)) if resources.gpus > 0 else 0
-    num = min(gpus or int(there.get("CPU", 0)) // resources.cpus, len(numbers))
+    each_gpus = max(resources.teacher_gpus, 1) if gpus else 0
+    num = min(gpus // each_gpus if gpus else int(there.get("CPU", 0)) // resources.cpus, len(numbers))
     if num < 2:
         return
     said(f"{num} processes build the teacher's cache.")
-    build = _build.options(num_cpus=resources.cpus, num_gpus=1 if gpus else 0, scheduling_strategy="SPREAD")
+    build = _build.options(num_cpus=resources.cpus, num_gpus=each_gpus, scheduling_strategy="SPREAD")
     left = [build.remote(part, numbers[rank::num], str(cache)) for rank in range(num)]
     try:
         while left:

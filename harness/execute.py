@@ -20,11 +20,12 @@ from harness.distill.teacher import Teacher
 from harness.distill.train import Training
 from harness.evaluate.evaluation import Scores, evaluate
 from harness.evaluate.heldout import Heldout, measure_heldout
-from harness.inputs import Inputs, cached_teacher
+from harness.inputs import Inputs
 from harness.meter import peak_gib
 from harness.results import Cost, Record, Selection
 from harness.rollouts import summary
 from harness.seeds import derive
+from harness.teachers import cached_teacher
 from harness.training import Distilled, Keep, OnStep, distil
 from harness.trial import Trial, core_digest
 

@@ -7,24 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from harness import models
 from harness.cache.hidden import HiddenCache, build_hidden, make_hidden_shards, open_hidden
-from harness.cache.rows import RowTeacher
 from harness.cache.sampled import Draws, SampledCache, build_sampled, open_sampled
 from harness.cache.scores import ScoreCache, build_scores, open_scores
-from harness.cache.source import Source, Trunk
+from harness.cache.source import Source
 from harness.cache.store import Spread
 from harness.cache.topk import TopK, TopKCache, build_topk, open_topk
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
-from harness.data.tokens import Batch, Tokens, prepare_all
-from harness.distill.score import chunk_rows
-from harness.distill.teacher import StoredScores, Teacher
+from harness.data.tokens import Tokens, prepare_all
+from harness.teachers import read_head, row_teacher, run_teacher
 
 # (what is being built, sequences done, sequences in all)
 Progress = Callable[[str, int, int], None]
@@ -69,17 +66,6 @@ class Part:
     fingerprints: Mapping[str, str]
     split: Split
     data: str
-
-
-def device_of(workload: Workload) -> str:
-    """Return where a trial computes: a GPU if the workload asks for one and there is one."""
-    return "cuda" if workload.resources.gpus > 0 and torch.cuda.is_available() else "cpu"
-
-
-def chunk_of(workload: Workload, vocab_size: int) -> int:
-    """Return how many rows of logits a trial holds at a time."""
-    itemsize = models.DTYPES[workload.resources.dtype].itemsize
-    return chunk_rows(vocab_size, workload.resources.logit_memory_mib, itemsize)
 
 
 def prepare_inputs(
@@ -140,7 +126,7 @@ def build_part(part: Part, numbers: Sequence[int], *, cache: Path) -> None:
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, cache=cache)
     source = teacher_source(workload, part.fingerprints, train if part.data == "train" else heldout, data=part.data)
-    trunk, _ = _online(workload)
+    trunk, _ = run_teacher(workload)
     make_hidden_shards(cache, source, trunk, batch_size=workload.optimisation.micro_batch_size, numbers=numbers)
 
 
@@ -236,14 +222,14 @@ def _caches(
     found = {name: open_hidden(cache, source) for name, source in sources.items()}
     if all(found.values()):
         return {name: opened for name, opened in found.items() if opened is not None}
-    online = functools.cache(lambda: _online(workload))
+    online = functools.cache(lambda: run_teacher(workload))
     for name, source in sources.items():
         if found[name] is None:
             found[name] = build_hidden(
                 cache,
                 source,
                 lambda batch: online()[0](batch),
-                _head(workload) if spreads else online()[1],
+                read_head(workload) if spreads else online()[1],
                 spread=(spreads or {}).get(name),
                 batch_size=workload.optimisation.micro_batch_size,
                 on_progress=None if on_progress is None else _named(on_progress, f"teacher states, {name}"),
@@ -343,63 +329,5 @@ def prepare_scores(
     return built, False
 
 
-def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
-    """Return a teacher that gives distributions: from a `hidden` cache if one holds its states, else by running it."""
-    hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
-    trunk, head = _online(workload) if hidden is None else _stored(hidden, device_of(workload))
-    return RowTeacher(
-        trunk=trunk,
-        head=head,
-        batch_size=workload.optimisation.micro_batch_size,
-        chunk=chunk_of(workload, len(head.weight)),
-    )
-
-
-def _stored(hidden: HiddenCache, device: str) -> tuple[Trunk, models.Head]:
-    return hidden.hidden, models.Head(weight=hidden.head.weight.to(device))
-
-
-def _online(workload: Workload) -> tuple[Trunk, models.Head]:
-    """Load the teacher; its trunk takes batches from any device."""
-    assert workload.teacher is not None
-    device, dtype = device_of(workload), models.DTYPES[workload.resources.dtype]
-    teacher = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
-    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
-    return lambda batch: models.trunk(teacher, batch.to(device).input_ids), models.Head(weight=head.weight.detach())
-
-
-def _head(workload: Workload) -> models.Head:
-    """Read the teacher's head alone: other processes run its trunk."""
-    assert workload.teacher is not None
-    vocab_size = len(models.load_tokenizer(workload.student, workload.folder))
-    dtype = models.DTYPES[workload.resources.dtype]
-    return models.load_head(workload.teacher, workload.folder, vocab_size, dtype=dtype)
-
-
 def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(name, done, total)
-
-
-def online_hidden(teacher: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:
-    """Return a source of hidden states that runs the teacher's trunk each time."""
-    return lambda batch: models.trunk(teacher, batch.input_ids)
-
-
-def cached_teacher(cache: HiddenCache, device: str, scores: StoredScores | None = None) -> Teacher:
-    """Return a teacher whose states come from a cache, and its scores where they are stored; no model is loaded."""
-    head = models.Head(weight=cache.head.weight.to(device))
-    return Teacher(hidden=cache.hidden, head=head, online=False, scores=scores)
-
-
-def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:
-    """Load the teacher and return it as one whose trunk runs each time it is asked."""
-    assert workload.teacher is not None, "checked before anything runs"
-    dtype = models.DTYPES[workload.resources.dtype]
-    model = models.load_model(workload.teacher, workload.folder, dtype=dtype, device=device)
-    head = models.Head(weight=models.head_of(model, vocab_size).weight.detach())
-    return Teacher(
-        hidden=online_hidden(model),
-        head=head,
-        online=True,
-        layers=lambda batch, layers: models.trunk_layers(model, batch.input_ids, layers),
-    )

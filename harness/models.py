@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,9 +189,21 @@ def check_same_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedT
 
 
 def load_model(
-    source: ModelSource, folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    source: ModelSource,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    layout: Mapping[str, str] | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode.
+
+    Args:
+        source: the model.
+        folder: where relative folders are looked up.
+        dtype: of its weights.
+        device: where all of it goes.
+        layout: where each of its modules goes instead: see `harness.placement.spread_layers`.
 
     Raises:
         UserError: it cannot be loaded, or its head is not a plain matrix.
@@ -208,6 +220,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
+                **({} if layout is None else {"device_map": dict(layout)}),
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"model {source.path!r} cannot be loaded: {_first_line(error)}") from None
@@ -217,7 +230,10 @@ def load_model(
         # The library would draw them at random.
         raise UserError(f"model {source.path!r} lacks the weights {', '.join(sorted(told['missing_keys'])[:3])}")
     _check_head(model, source.path)
-    return model.to(device).eval()  # type: ignore[arg-type, no-any-return]
+    if layout is None:
+        model.to(device)  # type: ignore[arg-type]
+    model.eval()
+    return model
 
 
 def context_length(source: ModelSource, folder: Path) -> int:

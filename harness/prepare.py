@@ -16,8 +16,9 @@ from harness.distill.objective import compile_strategy
 from harness.errors import UserError
 from harness.evaluate.evaluation import prepare_items
 from harness.files import read_yaml
-from harness.inputs import Inputs, Part, Progress, device_of, prepare_inputs, prepare_tokens
+from harness.inputs import Inputs, Part, Progress, prepare_inputs, prepare_tokens
 from harness.models import DTYPES, load_model, load_tokenizer
+from harness.placement import device_of
 from harness.plan import Plan, make_plan, reads_cache
 from harness.samples import prepare_prepass, prepass_name
 from harness.scored import prepare_scored

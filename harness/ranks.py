@@ -34,6 +34,7 @@ def gathered(
         resources: what each of them occupies, by Ray's names.
 
     Raises:
+        UserError: one of them refuses the trial, as its plug-ins are not this one's.
         RankLostError: one of them ended before it was done; says why, where that is known.
         MemoryError: one of them ran out of memory.
     """
@@ -44,25 +45,47 @@ def gathered(
     folder = checkpoint_folder(results, trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / f"meeting-{secrets.token_hex(8)}"
-    start = _help.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
-    others = [start.remote(payload, str(results), options, rank, str(meeting)) for rank in range(1, size)]
-    done = threading.Event()
-    threading.Thread(target=_watch, args=(others, done), daemon=True).start()
+    start = _remote.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    helpers, done = [start.remote() for _ in range(1, size)], threading.Event()
+    others: list[ray.ObjectRef[None]] = []
     try:
+        _introduce(helpers, payload)
+        others += [each.help.remote(str(results), options, rank + 1, str(meeting)) for rank, each in enumerate(helpers)]
+        threading.Thread(target=_watch, args=(others, done), daemon=True).start()
         with joined(0, size, meeting) as group:
             yield group
     except RankLostError as lost:
         raise _explained(lost, others) from None
     finally:
         done.set()
-        for other in others:
-            ray.cancel(other, force=True)
+        for each in helpers:
+            ray.kill(each)
         meeting.unlink(missing_ok=True)
 
 
-@ray.remote(max_retries=0)
-def _help(payload: Mapping[str, Any], results: str, options: Options, rank: int, meeting: str) -> None:
-    help_run(from_config(payload), Path(results), options=options, rank=rank, meeting=Path(meeting))
+class _Helper:
+    """Another process of a trial."""
+
+    def load(self, payload: Mapping[str, Any]) -> None:
+        """Read the trial, which may not be possible here."""
+        self.trial = from_config(payload)
+
+    def help(self, results: str, options: Options, rank: int, meeting: str) -> None:
+        """Train with the others."""
+        help_run(self.trial, Path(results), options=options, rank=rank, meeting=Path(meeting))
+
+
+_remote: Any = ray.remote(_Helper)
+
+
+def _introduce(helpers: Sequence[Any], payload: Mapping[str, Any]) -> None:
+    """Have every other process read the trial before it is waited for at the meeting."""
+    try:
+        ray.get([each.load.remote(payload) for each in helpers])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause or error from None
+    except ray.exceptions.RayError as error:
+        raise RankLostError(f"a process of the trial ended before it began: {error}") from None
 
 
 def _watch(others: Sequence[ray.ObjectRef[None]], done: threading.Event) -> None:

@@ -21,10 +21,12 @@ from harness.distill.prepass import (
     reads_student,
     reads_teacher,
 )
-from harness.inputs import Inputs, cached_teacher, chunk_of, online_teacher
+from harness.inputs import Inputs
 from harness.meter import count_prepass_flops, shape_of
+from harness.placement import chunk_of
 from harness.results import Samples
 from harness.seeds import derive
+from harness.teachers import cached_teacher, online_teacher
 from harness.trial import Trial
 from strategies.noise import streams, uniform
 from strategies.registry import SAMPLES

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def run_trials(
         _fit(chosen, resources, relay, scratch / name, results, options, loggers())
 
     with guarded(scratch), interruptible(stop, watcher.said), session(num_cpus, address, scratch):
-        _check_gpus(resources)
+        _check_gpus(trials)
         fit(by_id, "first")
         again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
         if again and not stop.exists():
@@ -107,7 +107,7 @@ def _fit(
     loggers: Sequence[tune.Callback],
 ) -> None:
     payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
-    each = _resources(resources)
+    each = _resources(by_id.values())
     trainable = tune.with_parameters(
         _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop), each=each
     )
@@ -137,23 +137,37 @@ def _who(trial: Trial) -> dict[str, Any]:
     return {"id": trial.id, "label": trial.strategy.label, "seed": trial.seed, "workload": trial.workload.name}
 
 
-def _resources(resources: Resources) -> dict[str, float]:
+def _resources(trials: Iterable[Trial]) -> dict[str, float]:
+    """Return what each process of a trial occupies: enough for any of them."""
+    resources, wanted = _first(trials).workload.resources, _gpus(trials)
     # A GPU that is asked for where there is none leaves trials pending for ever, without a word.
-    gpus = resources.gpus if ray.cluster_resources().get("GPU", 0) >= min(resources.gpus, 1) else 0
+    gpus = wanted if ray.cluster_resources().get("GPU", 0) >= min(wanted, 1) else 0
     return {"CPU": float(resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
-def _check_gpus(resources: Resources) -> None:
+def _gpus(trials: Iterable[Trial]) -> float:
+    """Return the GPUs of a process, a teacher's own among them if one of the trials runs it."""
+    resources = _first(trials).workload.resources
+    runs = any(trial.strategy.train and trial.strategy.teacher == "online" for trial in trials)
+    return resources.gpus + (resources.teacher_gpus if runs else 0)
+
+
+def _first(trials: Iterable[Trial]) -> Trial:
+    return next(iter(trials))
+
+
+def _check_gpus(trials: Sequence[Trial]) -> None:
     """Refuse a trial that would wait for ever for GPUs.
 
     Raises:
         UserError: there are GPUs, but too few.
     """
-    there, wanted = ray.cluster_resources().get("GPU", 0), resources.gpus * resources.data_parallel
-    if 0 < there < wanted:
+    resources, each = trials[0].workload.resources, _gpus(trials)
+    there = ray.cluster_resources().get("GPU", 0)
+    if 0 < there < each * resources.data_parallel:
         raise UserError(
-            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {resources.gpus:g} GPUs "
-            f"(resources.gpus), and there are {there:g}: lower one in the workload"
+            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {each:g} GPUs "
+            f"(resources.gpus, resources.teacher_gpus), and there are {there:g}: lower one in the workload"
         )
 
 

@@ -21,21 +21,15 @@ from harness.distill.step import Core
 from harness.distill.teacher import Teacher
 from harness.distill.train import Training, train
 from harness.evaluate.evaluation import prepare_items
-from harness.inputs import (
-    Inputs,
-    cached_teacher,
-    chunk_of,
-    device_of,
-    online_teacher,
-    prepare_inputs,
-    prepare_train_cache,
-)
+from harness.inputs import Inputs, prepare_inputs, prepare_train_cache
 from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, reset_peak, shape_of
+from harness.placement import chunk_of, device_of
 from harness.rollouts import make_writer, rollout_flops
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
 from harness.scored import Scored, prepare_scored, scored_flops
 from harness.seeds import derive
 from harness.targets import Stored, count_valid, prepare_stored, stored_flops
+from harness.teachers import cached_teacher, online_teacher
 from harness.trial import Trial
 from harness.watch import watch_training
 

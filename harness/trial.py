@@ -21,7 +21,15 @@ from strategies.digest import source_digest
 _NOT_IDENTITY = {
     "name": True,
     "seeds": True,
-    "resources": {"cpus", "gpus", "logit_memory_mib", "checkpoint_activations", "compile", "data_parallel"},
+    "resources": {
+        "cpus",
+        "gpus",
+        "logit_memory_mib",
+        "checkpoint_activations",
+        "compile",
+        "data_parallel",
+        "teacher_gpus",
+    },
     "optimisation": {"micro_batch_size"},
     "data": {"streaming"},
     # The content of data files is in the fingerprints.

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.distill.diagnostics import Watch
 from harness.distill.step import Core
-from harness.inputs import Inputs, cached_teacher
+from harness.inputs import Inputs
 from harness.meter import Clock, LiveBytes
+from harness.teachers import cached_teacher
 from harness.trial import Trial
 
 

@@ -94,6 +94,48 @@ def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
     assert record.cost.flops == alone.cost.flops
 
 
+# The student's entropy; but the second process of a trial cannot read this file.
+SHY = '''"""A signal that one process of a trial does not get."""
+
+from pathlib import Path
+
+from strategies.base import expectation
+from strategies.registry import signal
+
+with Path(__file__).with_name("reads").open("a+") as reads:
+    reads.write("x")
+    reads.seek(0)
+    if len(reads.read()) == 3:  # the command, the trial's first process, its second
+        raise ImportError("not for the second")
+
+
+@signal("shy", source="a test")
+def shy(*, student_logprobs):
+    """The student's entropy."""
+    return -expectation(student_logprobs, student_logprobs)
+'''
+
+
+@pytest.mark.faults
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_a_process_that_refuses_its_trial_says_why_at_once(write_workload: Callable[..., Path], tmp_path: Path) -> None:
+    plugin, grid = tmp_path / "shy.py", tmp_path / "two.yaml"
+    plugin.write_text(SHY, encoding="utf-8")
+    workload = write_workload(resources__data_parallel=2)
+    position = {"signal": "shy", "policy": "top_k", "budget": 0.3}
+    entries = [{"preset": "se_kd", "label": "shy", "position": position}]
+    fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
+    grid.write_text("# Two processes.\n" + yaml.safe_dump(fields), encoding="utf-8")
+    ran = harness("run", grid, "--plugin", plugin, "--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    (entry,) = json.loads((tmp_path / "results" / "two" / "manifest.json").read_text())["trials"]
+    record = read_record(tmp_path / "results" / "trials" / entry["trial_id"] / "record.json")
+    assert record.failure is not None
+    assert record.failure.reason == "input"
+    assert "not for the second" in record.failure.message
+    assert record.history.attempts == 1
+
+
 def test_more_processes_than_the_machine_has_are_refused(
     write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import inputs
+from harness import teachers
 from harness.errors import UserError
 from harness.execute import Outcome, run_trial
 from harness.grid import load_grid
@@ -89,8 +89,7 @@ def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the teacher was loaded")
 
-    monkeypatch.setattr(inputs, "_online", refuse)
-    monkeypatch.setattr(inputs, "online_teacher", refuse)
+    monkeypatch.setattr(teachers, "_load", refuse)
     reused = run_trial(trial, cache=tmp_path / "cache").record
     assert reused.cost.shared_s.keys() == {"prepass", "sampled"}
     assert reused.metrics == built.metrics

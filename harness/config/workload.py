@@ -196,6 +196,8 @@ class Resources(Frozen):
     Attributes:
         cpus: threads, of each process.
         gpus: share of a GPU, asked for only where there is one, of each process.
+        teacher_gpus: GPUs of its own for a teacher that runs, its layers spread over them; 0 puts it on the student's.
+            Where its cache is made there is no student.
         data_parallel: processes that train one student together, each on its share of every batch's micro-batches;
             does not change the result.
         dtype: of weights and activations; statistics and losses are float32 at least.
@@ -210,6 +212,7 @@ class Resources(Frozen):
     logit_memory_mib: Positive
     checkpoint_activations: bool = False
     compile: bool = False
+    teacher_gpus: Annotated[int, Field(ge=0)] = 0
     data_parallel: Positive = 1
 
 
@@ -243,4 +246,9 @@ class Workload(Frozen):
             )
         if processes > 1 and 0 < self.resources.gpus < 1:
             raise ValueError(f"resources.data_parallel is {processes}, so resources.gpus must be whole, not a share")
+        gpus, theirs = self.resources.gpus, self.resources.teacher_gpus
+        if theirs > 0 and (gpus < 1 or gpus % 1):
+            raise ValueError(
+                f"resources.teacher_gpus is {theirs}, so resources.gpus must be whole and at least 1, not {gpus:g}"
+            )
         return self

@@ -11,7 +11,7 @@ from harness.config import Strategy, Workload
 from harness.distill.optimiser import make_optimiser
 from harness.errors import UserError
 from harness.forecast.memory import setting_of
-from harness.inputs import device_of
+from harness.placement import device_of
 
 # The first steps allocate, choose kernels and make the optimiser's state.
 _WARM_UP = 2

@@ -14,7 +14,7 @@ from harness.forecast.advice import Change, changes_that_help
 from harness.forecast.disk import Cached, caches
 from harness.forecast.flops import Exactness, exactness, kept_samples, predict_flops
 from harness.forecast.gpus import Gpu, usable_gib
-from harness.forecast.memory import GIB, Footprint, cache_footprint, footprint
+from harness.forecast.memory import GIB, Footprint, cache_footprint, footprint, fullest
 from harness.grid import load_grid, presets
 from harness.meter import shape_of
 from harness.models import load_tokenizer, tokenizer_fingerprint
@@ -43,6 +43,7 @@ class Row:
         flops: operations of one trial by part, as its record will state them.
         exactness: what `flops` are worth.
         memory: bytes of a step, None where nothing is trained.
+        fullest: bytes on the fullest GPU, where a teacher may have some of its own.
         caches: what has to be stored first.
         step_s: measured seconds per step, None without calibration.
         changes: what to change where it does not fit, with the peak that each change gives.
@@ -55,6 +56,7 @@ class Row:
     exactness: Exactness
     memory: Footprint | None
     caches: tuple[Cached, ...]
+    fullest: int = 0
     step_s: float | None = None
     changes: tuple[Change, ...] = ()
 
@@ -112,7 +114,7 @@ class Forecast:
         """Tell whether a trial fits the GPU, None without one."""
         if self.gpu is None or row.memory is None:
             return None
-        return row.memory.total / GIB <= usable_gib(self.gpu)
+        return row.fullest / GIB <= usable_gib(self.gpu)
 
 
 def make_forecast(
@@ -153,7 +155,7 @@ def make_forecast(
         row = _row(group, tokens)
         if row.memory is not None and step_s is not None:
             row = replace(row, step_s=step_s(group[0].strategy, loaded))
-        if gpu is not None and row.memory is not None and row.memory.total / GIB > usable_gib(gpu):
+        if gpu is not None and row.memory is not None and row.fullest / GIB > usable_gib(gpu):
             row = replace(row, changes=changes_that_help(group[0].strategy, loaded, row.memory, gpu))
         rows.append(row)
     return Forecast(
@@ -200,13 +202,15 @@ def _row(trials: Sequence[Trial], tokens: Tokens | None) -> Row:
         return Row(label=strategy.label, num_trials=len(trials), num_steps=0, flops={}, exactness="exact",
                    memory=None, caches=stored)  # fmt: skip
     samples = workload.data.train_tokens // workload.data.sequence_length
+    memory = footprint(strategy, workload)
     return Row(
         label=strategy.label,
         num_trials=len(trials),
         num_steps=count_steps(kept_samples(strategy, samples), workload.optimisation),
         flops=predict_flops(trial, tokens),
         exactness=exactness(trial, tokens),
-        memory=footprint(strategy, workload),
+        memory=memory,
+        fullest=fullest(memory, strategy, workload),
         caches=caches(strategy, workload),
     )
 

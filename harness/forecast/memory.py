@@ -73,6 +73,19 @@ def footprint(strategy: Strategy, workload: Workload, *, fake: bool = True) -> F
     return _read(ledger, state=state, teacher=teacher, parameters=parameters, trained=trained)
 
 
+def fullest(memory: Footprint, strategy: Strategy, workload: Workload) -> int:
+    """Return the bytes on the fullest GPU: all of them, unless a teacher that runs has some of its own.
+
+    Its head is on the student's then too. What its layers compute is counted with the student's.
+    """
+    num = workload.resources.teacher_gpus
+    if num == 0 or strategy.teacher != "online" or workload.teacher is None:
+        return memory.total
+    width = int(configuration(workload.teacher, workload.folder).hidden_size)
+    head = num_tokens(workload.student, workload.folder) * width * DTYPES[workload.resources.dtype].itemsize
+    return max(memory.total - memory.teacher + head, -(-memory.teacher // num))
+
+
 def countable(strategy: Strategy) -> Strategy:
     """Return a strategy whose shapes are known beforehand, and that takes as much as this one.
 
