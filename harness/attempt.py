@@ -43,12 +43,14 @@ class Options:
         deterministic: whether operations that have a deterministic form use it; a GPU's are slower then.
         memory_bytes: how much a trial on the CPU may take at most; no limit if None.
         keep_students: whether a trained student's weights stay, under `students/`, for `harness export`.
+        mirror: storage that the results folder is copied to, wherever the trial runs; none if None.
     """
 
     checkpoint_every: Interval = field(default_factory=lambda: Interval(seconds=600.0))
     deterministic: bool = False
     memory_bytes: int | None = None
     keep_students: bool = False
+    mirror: str | None = None
 
 
 def run_and_write(

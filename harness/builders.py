@@ -11,6 +11,7 @@ from harness.config import Workload
 from harness.errors import UserError
 from harness.guard import guarded
 from harness.inputs import Part, build_part
+from harness.mirror import mirror_of
 from harness.session import available_cpus, ray, session
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -30,7 +31,9 @@ def spreading(
         said: told what becomes of the processes.
     """
     alone = address is None and (workload.resources.gpus == 0 or torch.cuda.device_count() < 2)
-    if alone or workload.teacher is None:
+    # Machines that only share a mirror have folders of their own.
+    apart = address is not None and mirror_of(results) is not None
+    if alone or apart or workload.teacher is None:
         return None
 
     def of(part: Part) -> Spread:

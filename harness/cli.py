@@ -96,6 +96,10 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
     ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Object storage that the results folder is copied to, and completed from.", metavar="URI"),
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
@@ -107,7 +111,7 @@ def run(
     from harness.distill.checkpoint import parse_interval
     from harness.plan import make_plan, print_plan
     from harness.plugins import load_plugins
-    from harness.run import How, check_writable, run_plan
+    from harness.run import How, check_writable, complete, run_plan
     from harness.tracking import parse_trackers
 
     console = _console()
@@ -116,7 +120,10 @@ def run(
     check_writable(reports)
     how = How(
         options=Options(
-            checkpoint_every=parse_interval(checkpoint_every), deterministic=deterministic, keep_students=keep_students
+            checkpoint_every=parse_interval(checkpoint_every),
+            deterministic=deterministic,
+            keep_students=keep_students,
+            mirror=None if dry_run else complete(results, mirror, console),
         ),
         address=address,
         trackers=parse_trackers(track or ("tensorboard",)),

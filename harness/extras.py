@@ -5,6 +5,7 @@ TRAINING = (
     "accelerate",
     "datasets",
     "filelock",
+    "fsspec",
     "huggingface_hub",
     "immutabledict",
     "jaxtyping",

@@ -39,6 +39,7 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness import mirror
 from harness.atomic import checksum, sealed, unsealed, write_json, written
 from harness.config import Slug
 from harness.errors import UserError
@@ -276,7 +277,7 @@ def trial_folder(results: Path, trial_id: str) -> Path:
 def write_record(results: Path, record: Record, tables: Mapping[str, pd.DataFrame]) -> Path:
     """Write a trial's files, `record.json` last, and return its path.
 
-    A failed attempt never replaces a finished record.
+    A failed attempt never replaces a finished record. Where the results folder has a mirror, they are copied there.
 
     Args:
         results: the results folder.
@@ -294,6 +295,7 @@ def write_record(results: Path, record: Record, tables: Mapping[str, pd.DataFram
             table.to_parquet(partial, index=False, compression="zstd")
             checksums[name] = checksum(partial)
     write_json(path, sealed(record.model_copy(update={"tables": checksums}).model_dump_json()))
+    mirror.offer(folder, "trials")
     return path
 
 

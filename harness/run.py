@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.events import Outcome, Watcher, Watchers
 from harness.inputs import Part
 from harness.integrity import is_finished_or_damaged
+from harness.mirror import attach, exchange, mirror_of
 from harness.plan import Plan
 from harness.prepare import prepare_plan
 from harness.progress import Progress
@@ -43,6 +44,21 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
+
+
+def complete(results: Path, uri: str | None, console: Console) -> str | None:
+    """Exchange finished work with the results folder's mirror, if it has one or is given one; return where that is.
+
+    Raises:
+        UserError: the mirror cannot be reached, or the folder has another one.
+    """
+    mirror = mirror_of(results) if uri is None else attach(results, uri)
+    if mirror is None:
+        return None
+    fetched, copied = exchange(mirror)
+    if fetched or copied:
+        console.print(f"{mirror.uri}: {fetched} trials fetched, {copied} copied.", highlight=False, markup=False)
+    return mirror.uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +122,7 @@ def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
     Raises:
         UserError: a checkpoint is damaged and nobody asked to rebuild; or another process runs the trial.
     """
-    trash, moved, kept = Trash.of(results, plan.grid.name), 0, 0
+    trash, moved, kept, mirror = Trash.of(results, plan.grid.name), 0, 0, mirror_of(results)
     for trial in plan.todo:
         # Whatever a trial has that is not to be gone on from: a finished record that is to be made again, or damage.
         over = how.fresh or is_finished_or_damaged(results, trial.id)
@@ -122,6 +138,8 @@ def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
                     raise
                 over = True
         moved += over and trash.take(trial, record=True)
+        if over and mirror is not None:
+            mirror.remove("checkpoints", trial.id)
     if kept:
         console.print(f"{kept} trials go on from their checkpoints.", highlight=False)
     if moved:

@@ -16,6 +16,7 @@ from harness.events import Failed, Outcome, Watcher
 from harness.guard import guarded
 from harness.interrupt import interruptible
 from harness.limits import count_oom_kills, memory_share
+from harness.mirror import attach, mirror_of
 from harness.ranks import gathered
 from harness.results import Failure, finished, read_record, trial_folder
 from harness.session import available_cpus, ray, session, tune
@@ -182,6 +183,8 @@ def _trainable(
 ) -> None:
     """Run one trial in a worker, telling the driver about it every few seconds."""
     payload = payloads[config["trial"]["id"]]
+    if options.mirror is not None:
+        attach(Path(results), options.mirror)  # where this worker runs, the folder may be another one
     try:
         trial = from_config(payload)
     except UserError as error:  # a plugin that is another one where this worker runs
@@ -263,12 +266,14 @@ class _Relay(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         self.active.discard(ours.id)
+        self._fetch(ours)
         if finished(self._results, ours.id):
             self._watcher.ended(ours, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune has not stored the error yet when it calls this: what the worker recorded says more, where it could.
         ours = self._ours(trial)
+        self._fetch(ours)
         failure = self._recorded_failure(ours)
         if failure is None:
             kills, self._oom_kills = self._oom_kills, count_oom_kills()
@@ -276,6 +281,12 @@ class _Relay(tune.Callback):
             told = "the worker was killed from outside" if reason == "lost" else "the system killed it"
             failure = self._record(ours, reason, WorkerLostError(told))
         self._fail(ours, failure)
+
+    def _fetch(self, trial: Trial) -> None:
+        """Fetch what a worker elsewhere has left on the mirror."""
+        mirror = mirror_of(self._results)
+        if mirror is not None:
+            mirror.fetch("trials", trial.id, replace=True)
 
     def _fail(self, trial: Trial, failure: Failure) -> None:
         self.active.discard(trial.id)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness import mirror
 from harness.atomic import checksum, written
 from harness.errors import UserError
 
@@ -45,7 +46,7 @@ def open_prepass(folder: Path, key: str) -> Prepass | None:
         UserError: a file is not what was written, to the byte; names it.
     """
     path = folder / f"prepass-{key}"
-    if not (path / "meta.json").exists():
+    if not (path / "meta.json").exists() and not mirror.fetch(path, "cache"):
         return None
     meta = _read_meta(path)
     stored = (path / "scores.npy").read_bytes() if (path / "scores.npy").exists() else b""
@@ -87,6 +88,7 @@ def store_prepass(
             "sha256": checksum(partial / "scores.npy"),
         }
         (partial / "meta.json").write_text(_render(meta) + "\n", encoding="utf-8")
+    mirror.offer(path, "cache")
     finished = open_prepass(folder, key)
     assert finished is not None
     return finished

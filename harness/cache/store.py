@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from harness import mirror
 from harness.cache.files import (
     FORMAT,
     Arrays,
@@ -133,7 +134,7 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
         UserError: a file is not what the description says, or the cache is made from something else; names it.
     """
     path = folder / f"{kind}-{key_of(kind, ingredients)}"
-    if not (path / "meta.json").exists():
+    if not (path / "meta.json").exists() and not mirror.fetch(path, "cache"):
         return None
     meta = read_meta(path)
     _check_ingredients(path, meta, kind, ingredients)
@@ -226,6 +227,7 @@ def build_store(
         write_sealed(path / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
         for beside in path.glob("shard-*.json"):
             beside.unlink()
+        mirror.offer(path, "cache")
     finished = open_store(folder, kind, ingredients)
     assert finished is not None
     return finished

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from harness import lock
+from harness import lock, mirror
 from harness.atomic import sealed, unsealed, written
 from harness.config import Data
 from harness.data.encode import Encoded, digest, pad
@@ -193,7 +193,7 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
     made = {
         split: _encode(data, folder, split, tokenizer, scratch=_scratch(place))
         for split, place in places.items()
-        if not (place / "meta.json").exists()
+        if not (place / "meta.json").exists() and not mirror.fetch(place, "cache")
     }
     for split, each in made.items():
         with written(places[split], first_stays=True) as partial:
@@ -202,6 +202,7 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
             (partial / "meta.json").write_text(sealed(json.dumps(each.meta)) + "\n", encoding="utf-8")
         remove_scratch(_scratch(places[split]))
+        mirror.offer(places[split], "cache")
 
 
 def _encode(

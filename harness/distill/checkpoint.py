@@ -22,6 +22,7 @@ from harness.cache.files import File, Sealed, read_sealed, size_problem, write_s
 from harness.distill.parts import Generators, Resumable, StaleError
 from harness.distill.tree import check_tree, put_together, take_apart
 from harness.errors import UserError
+from harness.mirror import mirror_of
 
 _REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
 _STATE, _TENSORS = "state.json", "tensors.safetensors"
@@ -86,6 +87,10 @@ def find(folder: Path, trial: str) -> tuple[Path, State] | None:
         UserError: it is damaged, or another trial's; names the file.
     """
     found = sorted(folder.glob("step-*"))
+    copy = mirror_of(folder.parent.parent)
+    if not found and copy is not None:
+        copies = copy.names("checkpoints", folder.name)[-1:]
+        found = [folder / name for name in copies if copy.fetch("checkpoints", f"{folder.name}/{name}")]
     if not found:
         return None
     try:
@@ -161,6 +166,7 @@ class Keeper:
         self._interval, self._device, self._stop = interval, device, stop
         self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
         self._writes = writes
+        self._mirror = mirror_of(folder.parent.parent)
         self._saved, self._checked, self._last, self._took = False, False, time.monotonic(), 0.0
 
     def restore(self, parts: Mapping[str, Resumable]) -> None:
@@ -218,6 +224,8 @@ class Keeper:
     def discard(self) -> None:
         """Remove the trial's checkpoints: it has a record."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._mirror is not None:
+            self._mirror.remove("checkpoints", self._folder.name)
 
     def _due(self, step: int, num_steps: int) -> bool:
         if step == num_steps:
@@ -257,6 +265,11 @@ class Keeper:
                 gone = temporary(other, "retired")
                 other.replace(gone)
                 shutil.rmtree(gone, ignore_errors=True)
+        if self._mirror is not None:
+            older = self._mirror.names("checkpoints", self._folder.name)
+            self._mirror.offer("checkpoints", f"{self._folder.name}/{path.name}")
+            for name in {*older} - {path.name}:
+                self._mirror.remove("checkpoints", f"{self._folder.name}/{name}")
         self._saved, self._last = True, time.monotonic()
         self._took = self._last - started
 
