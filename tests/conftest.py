@@ -355,6 +355,17 @@ def write_grid(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+class Asked:
+    """Says stop once, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
 @pytest.fixture
 def forget_plugins(tmp_path: Path) -> Iterator[None]:
     """Forget the plugins of a test that lie in its folder, as the end of a process does."""

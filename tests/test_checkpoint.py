@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,17 +36,6 @@ LATF = Strategy.model_validate(
     }
 )
 NAMED = ["se_kd", "gls_ce", "curriculum", "pos_rs", "se_kd_3x", "sft"]
-
-
-class Asked:
-    """Says stop once, after so many steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from conftest import Asked
 from rich.console import Console
 
 from harness import teachers
@@ -40,17 +41,6 @@ def trial(write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path) 
     grid = write_grid(["se_kd"], workload=str(workload_file), seeds=[1])
     (found,) = make_plan(grid, tmp_path / "nowhere").trials
     return found
-
-
-class Asked:
-    """Says stop once, after so many steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 def content(folder: Path) -> dict[str, bytes]:

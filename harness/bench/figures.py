@@ -53,6 +53,10 @@ def memory(found: pd.DataFrame, published_rows: dict[str, str]) -> Figure:
     return figure
 
 
+# On a logarithmic axis nothing has no place.
+_LEAST = 1e-3
+
+
 def scaling(found: pd.DataFrame) -> Figure:
     """Draw activations beyond the trunks' floor, and all activations, over the positions of a batch."""
     with style.context(STYLE):
@@ -62,12 +66,15 @@ def scaling(found: pd.DataFrame) -> Figure:
             rows = rows.sort_values("positions")
             everything.plot(rows["positions"], rows["activations_gib"], "o-", color=colour, label=label, markersize=4)
             if rows["variant"].iloc[0] != "floor":
-                floor = rows["beyond_floor_gib"].clip(lower=1e-3)
+                floor = rows["beyond_floor_gib"].clip(lower=_LEAST)
                 beyond.plot(rows["positions"], floor, "o-", color=colour, label=label, markersize=4)
         beyond.axhline(0.3, color="black", linestyle=":", linewidth=1.0)
-        beyond.annotate(
-            "target: 0.3 GiB", (found["positions"].max(), 0.3), xytext=(0, 3), textcoords="offset points", ha="right"
-        )
+        notes = [("target: 0.3 GiB", 0.3)]
+        if (found["beyond_floor_gib"] < _LEAST).any():
+            notes.append((f"less is drawn at {_LEAST:g} GiB", _LEAST))
+        for note, height in notes:
+            place = found["positions"].max(), height
+            beyond.annotate(note, place, xytext=(0, 4), textcoords="offset points", ha="right")
         beyond.set_ylabel("activations beyond the trunks' floor (GiB)")
         everything.set_ylabel("all activations at the peak (GiB)")
         for axes in (beyond, everything):
