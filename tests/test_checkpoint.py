@@ -35,7 +35,7 @@ LATF = Strategy.model_validate(
         "criterion": "reverse_kl",
     }
 )
-NAMED = ["se_kd", "gls_ce", "curriculum", "pos_rs", "se_kd_3x", "sft"]
+NAMED = ["gls_ce", "curriculum", "pos_rs", "se_kd_3x"]
 
 
 @pytest.fixture

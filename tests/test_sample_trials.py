@@ -297,7 +297,6 @@ def test_the_kept_indices_reach_the_preparation_of_the_teachers_states(
     "changes",
     [
         {"chosen": {"policy": "random", "budget": 0.5}},
-        {"chosen": TOP},
         {"chosen": {**TOP, "signal": "ce_ratio"}},
         {"chosen": {**TOP, "signal": "teacher_entropy", "policy": "bottom"}, "teacher": "online"},
         {"chosen": TOP, "position": {"signal": "student_entropy", "policy": "top_k", "budget": 0.2}},

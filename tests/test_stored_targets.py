@@ -40,8 +40,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     return {name: metric.value for name, metric in outcome.record.metrics.items()}
 
 
-@pytest.mark.parametrize("samples", [None, THREE_AXES["samples"]], ids=["all samples", "top samples"])
-@pytest.mark.parametrize("proposal", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("samples", "proposal"), [(None, 1.0), (THREE_AXES["samples"], 0.5)], ids=["all samples", "top samples"]
+)
 def test_stored_draws_train_like_online_draws(
     samples: dict[str, object] | None, proposal: float, make_trial: Callable[..., Trial], tmp_path: Path
 ) -> None:
