@@ -164,6 +164,15 @@ def test_methods_name_their_source(tables: dict[str, Table], tmp_path: Path):
     assert table.numbers["reconstructed"].tolist() == [True]
 
 
+def test_every_table_says_which_of_its_rows_are_reconstructed(tables: dict[str, Table], tmp_path: Path):
+    strategies = {"Full KD": strategy(), "EGAD": strategy(source="arXiv:2605.01732; reconstructed from the abstract")}
+    found = document_tables(*grid(tmp_path, strategies, {}))
+    shown = [one for one in found if "EGAD" in {cell.text for row in one.rows for cell in row}]
+    assert len(shown) > 3
+    assert all(one.caption.endswith("Reconstructed from an abstract: EGAD.") for one in shown)
+    assert not any("Reconstructed" in one.caption for one in tables.values())
+
+
 def read(**parts: object) -> Method | None:
     record = Record.model_construct(strategy=strategy(**parts))
     return method(record)

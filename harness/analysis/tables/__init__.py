@@ -1,5 +1,8 @@
 """Every table that a grid's records can fill, as blocks of a document."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from harness.analysis import published
 from harness.analysis.document import Table
 from harness.analysis.frame import Frames
@@ -46,4 +49,14 @@ def document_tables(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tup
         *published_tables(grid, figures),
         method_table(grid),
     ]
-    return tuple(table for table in built if table is not None)
+    reconstructed = [label for label, one in grid.methods.items() if one.reconstructed]
+    return tuple(_labelled(table, reconstructed) for table in built if table is not None)
+
+
+def _labelled(table: Table, reconstructed: Sequence[str]) -> Table:
+    """Say below a table which of its rows were not written from a paper's own equations."""
+    shown = {cell.text for row in table.rows for cell in row}
+    named = [label for label in reconstructed if label in shown]
+    if not named:
+        return table
+    return replace(table, caption=f"{table.caption} Reconstructed from an abstract: {', '.join(named)}.".strip())
