@@ -49,13 +49,13 @@ def test_the_constant_categories_are_what_arithmetic_says() -> None:
     assert found["none"].student.by_category["optimizer"] == 0
     # Two moments in the parameters' dtype, and one step counter for each.
     assert found["adamw"].student.by_category["optimizer"] == 4 * (2 * sum(weights) + len(weights))
-    assert found["adamw_8bit"].student.by_category["optimizer"] == adam8bit_bytes(student)
+    assert found["adamw_8bit"].student.by_category["optimizer"] == adam8bit_bytes(student.parameters())
     assert found["none"].teacher.by_category["parameters"] == 4 * sum(p.numel() for p in teacher.parameters())
 
 
 def test_an_8_bit_state_has_a_scale_for_every_block_and_leaves_small_tensors_alone() -> None:
     module = torch.nn.ParameterList([torch.zeros(4097), torch.zeros(10)])
-    assert adam8bit_bytes(module) == (2 * 4097 + 2 * 4 * 17) + 8 * 10
+    assert adam8bit_bytes(module.parameters()) == (2 * 4097 + 2 * 4 * 17) + 8 * 10
 
 
 def test_chunks_and_selection_take_less_than_whole_logits() -> None:
