@@ -95,7 +95,7 @@ def test_a_grid_outlives_a_node(
 def test_a_cache_is_built_by_all_nodes(
     nodes: subprocess.Popen[str], write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:
-    workload = write_workload(data__sequence_length=8, data__train_tokens=1024)  # two shards
+    workload = write_workload(data__sequence_length=8, data__train_tokens=864)  # two shards
     grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
     results = tmp_path / "results"
     run = subprocess.run(
