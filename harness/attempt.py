@@ -24,6 +24,7 @@ from harness.errors import UnknownNameError, UserError
 from harness.execute import now, run_trial
 from harness.export import student_folder
 from harness.limits import memory_limit
+from harness.mirror import MirrorError
 from harness.placement import device_of
 from harness.results import Failure, History, Record, finished, read_record, trial_folder, write_record
 from harness.training import OnStep, distil
@@ -237,6 +238,8 @@ def failed_record(trial: Trial, started_at: str, reason: Reason, error: BaseExce
 
 def reason_of(error: BaseException) -> Reason:
     """Tell why an attempt failed, by what it raised."""
+    if isinstance(error, MirrorError):
+        return "lost"  # what is here is whole, and a second attempt goes on from it
     if isinstance(error, UserError | UnknownNameError):
         return "input"
     if isinstance(error, NotFiniteError | FloatingPointError):

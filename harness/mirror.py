@@ -20,6 +20,10 @@ SEALS: dict[Kind, str] = {"trials": "record.json", "cache": "meta.json", "checkp
 _FILE = "mirror.json"
 
 
+class MirrorError(UserError):
+    """A storage could not be read or written to; it may be there again at the next attempt."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mirror:
     """The storage of one results folder.
@@ -41,7 +45,8 @@ class Mirror:
             replace: fetch it too where this folder's seal is another one than the storage's.
 
         Raises:
-            UserError: the storage cannot be read, or the folder cannot be written.
+            MirrorError: the storage cannot be read.
+        UserError: the folder cannot be written.
         """
         local, remote, seal = self.root / kind / name, self._place(kind, name), SEALS[kind]
         if local.exists() and not replace:
@@ -71,14 +76,16 @@ class Mirror:
         """Copy a folder that is whole.
 
         Raises:
-            UserError: the storage cannot be written to.
+            MirrorError: the storage cannot be written to.
         """
         local, remote, seal = self.root / kind / name, self._place(kind, name), SEALS[kind]
         files = sorted(path for path in local.rglob("*") if path.is_file() and not path.name.startswith("."))
         try:
+            if self._fs.exists(f"{remote}/{seal}"):
+                self._fs.rm_file(f"{remote}/{seal}")  # of other content: until the new one is whole, there is none
             for path in sorted(files, key=lambda path: path == local / seal):
                 target = f"{remote}/{path.relative_to(local).as_posix()}"
-                self._fs.makedirs(self._fs._parent(target), exist_ok=True)
+                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
                 self._fs.put_file(str(path), target)
         except Exception as error:
             raise self._failed("written to", f"{kind}/{name}", error) from None
@@ -87,7 +94,7 @@ class Mirror:
         """Remove a folder from the storage, if it is there.
 
         Raises:
-            UserError: the storage cannot be written to.
+            MirrorError: the storage cannot be written to.
         """
         remote = self._place(kind, name)
         try:
@@ -100,11 +107,10 @@ class Mirror:
         """Return the folders of a kind that are whole, by name.
 
         Raises:
-            UserError: the storage cannot be read.
+            MirrorError: the storage cannot be read.
         """
         place, seal = self._place(kind, below), SEALS[kind]
         try:
-            self._fs.invalidate_cache()
             found = self._fs.find(place) if self._fs.exists(place) else []
         except Exception as error:
             raise self._failed("read", kind, error) from None
@@ -118,9 +124,9 @@ class Mirror:
     def _place(self, kind: Kind, name: str) -> str:
         return "/".join(part for part in (_storage(self.uri)[1].rstrip("/"), kind, name) if part)
 
-    def _failed(self, what: str, name: str, error: Exception) -> UserError:
+    def _failed(self, what: str, name: str, error: Exception) -> "MirrorError":
         told = str(error).strip().splitlines()
-        return UserError(
+        return MirrorError(
             f"{self.uri.rstrip('/')}/{name} cannot be {what}: {type(error).__name__}{f': {told[0]}' if told else ''}. "
             "What is in the results folder is whole; run again to copy it"
         )
@@ -173,7 +179,7 @@ def exchange(mirror: Mirror) -> tuple[int, int]:
     """Fetch the trials that are missing here, copy those that are missing there; return how many of both.
 
     Raises:
-        UserError: the storage cannot be read or written to.
+        MirrorError: the storage cannot be read or written to.
     """
     there = set(mirror.names("trials"))
     here = {path.parent.name for path in (mirror.root / "trials").glob(f"*/{SEALS['trials']}")}
@@ -188,7 +194,8 @@ def _storage(uri: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        found, place = fsspec.core.url_to_fs(uri)
+        # Other machines write there too, so nothing may be remembered of what it lists.
+        found, place = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise UserError(f"--mirror {uri}: {str(error).splitlines()[0]}") from None
     return found, str(place)

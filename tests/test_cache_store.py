@@ -474,8 +474,9 @@ def test_a_full_disk_is_told_by_the_files_name(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_cache_of_nothing_is_refused(tmp_path: Path) -> None:
+    tokens = Tokens(
+        ids=np.zeros((0, 4), dtype=np.int32), separator=1, cross_document_targets=False, tokens_per_byte=1.0, key="k"
+    )
+    nothing = Source(tokens=tokens, teacher="teacher", tokenizer="tokenizer", dtype="float32")
     with pytest.raises(UserError, match="no sequences"):
-        store.build_store(
-            tmp_path, "hidden", {}, lambda part: {}, sequences=np.arange(0), whole=True, num_tokens=0, extras={},
-            about={}, shard_size=2,
-        )  # fmt: skip
+        store.build_store(tmp_path, "hidden", {}, lambda part: {}, source=nothing, batch_size=1, shard_size=2)

@@ -13,10 +13,10 @@ from conftest import Asked
 from rich.console import Console
 
 from harness import teachers
-from harness.attempt import Options, run_and_write
+from harness.attempt import Options, reason_of, run_and_write
 from harness.distill.checkpoint import Interval, Stopped
 from harness.errors import UserError
-from harness.mirror import attach, exchange, mirror_of
+from harness.mirror import MirrorError, attach, exchange, mirror_of
 from harness.plan import make_plan
 from harness.results import read_record, trial_folder
 from harness.run import complete
@@ -131,17 +131,37 @@ def test_a_mirror_that_cannot_be_is_refused(uri: str, tmp_path: Path) -> None:
 def test_a_storage_that_fails_says_so_and_the_record_stays(
     uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach(tmp_path, uri)
+    mirror = attach(tmp_path, uri)
     run_and_write(trial, tmp_path, options=OPTIONS)
-    storage, _ = fsspec.core.url_to_fs(uri)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("no credentials")
 
-    monkeypatch.setattr(storage, "put_file", refuse)
+    monkeypatch.setattr(mirror._fs, "put_file", refuse)
     with pytest.raises(UserError, match=f"trials/{trial.id} cannot be written to: PermissionError: no credentials"):
-        attach(tmp_path, uri).offer("trials", trial.id)
+        mirror.offer("trials", trial.id)
     assert read_record(trial_folder(tmp_path, trial.id) / "record.json").status == "finished"
+
+
+def test_a_newer_record_does_not_exist_before_it_is_whole(
+    uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = attach(tmp_path / "here", uri)
+    run_and_write(trial, tmp_path / "here", options=OPTIONS)
+    put = mirror._fs.put_file
+
+    def stop(path: str, target: str) -> None:
+        if target.endswith("record.json"):
+            raise ConnectionError("gone")
+        put(path, target)
+
+    monkeypatch.setattr(mirror._fs, "put_file", stop)
+    with pytest.raises(MirrorError) as failed:
+        mirror.offer("trials", trial.id)
+    assert reason_of(failed.value) == "lost", "a second attempt is worth it"
+    assert mirror.names("trials") == [], "tables of one attempt beside the record of another are no trial"
+    monkeypatch.undo()
+    assert exchange(mirror) == (0, 1)
 
 
 @pytest.mark.faults

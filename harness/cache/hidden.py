@@ -118,12 +118,10 @@ def build_hidden(
         "hidden",
         source.ingredients,
         _maker(source, trunk, batch_size, done),
-        sequences=source.sequences,
-        whole=source.only is None,
-        num_tokens=source.num_tokens,
+        source=source,
+        batch_size=batch_size,
+        shard_size=shard_size,
         extras={"head": {"weight": head.weight}},
-        about=source.about,
-        shard_size=-(-shard_size // batch_size) * batch_size,
         on_shard=done.tell,
         spread=spread,
     )
@@ -143,7 +141,7 @@ def make_hidden_shards(folder: Path, source: Source, trunk: Trunk, *, batch_size
         "hidden",
         source.ingredients,
         _maker(source, trunk, batch_size, Done(None, 0)),
-        sequences=source.sequences,
+        source=source,
         numbers=numbers,
     )
 

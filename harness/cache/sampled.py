@@ -203,12 +203,9 @@ def build_sampled(
         "sampled",
         settings.ingredients(source),
         make,
-        sequences=source.sequences,
-        whole=source.only is None,
-        num_tokens=source.num_tokens,
-        extras={},
-        about=source.about,
-        shard_size=-(-shard_size // teacher.batch_size) * teacher.batch_size,
+        source=source,
+        batch_size=teacher.batch_size,
+        shard_size=shard_size,
         on_shard=done.tell,
     )
     finished = open_sampled(folder, source, settings)

@@ -39,6 +39,7 @@ from harness.cache.files import (
     write_sealed,
 )
 from harness.cache.lock import building
+from harness.cache.source import Source
 from harness.errors import UserError
 
 # Has other processes make some shards, given by number, with `make_shards`; calls its second argument while it waits.
@@ -156,12 +157,10 @@ def build_store(
     ingredients: Mapping[str, Scalar],
     make: Callable[[Indices], dict[str, Tensor]],
     *,
-    sequences: Indices,
-    whole: bool,
-    num_tokens: int,
-    extras: Mapping[str, dict[str, Tensor]],
-    about: Mapping[str, str],
+    source: Source,
+    batch_size: int,
     shard_size: int,
+    extras: Mapping[str, dict[str, Tensor]] | None = None,
     on_shard: Callable[[int], None] | None = None,
     spread: Spread | None = None,
 ) -> Store:
@@ -172,18 +171,17 @@ def build_store(
         kind: hidden, scores, sampled or topk.
         ingredients: everything the content depends on.
         make: computes the arrays of a shard from the indices of its sequences.
-        sequences: which sequences of the data set to hold, ascending.
-        whole: whether those are all of it.
-        num_tokens: tokens of those sequences.
+        source: the teacher and the sequences to hold.
+        batch_size: sequences that `make` computes at once.
+        shard_size: sequences per shard, rounded up to whole batches; a continued build keeps its own.
         extras: files beside the shards, by stem.
-        about: what the ingredients are called, for people.
-        shard_size: sequences per shard; a continued build keeps its own.
         on_shard: called with the number of sequences done when a shard is there.
         spread: lets other processes make shards first; what they leave is made here.
 
     Raises:
         UserError: the folder holds something else or damage, or cannot be written to; names the file.
     """
+    sequences = source.sequences
     if not len(sequences):
         raise UserError(f"a {kind} cache of no sequences was asked for")
     name = f"{kind}-{key_of(kind, ingredients)}"
@@ -196,11 +194,11 @@ def build_store(
             kind=kind,
             key=key_of(kind, ingredients),
             ingredients=dict(ingredients),
-            about=dict(about),
+            about=dict(source.about),
             versions={library: version(library) for library in ("torch", "transformers", "numpy")},
             num_sequences=len(sequences),
-            num_tokens=num_tokens,
-            shard_size=shard_size,
+            num_tokens=source.num_tokens,
+            shard_size=-(-shard_size // batch_size) * batch_size,
             complete=False,
             files={},
         )
@@ -221,7 +219,7 @@ def build_store(
             kept = _kept(path, number, whole=number not in missing)
             files[shard_name(number)] = kept or _make_shard(path, number, make, part)
             tell(number * meta.shard_size + len(part))
-        given = dict(extras) if whole else {**extras, "sequences": {"index": _tensor(sequences)}}
+        given = dict(extras or {}) | ({} if source.only is None else {"sequences": {"index": _tensor(sequences)}})
         for stem, arrays in given.items():
             files[f"{stem}.safetensors"] = write_arrays(path / f"{stem}.safetensors", arrays)
         write_sealed(path / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
@@ -239,7 +237,7 @@ def make_shards(
     ingredients: Mapping[str, Scalar],
     make: Callable[[Indices], dict[str, Tensor]],
     *,
-    sequences: Indices,
+    source: Source,
     numbers: Sequence[int],
 ) -> None:
     """Make some shards of a cache that another process is building and waits for.
@@ -249,7 +247,7 @@ def make_shards(
         kind: as in `build_store`.
         ingredients: as in `build_store`.
         make: as in `build_store`.
-        sequences: as in `build_store`.
+        source: as in `build_store`.
         numbers: which shards.
 
     Raises:
@@ -258,7 +256,7 @@ def make_shards(
     path = folder / f"{kind}-{key_of(kind, ingredients)}"
     meta = read_meta(path)
     _check_ingredients(path, meta, kind, ingredients)
-    parts = _parts(sequences, meta.shard_size)
+    parts = _parts(source.sequences, meta.shard_size)
     for number in numbers:
         if _kept(path, number) is None:
             _make_shard(path, number, make, parts[number])

@@ -187,12 +187,9 @@ def build_topk(
         "topk",
         settings.ingredients(source),
         make,
-        sequences=source.sequences,
-        whole=source.only is None,
-        num_tokens=source.num_tokens,
-        extras={},
-        about=source.about,
-        shard_size=-(-shard_size // teacher.batch_size) * teacher.batch_size,
+        source=source,
+        batch_size=teacher.batch_size,
+        shard_size=shard_size,
         on_shard=done.tell,
     )
     finished = open_topk(folder, source, settings)
