@@ -200,6 +200,23 @@ def test_cost_stacks_phases_and_keeps_shared_seconds_apart(report: Grid) -> None
     assert not any(bar.get_hatch() for bar in (*time.patches, *memory.patches))
 
 
+@pytest.mark.parametrize(("least", "said"), [(1e-9, True), (0.05, False), (0.5, False)])
+def test_a_vanishing_loss_leaves_the_others_an_axis_with_numbers(least: float, said: bool, budgets: Grid) -> None:
+    grid = with_curves(budgets, {"Full KD": [2.0, 1.0], "kl 50%": [1.0, 1.0]})
+    table = grid[0].tables["curve"]
+    table.loc[(table["label"] == "kl 50%") & (table["step"] == 1), "loss_nats"] = least
+    (plot,) = curves.make(*grid)
+    with style.drawing():
+        plot.figure.draw_without_rendering()
+    axes = plot.figure.axes[0]
+    low, high = axes.get_ylim()
+    shown = [label.get_text() for value, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+             if low <= value <= high and label.get_text()]  # fmt: skip
+    assert len(shown) >= 2
+    assert low > 1e-4
+    assert ("Losses below 0.002" in plot.caption) is said
+
+
 def test_curves_are_means_over_finite_seeds(budgets: Grid) -> None:
     grid = with_curves(budgets, {"Full KD": [3.0, 2.0, 1.0], "kl 50%": [3.0, math.inf, math.nan]})
     (plot,) = curves.make(*grid)

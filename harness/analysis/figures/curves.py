@@ -1,7 +1,7 @@
 """How the training loss falls: one small panel per strategy, all on the same axes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ _MOST = 40  # panels; a figure of more is not read
 _COLUMNS = 4
 _DRAWN = 600  # steps of a curve
 _LOG_ABOVE = 10.0  # ratio of the largest to the least loss from which on an axis is logarithmic
+_MANY_TICKS_UP_TO = 50.0  # the same ratio, up to which 2 and 5 have ticks beside the powers of ten
+_DEEPEST = 1000.0  # the same ratio, beyond which one nearly vanishing loss would flatten all the others
 
 Values = npt.NDArray[np.float64]
 
@@ -53,6 +55,8 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
     }
     shown = dict(list(found.items())[:_MOST])
     left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
+    floor = _floor(shown)
+    cut = "" if floor is None else f" Losses below {floor:.2g} are drawn at {floor:.2g}."
     counts = sorted({len(one.seeds) for one in shown.values()})
     trials = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     return (
@@ -62,11 +66,31 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
             caption=f"Loss of each optimiser step, mean of the {window} step(s) up to it; thick: mean over {trials} "
             "trial(s) per strategy, one per seed, faint: single trials, a cross where one stops being finite. Each "
             "strategy minimises its own loss over its own positions: the curves show whether it trained, their "
-            f"heights are no ranking.{left_out}",
+            f"heights are no ranking.{left_out}{cut}",
             alt=_alt(shown),
-            figure=_draw(shown, manifest),
+            figure=_draw(shown if floor is None else _cut(shown, floor), manifest),
         ),
     )
+
+
+def _floor(found: Mapping[str, Curve]) -> float | None:
+    """Return the least loss that is drawn where it lies; None if all are, or the axis will not be logarithmic."""
+    values = _finite(found)
+    if not values.size or values.min() <= 0 or values.max() / values.min() <= _DEEPEST:
+        return None
+    return float(values.max() / _DEEPEST)
+
+
+def _cut(found: Mapping[str, Curve], floor: float) -> dict[str, Curve]:
+    return {
+        name: replace(one, seeds=one.seeds.clip(min=floor), mean=one.mean.clip(min=floor))
+        for name, one in found.items()
+    }
+
+
+def _finite(found: Mapping[str, Curve]) -> Values:
+    values = np.concatenate([one.seeds.ravel() for one in found.values()])
+    return np.asarray(values[np.isfinite(values)])
 
 
 def smoothing(table: pd.DataFrame) -> int:
@@ -101,8 +125,7 @@ def _draw(found: Mapping[str, Curve], manifest: Manifest) -> Figure:
     columns = min(_COLUMNS, len(found))
     rows = -(-len(found) // columns)
     planned = {name: sum(entry.label == name for entry in manifest.trials) for name in found}
-    values = np.concatenate([one.seeds.ravel() for one in found.values()])
-    values = values[np.isfinite(values)]
+    values = _finite(found)
     baseline = found.get(manifest.baseline or "")
     with drawing():
         figure = Figure(figsize=(max(3.6, 1.85 * columns + 0.5), 1.4 * rows + 0.9), layout="constrained")
@@ -128,7 +151,8 @@ def _draw(found: Mapping[str, Curve], manifest: Manifest) -> Figure:
         if values.size and values.min() > 0 and values.max() / values.min() > _LOG_ABOVE:
             panels[0].set_yscale("log")
             # Plain numbers: mathematical notation is off, because a label may contain a dollar sign.
-            panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            few = values.max() / values.min() > _MANY_TICKS_UP_TO
+            panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
             panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             panels[0].yaxis.set_minor_formatter(NullFormatter())
         handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
