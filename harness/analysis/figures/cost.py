@@ -26,6 +26,8 @@ _PHASES = {
     "diagnostics": ORANGE,
     "eval": SKY,
 }
+# What is spent once, hatched; the same colour in every report.
+_SHARED = {"hidden": GREEN, "scores": YELLOW, "sampled": ORANGE, "topk": BLUE, "prepass": PINK}
 _PEAKS = {
     "step": "Peak of the first step (MiB)",
     "cuda": "Peak on the GPU (MiB)",
@@ -57,7 +59,7 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
         if record is not None and record.status == "finished":
             records[entry.label].append(record)
     time = _panel("Wall time (s)", records, lambda record: record.cost.wall_s, order=tuple(_PHASES))
-    shared = _panel("Spent once (s)", records, lambda record: record.cost.shared_s, hatch="////")
+    shared = _panel("Spent once (s)", records, lambda record: record.cost.shared_s, order=tuple(_SHARED), hatch="////")
     peaks = [_peak(kind, records) for kind in _PEAKS]
     # The process holds libraries too: it is shown only where nothing more telling was measured.
     memory = [panel for panel in peaks[:2] if panel is not None] or [panel for panel in peaks[2:] if panel is not None]
@@ -137,9 +139,8 @@ def _bars(axes: Axes, panel: _Panel, names: Sequence[str]) -> dict[str, Patch]:
     start = dict.fromkeys(names, 0.0)
     handles = {}
     for place, (part, means) in enumerate(panel.parts.items()):
-        color = _PHASES.get(part, CYCLE[place % len(CYCLE)]) if stacked else GREEN
-        if panel.hatch:
-            color = _PHASES.get(part, (GREEN, YELLOW, ORANGE)[place % 3])
+        known = _SHARED if panel.hatch else _PHASES
+        color = known.get(part, CYCLE[place % len(CYCLE)]) if stacked else GREEN
         shown = [name for name in names if name in means]
         # Drawn by height and start: a cost that is not finite has no bar.
         widths = [means[name] if np.isfinite(means[name]) else 0.0 for name in shown]
