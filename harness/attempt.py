@@ -93,8 +93,8 @@ def run_and_write(
             if on_step is not None:
                 on_step(done, total, loss_nats)
 
-        def keep(device: str, parts: Mapping[str, Resumable]) -> Keeper:
-            keepers.append(_keeper(trial, results, options, device, parts, stop=stop, writes=True))
+        def keep(device: str, parts: Mapping[str, Resumable], group: Group) -> Keeper:
+            keepers.append(_keeper(trial, results, options, device, parts, group, stop=stop))
             return keepers[-1]
 
         try:
@@ -133,8 +133,10 @@ def help_run(trial: Trial, results: Path, *, options: Options, rank: int, meetin
     Raises:
         RankLostError: another process ended.
     """
-    keep = partial(_keeper, trial, results, options, stop=lambda: False, writes=False)
-    with _limited(trial, options), joined(rank, trial.workload.resources.data_parallel, meeting) as group:
+    keep = partial(_keeper, trial, results, options, stop=lambda: False)
+    resources = trial.workload.resources
+    meet = joined(rank, resources.data_parallel, meeting, sharded=resources.shard_student)
+    with _limited(trial, options), meet as group:
         distil(trial, cache=results / "cache", on_step=None, keep=keep, group=group)
 
 
@@ -144,9 +146,9 @@ def _keeper(
     options: Options,
     device: str,
     parts: Mapping[str, Resumable],
+    group: Group,
     *,
     stop: Callable[[], bool],
-    writes: bool,
 ) -> Keeper:
     return Keeper(
         checkpoint_folder(results, trial.id),
@@ -157,7 +159,7 @@ def _keeper(
         device=device,
         parts=parts,
         stop=stop,
-        writes=writes,
+        group=group,
     )
 
 

@@ -78,7 +78,9 @@ def run_trial(
         if keep_student is not None:
             keep_student(model, inputs.tokenizer)
     # Evaluation holds what lm-eval's batches need, the same for every strategy: not what is compared.
-    peak = {} if made.live is None else peak_gib(device) | {"step": made.live.peak / 2**30}
+    peak = {} if training is None else peak_gib(device)
+    if made.live is not None:
+        peak["step"] = made.live.peak / 2**30
     with clock.phase("eval"):
         heldout, scores = _evaluate(trial, model, inputs, made.chunk, cache, device)
     record = Record(

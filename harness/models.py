@@ -259,6 +259,24 @@ def trunk_layers(model: PreTrainedModel, input_ids: Int[Tensor, "B L"], layers: 
     return States(final=found.last_hidden_state, layers=tuple(found.hidden_states[layer] for layer in layers))
 
 
+def layer_classes(model: PreTrainedModel) -> list[str]:
+    """Return the names of the classes of which a model says that they are not to be split: its layers."""
+    return sorted(getattr(model, "_no_split_modules", None) or ())
+
+
+def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return a trunk's layers, in order.
+
+    Raises:
+        UserError: the model does not say what its layers are.
+    """
+    classes = layer_classes(model)
+    found = [module for module in model.base_model.modules() if type(module).__name__ in classes]
+    if not found:
+        raise UserError(f"{type(model).__name__} names no layers, so it cannot be shared out among processes")
+    return found
+
+
 def compute_activations_anew(model: PreTrainedModel) -> None:
     """Let a trunk's backward pass compute each layer's activations anew, instead of keeping those of all layers."""
     settings = {"use_reentrant": False}

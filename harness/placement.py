@@ -58,7 +58,7 @@ def spread_layers(source: ModelSource, folder: Path, devices: Sequence[str], *, 
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source.trust_remote_code)
     model.tie_weights()
     sizes = compute_module_sizes(model, dtype=dtype)
-    whole = sorted(getattr(model, "_no_split_modules", None) or ())
+    whole = models.layer_classes(model)
     largest = max(sizes[name] for name, module in model.named_modules() if type(module).__name__ in whole)
     # A share is filled layer by layer, and the last device takes what is left.
     room: dict[int | str, int] = {number: sizes[""] // len(devices) + largest for number in range(len(devices) - 1)}

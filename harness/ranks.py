@@ -52,7 +52,7 @@ def gathered(
         _introduce(helpers, payload)
         others += [each.help.remote(str(results), options, rank + 1, str(meeting)) for rank, each in enumerate(helpers)]
         threading.Thread(target=_watch, args=(others, done), daemon=True).start()
-        with joined(0, size, meeting) as group:
+        with joined(0, size, meeting, sharded=trial.workload.resources.shard_student) as group:
             yield group
     except RankLostError as lost:
         raise _explained(lost, others) from None

@@ -73,7 +73,7 @@ def run_trials(
     with guarded(scratch), interruptible(stop, watcher.said), session(num_cpus, address, scratch):
         _check_gpus(trials)
         fit(by_id, "first")
-        again = {trial.id: smaller for trial in trials if (smaller := _second(trial, failed)) is not None}
+        again = {trial.id: smaller for trial in trials if (smaller := second_attempt(trial, failed)) is not None}
         if again and not stop.exists():
             for trial in again.values():
                 watcher.retried(trial, failed.pop(trial.id).line)
@@ -83,15 +83,18 @@ def run_trials(
     return Outcome(finished=done, failed={key: each.line for key, each in failed.items()}, pending=pending)
 
 
-def _second(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
-    """Return what a second attempt at a failed trial runs; None if none would help."""
+def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
+    """Return what a second attempt at a trial runs, if it failed; None if none would help."""
     if trial.id not in failed or failed[trial.id].reason not in _WORTH_A_RETRY:
         return None
     if failed[trial.id].reason == "lost":
         return trial
     # The global batch stays what it is, so only the order of sums changes, and with it the last bits.
-    settings = trial.workload.optimisation
-    sizes = [size for size in range(1, settings.micro_batch_size // 2 + 1) if settings.batch_size % size == 0]
+    settings, resources = trial.workload.optimisation, trial.workload.resources
+    # The processes of a sharded student need as many micro-batches each.
+    multiple = resources.data_parallel if resources.shard_student else 1
+    halved = range(1, settings.micro_batch_size // 2 + 1)
+    sizes = [size for size in halved if settings.batch_size % (size * multiple) == 0]
     if not sizes:
         return None
     smaller = settings.model_copy(update={"micro_batch_size": sizes[-1]})

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.parts import Resumable, Weights
+from harness.distill.shards import assemble, shard
 from harness.distill.step import Core
 from harness.distill.teacher import Teacher
 from harness.distill.train import Training, train
 from harness.evaluate.evaluation import prepare_items
 from harness.inputs import Inputs, prepare_inputs, prepare_train_cache
-from harness.meter import Clock, LiveBytes, count_flops, count_trunk_flops, reset_peak, shape_of
+from harness.meter import Clock, LiveBytes, count_flops, reset_peak, shape_of
 from harness.placement import chunk_of, device_of
 from harness.rollouts import make_writer, rollout_flops
 from harness.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
@@ -35,8 +37,8 @@ from harness.watch import watch_training
 
 # (steps done, steps in all, loss in nats)
 OnStep = Callable[[int, int, float], None]
-# From the device, and the meters whose readings go into a checkpoint
-Keep = Callable[[str, Mapping[str, Resumable]], Keeper]
+# From the device, the meters whose readings go into a checkpoint, and the processes that train together
+Keep = Callable[[str, Mapping[str, Resumable], Group], Keeper]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Distilled:
     """What a trial has before it is evaluated.
 
     Attributes:
-        model: the student, trained if the strategy trains it, or the teacher.
+        model: the student, trained if the strategy trains it, or the teacher. A student that was sharded is whole in
+            the first process, and of no use in the others.
         inputs: tokenizer, data and the teacher's states.
         chosen: the sequences that the sample axis kept, None without that axis.
         stored: targets that were stored before training, None if none were.
@@ -52,7 +55,8 @@ class Distilled:
         teacher: what training read of the teacher, None if nothing.
         training: what training left, None if nothing was trained.
         watch: diagnostics, None without.
-        live: bytes of tensors in the first step, None if nothing was trained.
+        live: bytes of tensors in the first step, None if nothing was trained, or not in one process: what a sharded
+            student's layers fetch and drop is not seen.
         flops: operations by purpose, of all processes together.
         clock: seconds by phase so far.
         device: where the model is.
@@ -108,7 +112,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         assert source is not None, "checked before anything runs"
         model = models.load_model(source, workload.folder, dtype=dtype, device=device)
     chunk = chunk_of(workload, inputs.vocab_size)
-    training, chosen, teacher, watch, flops, live = None, None, None, None, {}, None
+    training, chosen, teacher, watch, flops, counted = None, None, None, None, {}, None
     if strategy.samples is not None:
         with clock.phase("prepass"):
             chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
@@ -131,6 +135,8 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         adapted = None
         if workload.lora is not None:
             adapted = adapt(model, workload.lora, seed=derive(trial.seed or 0, PURPOSE))
+        if group.sharded:
+            shard(model)
         core = Core(
             student=model,
             teacher=teacher,
@@ -146,6 +152,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         if workload.resources.checkpoint_activations:
             models.compute_activations_anew(model)
         live = LiveBytes()
+        counted = None if group.sharded else live
         watch = watch_training(trial, core, inputs, device, clock=clock, live=live)
         with clock.phase("train"):
             training = train(
@@ -155,16 +162,19 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
                 only=chosen.kept if chosen is not None else None,
                 device=device,
                 on_step=on_step,
-                watch=live,
+                watch=counted,
                 observer=watch,
-                keeper=None if keep is None else keep(device, _parts(clock, live, watch, core)),
+                keeper=None if keep is None else keep(device, _parts(clock, live, watch, core), group),
                 writer=make_writer(trial, inputs.train, inputs.vocab_size, aside=lambda: clock.phase("rollout")),
             )
+        if group.sharded:
+            load = partial(models.load_model, source, workload.folder, dtype=dtype, device=device)
+            model = assemble(model, load, group)
         head = models.head_of(model, inputs.vocab_size).weight
         student = shape_of(workload.student, workload.folder, workload.data.sequence_length, workload.lora)
         flops = count_flops(
             training.tally,
-            student_trunk=count_trunk_flops(model, workload.data.sequence_length),
+            student_trunk=student.trunk_flops,
             student_backward=student.backward_flops,
             head_trained=student.head_trained,
             teacher_trunk=teacher_flops,
@@ -203,7 +213,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         teacher=teacher,
         training=training,
         watch=watch,
-        live=live,
+        live=counted,
         flops=flops,
         clock=clock,
         device=device,

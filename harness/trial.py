@@ -29,6 +29,7 @@ _NOT_IDENTITY = {
         "compile",
         "data_parallel",
         "teacher_gpus",
+        "shard_student",
     },
     "optimisation": {"micro_batch_size"},
     "data": {"streaming"},

@@ -40,7 +40,7 @@ def _decided(workload: Workload) -> Workload:
     # Torch is imported for workloads that ask for it only: `harness list` reads them all.
     from harness.distill.optimiser import eight_bit
 
-    found = "adamw" if eight_bit() is None else "adamw_8bit"
+    found = "adamw" if workload.resources.shard_student or eight_bit() is None else "adamw_8bit"
     return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": found})})
 
 

@@ -15,6 +15,7 @@ from harness.data.tokens import find_prepared
 from harness.errors import UnknownNameError, UserError
 from harness.execute import run_trial
 from harness.forecast import calibrate
+from harness.forecast.advice import changes_that_help
 from harness.forecast.calibrate import measure_step_s
 from harness.forecast.disk import caches
 from harness.forecast.flops import exactness, predict_flops
@@ -23,7 +24,7 @@ from harness.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
 from harness.forecast.memory import GIB, changed, countable, footprint
 from harness.forecast.show import print_forecast
 from harness.grid import presets
-from harness.models import load_model, load_tokenizer, tokenizer_fingerprint
+from harness.models import layers_of, load_model, load_tokenizer, tokenizer_fingerprint
 from harness.shapes import configuration, num_tokens
 from harness.trial import Trial
 from harness.workload import ASSETS, fingerprints, load_workload
@@ -112,6 +113,39 @@ def test_master_weights_and_bits_are_in_the_memory(workload_file: Path) -> None:
     assert masters.optimiser == pytest.approx(3 * plain.optimiser, rel=0.02)
     eight = footprint(strategy, changed(workload, optimisation__optimiser="adamw_8bit"))
     assert eight.total != plain.total
+
+
+def test_a_process_has_its_share_of_a_sharded_student(tiny: Workload) -> None:
+    strategy = presets()["se_kd"]
+    workload = changed(tiny, optimisation__micro_batch_size=2)
+    whole = footprint(strategy, workload)
+    student = load_model(tiny.student, tiny.folder, dtype=torch.float32)
+    sizes = [sum(4 * each.numel() for each in layer.parameters()) for layer in layers_of(student)]
+    for processes in (2, 4):
+        sharded = changed(workload, resources__data_parallel=processes, resources__shard_student=True)
+        found = footprint(strategy, sharded)
+        assert found.parameters == whole.parameters - sum(sizes) + sum(sizes) // processes
+        assert found.optimiser == pytest.approx(whole.optimiser / processes, abs=1)
+        # At its peak all gradients are there; layers are whole one at a time.
+        spared = whole.total - found.total
+        static = (whole.parameters - found.parameters) + (whole.optimiser - found.optimiser)
+        assert static <= spared + 4 * max(sizes) <= static + sum(sizes)
+        assert found.checkpoint == whole.checkpoint, "which holds all of it"
+        assert found.step < whole.step
+
+
+def test_a_student_that_does_not_fit_may_be_shared_out(tiny: Workload) -> None:
+    strategy = presets()["full_kd"]
+    # So short a text that little but the state is left.
+    workload = changed(tiny, data__sequence_length=8, optimisation__micro_batch_size=1)
+    whole = footprint(strategy, workload)
+    sharded = changed(workload, resources__data_parallel=4, resources__shard_student=True)
+    room = footprint(strategy, sharded).total / GIB
+    gpu = Gpu(name="small", memory_gib=1.0 + room / 0.94, tflops={"float32": 1.0})
+    assert usable_gib(gpu) >= room
+    changes = {each.what: each for each in changes_that_help(strategy, workload, whole, gpu)}
+    assert changes["resources.shard_student: true on 4 GPUs (resources.data_parallel)"].fits
+    assert "resources.shard_student: true on 2 GPUs (resources.data_parallel)" not in changes, "which is not enough"
 
 
 def test_the_papers_workload_is_planned_without_its_models(tmp_path: Path) -> None:

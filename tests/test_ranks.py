@@ -6,19 +6,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from harness import plugins
+from harness.distill import optimiser
 from harness.errors import UserError
+from harness.events import Failed
 from harness.execute import run_trial
 from harness.plan import make_plan
 from harness.results import read_record
-from harness.schedule import run_trials
+from harness.schedule import run_trials, second_attempt
 from harness.workload import load_workload
 
 PROJECT = Path(__file__).parent.parent
+SHARED = {"resources__data_parallel": 2, "resources__shard_student": True}
 
 # The student's entropy; but the second process dies at its second look, once.
 MORTAL = '''"""A signal that ends a process."""
@@ -61,12 +65,13 @@ def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.faults
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.parametrize("sharded", [False, True])
 def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
-    write_workload: Callable[..., Path], tmp_path: Path, forget_plugins: None
+    sharded: bool, write_workload: Callable[..., Path], tmp_path: Path, forget_plugins: None
 ) -> None:
     plugin, grid = tmp_path / "mortal.py", tmp_path / "two.yaml"
     plugin.write_text(MORTAL, encoding="utf-8")
-    workload = write_workload(resources__data_parallel=2)
+    workload = write_workload(resources__data_parallel=2, resources__shard_student=sharded)
     position = {"signal": "mortal", "policy": "top_k", "budget": 0.3}
     entries = [{"preset": "se_kd", "label": "mortal", "position": position}]
     fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
@@ -92,6 +97,7 @@ def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
     assert record.metrics["teacher_kl"].value == pytest.approx(alone.metrics["teacher_kl"].value, rel=1e-5)
     assert record.selection == alone.selection
     assert record.cost.flops == alone.cost.flops
+    assert ("step" in record.cost.peak_gib) != sharded
 
 
 # The student's entropy; but the second process of a trial cannot read this file.
@@ -152,13 +158,38 @@ def test_more_processes_than_the_machine_has_are_refused(
         ({"resources__data_parallel": 3}, "each process needs one"),
         ({"resources__data_parallel": 2, "resources__gpus": 0.5}, "must be whole"),
         ({"resources__data_parallel": 0}, "greater than"),
+        ({"resources__shard_student": True}, "resources.data_parallel is 1"),
+        (SHARED | {"optimisation__batch_size": 6}, "3 micro-batches are not as many for each of 2"),
+        (SHARED | {"lora": {"rank": 2, "alpha": 4}}, "trained in full"),
+        (SHARED | {"optimisation__optimiser": "adamw_8bit"}, "set optimisation.optimiser to adamw"),
     ],
 )
-def test_processes_without_work_are_refused(
-    changes: dict[str, float], reason: str, write_workload: Callable[..., Path]
+def test_processes_that_cannot_share_a_trial_are_refused(
+    changes: dict[str, Any], reason: str, write_workload: Callable[..., Path]
 ) -> None:
     with pytest.raises(UserError, match=reason):
         load_workload(str(write_workload(**changes)))
+
+
+def test_a_sharded_student_never_has_8_bit_states(
+    write_workload: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimiser, "eight_bit", lambda: ("torchao.optim", "AdamW8bit"))
+    if_available = {"optimisation__optimiser": "adamw_8bit_if_available"}
+    for changes, found in (({}, "adamw_8bit"), (SHARED, "adamw")):
+        assert load_workload(str(write_workload(**if_available, **changes))).optimisation.optimiser == found
+
+
+@pytest.mark.parametrize(("sharded", "size"), [(False, 6), (True, 5)])
+def test_a_second_attempt_has_micro_batches_for_all_processes(
+    sharded: bool, size: int, write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    optimisation = {"data__train_tokens": 4096, "optimisation__batch_size": 30, "optimisation__micro_batch_size": 15}
+    workload = write_workload(**SHARED | {"resources__shard_student": sharded}, **optimisation)
+    (trial, *_) = make_plan(write_grid(["full_kd"], workload=str(workload)), tmp_path / "results").todo
+    again = second_attempt(trial, {trial.id: Failed(reason="memory", line="no room")})
+    assert again is not None
+    assert again.workload.optimisation.micro_batch_size == size
 
 
 @pytest.mark.parametrize(

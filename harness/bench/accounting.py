@@ -50,6 +50,7 @@ class Entry:
         num_bytes: its size.
         what: operation, dtype and shape.
         copy: whether it is the student's copy of something of the teacher's, which one device for both would not need.
+        over: processes that it is shared out among; `num_bytes` is one's share.
     """
 
     category: Category
@@ -57,6 +58,7 @@ class Entry:
     num_bytes: int
     what: str
     copy: bool = False
+    over: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +104,16 @@ class Ledger(LiveBytes):
         # Which entry, and whether it came to life (+1) or died (-1).
         self._events: list[tuple[int, int]] = []
 
-    def register(self, tensors: Iterable[Tensor], category: Category, owner: Owner | None) -> None:
-        """Enter tensors that exist already and stay."""
+    def register(self, tensors: Iterable[Tensor], category: Category, owner: Owner | None, *, over: int = 1) -> None:
+        """Enter tensors that exist already and stay, shared out among so many processes."""
         for tensor in tensors:
             key = tensor.untyped_storage()._cdata
             if key not in self._alive:
                 self._known.add(key)
-                self._enter(key, Entry(category=category, owner=owner, num_bytes=_size(tensor), what=_what("", tensor)))
+                size = -(-_size(tensor) // over)
+                self._enter(
+                    key, Entry(category=category, owner=owner, num_bytes=size, what=_what("", tensor), over=over)
+                )
 
     @contextmanager
     def region(self, category: Category) -> Iterator[None]:
@@ -144,12 +149,14 @@ class Ledger(LiveBytes):
                 handle.remove()
 
     def mark_gradients(self, model: PreTrainedModel) -> None:
-        """Recognise the gradients of a model's parameters among the tensors that are alive."""
+        """Recognise the gradients of a model's parameters among the tensors that are alive, shared out as these are."""
         for parameter in model.parameters():
             if parameter.grad is not None:
                 entry = self._entries[self._alive[parameter.grad.untyped_storage()._cdata]]
                 if entry.category != "head gradient":
                     entry.category = "gradients"
+                    entry.over = self._entries[self._alive[parameter.untyped_storage()._cdata]].over
+                    entry.num_bytes = -(-entry.num_bytes // entry.over)
 
     def peak_of(self, wanted: Callable[[Entry], bool] = lambda _: True) -> Peak:
         """Return the moment when most bytes of the wanted entries were alive."""

@@ -112,8 +112,8 @@ class Optimisation(Frozen):
 
     Attributes:
         optimiser: `adamw`, or `adamw_8bit` with states of 8 bits (torchao or bitsandbytes, for a GPU).
-            `adamw_8bit_if_available` becomes one of the two when the workload is loaded; that one is in the trial's
-            identity and record.
+            `adamw_8bit_if_available` becomes one of the two when the workload is loaded, `adamw` where the student is
+            sharded; that one is in the trial's identity and record.
         master_weights: whether the optimiser steps on a float32 copy of the student's weights, which are rounded to
             `resources.dtype` after every step. Without it a step much smaller than a weight is lost to rounding: in
             bfloat16, at a learning rate of 1e-5, most are.
@@ -200,6 +200,8 @@ class Resources(Frozen):
             Where its cache is made there is no student.
         data_parallel: processes that train one student together, each on its share of every batch's micro-batches;
             does not change the result.
+        shard_student: whether these processes share out the student's layers and its optimiser's state, for a student
+            that one GPU can hold but not train; does not change the result.
         dtype: of weights and activations; statistics and losses are float32 at least.
         logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
         checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.
@@ -214,6 +216,7 @@ class Resources(Frozen):
     compile: bool = False
     teacher_gpus: Annotated[int, Field(ge=0)] = 0
     data_parallel: Positive = 1
+    shard_student: bool = False
 
 
 class Workload(Frozen):
@@ -246,9 +249,27 @@ class Workload(Frozen):
             )
         if processes > 1 and 0 < self.resources.gpus < 1:
             raise ValueError(f"resources.data_parallel is {processes}, so resources.gpus must be whole, not a share")
+        if self.resources.shard_student:
+            self._can_be_sharded(processes, num)
         gpus, theirs = self.resources.gpus, self.resources.teacher_gpus
         if theirs > 0 and (gpus < 1 or gpus % 1):
             raise ValueError(
                 f"resources.teacher_gpus is {theirs}, so resources.gpus must be whole and at least 1, not {gpus:g}"
             )
         return self
+
+    def _can_be_sharded(self, processes: int, num_micro_batches: int) -> None:
+        if processes == 1:
+            raise ValueError("resources.shard_student shares a student out, and resources.data_parallel is 1")
+        if num_micro_batches % processes:
+            raise ValueError(
+                f"resources.shard_student lets all processes compute each layer together, and {num_micro_batches} "
+                f"micro-batches are not as many for each of {processes} (resources.data_parallel)"
+            )
+        if self.lora is not None:
+            raise ValueError("resources.shard_student is for a student that is trained in full, and this one has lora")
+        if self.optimisation.optimiser == "adamw_8bit":
+            raise ValueError(
+                "resources.shard_student cuts the optimiser's state by rows, which 8-bit states are not kept in: set "
+                "optimisation.optimiser to adamw"
+            )

@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 
 from harness.atomic import checksum, clear_litter, temporary, written
 from harness.cache.files import File, Sealed, read_sealed, size_problem, write_sealed
+from harness.distill.group import ALONE, Group
 from harness.distill.parts import Generators, Resumable, StaleError
-from harness.distill.tree import check_tree, put_together, take_apart
+from harness.distill.tree import branches, check_tree, put_together, take_apart
 from harness.errors import UserError
 from harness.mirror import mirror_of
 
 _REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
 _STATE, _TENSORS = "state.json", "tensors.safetensors"
+_COPIED = ("student", "optimiser")
 # Saving takes at most one part in so many of the time, whatever the interval.
 _SECONDS_PER_SECOND_SAVED = 20.0
 
@@ -145,7 +147,7 @@ class Keeper:
         device: torch.device | str,
         parts: Mapping[str, Resumable],
         stop: Callable[[], bool],
-        writes: bool = True,
+        group: Group = ALONE,
     ) -> None:
         """Keep checkpoints in a folder.
 
@@ -158,14 +160,15 @@ class Keeper:
             device: where restored tensors go.
             parts: what to save besides what training itself adds.
             stop: asked after every step whether to save and stop.
-            writes: whether it saves; of the processes that train one student, only the first does.
+            group: the processes that train the student: the first one saves, with what the others have where it is
+                sharded.
         """
         self.resumed_at: tuple[int, ...] = ()
         self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)
         self._folder, self._trial, self._conditions = folder, trial, dict(conditions)
         self._interval, self._device, self._stop = interval, device, stop
         self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
-        self._writes = writes
+        self._group = group
         self._mirror = mirror_of(folder.parent.parent)
         self._saved, self._checked, self._last, self._took = False, False, time.monotonic(), 0.0
 
@@ -177,18 +180,20 @@ class Keeper:
             StaleError: it was made under other conditions, or holds other parts.
         """
         self._parts |= parts
-        if self._writes:
+        if self._group.rank == 0:
             clear_litter(self._folder)
         if check(self._folder, self._trial, self._conditions) is None:
             return
         found = find(self._folder, self._trial)
         assert found is not None, "just checked"
         path, state = found
-        saved = put_together(state.parts, load_file(path / _TENSORS), self._device)
+        saved, tensors = branches(state.parts), load_file(path / _TENSORS)
         if saved.keys() != self._parts.keys():
             raise StaleError(f"checkpoint {path} holds {', '.join(saved)}, wanted are {', '.join(self._parts)}")
         for name, part in self._parts.items():
-            part.load_state_dict(saved[name])
+            # What is copied into tensors that are there need not be on their device twice.
+            device = "cpu" if name in _COPIED else self._device
+            part.load_state_dict(put_together(saved[name], tensors, device))
         self.resumed_at = (*state.resumed_at, state.step)
         if state.micro_batch_sizes[-1:] == self.micro_batch_sizes:
             self.micro_batch_sizes = state.micro_batch_sizes
@@ -208,7 +213,7 @@ class Keeper:
             UserError: the checkpoint cannot be written; names the file and the reason.
             TypeError: a part's state holds what no checkpoint can.
         """
-        if not self._writes:
+        if self._group.rank > 0 and not self._group.sharded:
             return
         if not self._checked:
             # After the first step, when every state is there: a plug-in's that cannot be saved fails now, not in hours.
@@ -216,7 +221,7 @@ class Keeper:
                 check_tree(part.state_dict(), name)
             self._checked = True
         stop = self._stop()
-        if stop or self._due(step, num_steps):
+        if self._group.agreed(stop or self._due(step, num_steps)):
             self._save(step)
         if stop:
             raise Stopped(f"stopped after step {step} of {num_steps}")
@@ -241,6 +246,8 @@ class Keeper:
     def _save(self, step: int) -> None:
         started, path = time.monotonic(), self._folder / _name(step)
         parts, tensors = take_apart({name: part.state_dict() for name, part in self._parts.items()})
+        if self._group.rank > 0:
+            return
         if not path.exists():
             with written(path) as partial:
                 partial.mkdir()

@@ -1,8 +1,9 @@
 """The processes that train one student together: each takes a block of every global batch's micro-batches.
 
-Each process holds the whole student and steps its own optimiser on the same sums, so weights are never sent. It is not
-DistributedDataParallel, whose hooks would miss the head's gradient, which the chunked loss writes itself, and which
-divides by the number of processes, where the denominator here is known only once every block has been selected from.
+Each process holds the whole student and steps its own optimiser on the same sums, so weights are never sent. A student
+for which that is too much is sharded: see `harness.distill.shards`. It is not DistributedDataParallel, whose hooks
+would miss the head's gradient, which the chunked loss writes itself, and which divides by the number of processes,
+where the denominator here is known only once every block has been selected from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from harness.distill.tally import UNREAD, Tally
 
@@ -32,10 +34,12 @@ class Group:
     Attributes:
         rank: its number, from 0; the first one saves, evaluates and reports.
         size: how many there are.
+        sharded: whether they share the student's layers and its optimiser's state out among them.
     """
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
 
     def block(self, num: int) -> range:
         """Return which of a step's micro-batches are this process's: as many as the others', to within one."""
@@ -51,7 +55,7 @@ class Group:
         like = next(iter(mine.values()))
         whole = torch.cat([mine.get(number, like.new_zeros(size)) for number, size in enumerate(sizes)])
         if self.size > 1:
-            self._sum(whole)  # a number and zeros: exact
+            dist.all_reduce(whole)  # a number and zeros: exact
         return whole
 
     def add_up(self, numerator: Tensor, divisor: Tensor, tally: Tally) -> tuple[Tensor, Tensor]:
@@ -60,50 +64,56 @@ class Group:
             return numerator, divisor
         known = [name for name in vars(tally) if name not in UNREAD]
         counts = torch.tensor([getattr(tally, name) for name in known], dtype=torch.int64)
-        self._sum(counts)
+        dist.all_reduce(counts)
         vars(tally).update(zip(known, counts.tolist(), strict=True))
         # What only the device knows stays there. By name: a block without supervised rows has plain zeros.
         unread = [torch.as_tensor(getattr(tally, name)).to(numerator) for name in UNREAD]
         sums = torch.stack([numerator, divisor, *unread])
-        self._sum(sums)
+        dist.all_reduce(sums)
         vars(tally).update(zip(UNREAD, sums[2:].long().unbind(), strict=True))
         return sums[0], sums[1]
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by the sum of all processes', summed in float32 at least."""
+        """Replace every gradient by the sum of all processes', summed in float32 at least.
+
+        Those of sharded layers are sums from the moment they are made.
+        """
         if self.size == 1:
             return
         # The same ones in every process: whether a parameter has a gradient depends on the objective alone.
-        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for bucket in _buckets([grad for grad in grads if not isinstance(grad, DTensor)]):
             wide = torch.promote_types(bucket[0].dtype, torch.float32)
             flat = torch.cat([grad.flatten().to(wide) for grad in bucket])
-            self._sum(flat)
+            dist.all_reduce(flat)
             for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
                 grad.copy_(part.view_as(grad))
 
-    def _sum(self, values: Tensor) -> None:
-        try:
-            dist.all_reduce(values)
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise RankLostError(f"process {self.rank} of {self.size} lost the others: {first}") from None
+    def agreed(self, decision: bool) -> bool:
+        """Return the first process's decision, in every process that takes part in what follows from it."""
+        if not self.sharded:
+            return decision
+        told = torch.tensor(decision)
+        dist.broadcast(told, src=0)
+        return bool(told)
 
 
 ALONE = Group()
 
 
 @contextmanager
-def joined(rank: int, size: int, meeting: Path, *, timeout_s: float = 1800.0) -> Iterator[Group]:
+def joined(rank: int, size: int, meeting: Path, *, sharded: bool = False, timeout_s: float = 1800.0) -> Iterator[Group]:
     """Meet the other processes of a group, and leave them at the end.
 
     Args:
         rank: this process's number, from 0.
         size: how many there are; with 1 nobody is met.
         meeting: a file that all of them can write; made here, new for every group.
+        sharded: whether they share the student out.
         timeout_s: how long a process waits for the others before it takes them for lost.
 
     Raises:
-        RankLostError: the others did not come.
+        RankLostError: the others did not come, or one of them cannot be reached any more.
     """
     if size == 1:
         yield ALONE
@@ -115,7 +125,13 @@ def joined(rank: int, size: int, meeting: Path, *, timeout_s: float = 1800.0) ->
     except RuntimeError as error:
         raise RankLostError(f"process {rank} of {size} met nobody at {meeting}: {error}") from None
     try:
-        yield Group(rank=rank, size=size)
+        yield Group(rank=rank, size=size, sharded=sharded)
+    except RuntimeError as error:
+        # The library has no one type for it: its backend for CPUs says who it is in the text alone.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        first = str(error).splitlines()[0]
+        raise RankLostError(f"process {rank} of {size} lost the others: {first}") from None
     finally:
         dist.destroy_process_group()
 

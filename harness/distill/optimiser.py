@@ -2,12 +2,15 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.config import Optimisation
+from harness.distill.group import ALONE, Group
+from harness.distill.shards import ShardedOptimiser
 from harness.errors import UserError
 
 # Module and class of 8-bit AdamW, in the order they are looked for.
@@ -71,14 +74,20 @@ class MasterWeights:
 
 
 def make_optimiser(
-    parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation
-) -> torch.optim.Optimizer | MasterWeights:
+    parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation, group: Group = ALONE
+) -> torch.optim.Optimizer | MasterWeights | ShardedOptimiser:
     """Return the optimiser over some parameters.
+
+    Args:
+        parameters: what it steps.
+        optimisation: which one, and its settings.
+        group: the processes that step together.
 
     Raises:
         UserError: `optimiser: adamw_8bit` where neither torchao nor bitsandbytes is installed.
     """
-    return MasterWeights(parameters, optimisation) if optimisation.master_weights else _plain(parameters, optimisation)
+    make = partial(MasterWeights if optimisation.master_weights else _plain, optimisation=optimisation)
+    return ShardedOptimiser(parameters, make, group) if group.sharded else make(parameters)
 
 
 def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> torch.optim.Optimizer:

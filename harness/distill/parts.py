@@ -5,7 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
+from harness.distill.shards import Shared, fill
+from harness.distill.tree import Late
 from harness.errors import UserError
 
 
@@ -31,9 +34,9 @@ class Weights:
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._tensors: dict[str, torch.Tensor] = {**trained, **dict(model.named_buffers())}
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the tensors by name."""
-        return dict(self._tensors)
+    def state_dict(self) -> dict[str, torch.Tensor | Late]:
+        """Return the tensors by name; of a sharded model, put together where they are read."""
+        return {name: Shared(each) if isinstance(each, DTensor) else each for name, each in self._tensors.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
@@ -41,7 +44,7 @@ class Weights:
         if {name: saved.shape for name, saved in state_dict.items()} != {n: t.shape for n, t in self._tensors.items()}:
             raise StaleError("the checkpoint's tensors are of another model")
         for name, saved in state_dict.items():
-            self._tensors[name].copy_(saved)
+            fill(self._tensors[name], saved)
 
 
 class Generators:

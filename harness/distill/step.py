@@ -17,6 +17,7 @@ from harness.distill.group import ALONE, Group
 from harness.distill.loss import HeadGradient, add_gradients, compiled_losses
 from harness.distill.objective import Objective
 from harness.distill.observe import Observer, Seen
+from harness.distill.shards import own
 from harness.distill.sparse import ClassCount
 from harness.distill.supervise import (
     Scores,
@@ -67,7 +68,7 @@ class Core:
         targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
         projection: maps the student's hidden states to the teacher's size; None for an objective without that branch.
         compile: whether the losses of a chunk come from compiled kernels.
-        group: the processes that share every global batch.
+        group: the processes that share every global batch, and the student where they are `sharded`.
     """
 
     student: PreTrainedModel
@@ -153,7 +154,7 @@ def accumulate(
     numerator, divisor = core.group.add_up(numerator, divisor, tally)
     core.group.add_gradients(core.parameters)
     divisor = divisor.where(divisor > 0, 1.0)
-    grads = [parameter.grad for parameter in core.parameters if parameter.grad is not None]
+    grads = [own(parameter.grad) for parameter in core.parameters if parameter.grad is not None]
     torch._foreach_div_(grads, divisor)
     return StepResult(loss=numerator / divisor, state=state, tally=tally)
 

@@ -18,6 +18,7 @@ from harness.distill.observe import Moment, Observer
 from harness.distill.optimiser import make_optimiser
 from harness.distill.parts import Weights
 from harness.distill.rollout import Writer
+from harness.distill.shards import clip
 from harness.distill.step import Core, StepResult, accumulate
 from harness.distill.tally import Tally
 from harness.seeds import derive
@@ -124,7 +125,7 @@ def train(
     num_steps = count_steps(len(tokens) if only is None else len(only), optimisation)
     order = data_order(len(tokens), optimisation.epochs, core.seed, only)
     parameters = core.parameters
-    optimiser = make_optimiser(parameters, optimisation)
+    optimiser = make_optimiser(parameters, optimisation, core.group)
     core.student.train()
     loop = _Loop()
     if keeper is not None:
@@ -155,7 +156,7 @@ def train(
         result.tally.add(written)
         if looking is not None:
             looking.close(moment)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.max_grad_norm)
+        norm = clip(parameters, optimisation.max_grad_norm, core.group)
         optimiser.step()
         loop.advance(_Unread(step=step, index=index, result=result, rate=rate, norm=norm))
         if on_step is not None:

@@ -4,6 +4,7 @@ Nothing else is allowed in a state, so that reading one can never run code, as u
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,14 @@ from torch import Tensor
 
 # Lists stand for themselves in JSON; everything that JSON does not have is a mapping of one key.
 _TENSOR, _TUPLE, _DICT, _FLOAT = "tensor", "tuple", "dict", "float"
+
+
+class Late(ABC):
+    """A tensor as a leaf that is read only where its numbers are needed."""
+
+    @abstractmethod
+    def read(self) -> Tensor:
+        """Return the tensor, on the CPU, in memory of its own."""
 
 
 def take_apart(tree: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -44,6 +53,11 @@ def check_tree(tree: Any, place: str) -> None:
     _encode(tree, None, place)
 
 
+def branches(payload: Any) -> dict[str, Any]:
+    """Return the branches of a tree that is a dict, each still as JSON."""
+    return dict(payload[_DICT])
+
+
 def put_together(payload: Any, tensors: Mapping[str, Tensor], device: torch.device | str) -> Any:
     """Undo `take_apart`.
 
@@ -73,12 +87,13 @@ def _encode(tree: Any, tensors: dict[str, Tensor] | None, place: str) -> Any:
         return tree
     if type(tree) is float:
         return tree if math.isfinite(tree) else {_FLOAT: repr(tree)}
-    if type(tree) in (Tensor, torch.nn.Parameter):
+    if type(tree) in (Tensor, torch.nn.Parameter) or isinstance(tree, Late):
         name = f"{len(tensors or ()):05d}"
         if tensors is None:
             return {_TENSOR: name}
         # A copy: two tensors of a tree may share memory, and one that training goes on with must not be written to.
-        tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
+        read = tree.read() if isinstance(tree, Late) else tree.detach().to("cpu", copy=True)
+        tensors[name] = read.contiguous()
         return {_TENSOR: name}
     if type(tree) in (list, tuple):
         items = [_encode(item, tensors, f"{place}[{number}]") for number, item in enumerate(tree)]

@@ -1,10 +1,14 @@
 """What to change where a trial does not fit, with the peak that each change would give."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.config import Strategy, Workload
 from harness.forecast.gpus import GPUS, Gpu, usable_gib
 from harness.forecast.memory import GIB, Footprint, changed, footprint
+
+# Processes that a student may be shared out among, fewest first.
+_PROCESSES = (2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
         gpu: what it should fit.
 
     Returns:
-        Each setting that lowers the peak on its own, all of them together, and the smallest GPU that holds the trial as
-        it is.
+        Each setting that lowers the peak on its own, all of them together, the fewest GPUs that the student can be
+        shared out among, and the smallest GPU that holds the trial as it is.
     """
     settings, resources = workload.optimisation, workload.resources
     tried: dict[str, object] = {}
@@ -59,11 +63,29 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
     lowest = footprint(cached if could_be_cached else strategy, changed(workload, **tried))
     if len(changes) > 1:
         changes.append(change("all of these", lowest))
+    for sharded in _sharded(workload):
+        resources = sharded.resources
+        what = f"resources.shard_student: true on {resources.data_parallel} GPUs (resources.data_parallel)"
+        changes.append(change(what, footprint(strategy, sharded)))
+        if changes[-1].fits:
+            break
+        del changes[-1]
     helpful = [each for each in changes if each.gib < found.total / GIB]
     larger = sorted((other.memory_gib, name) for name, other in GPUS.items() if usable_gib(other) * GIB >= found.total)
     if larger:
         helpful.append(Change(what=f"--gpu {larger[0][1]}", gib=found.total / GIB, fits=True))
     return tuple(helpful)
+
+
+def _sharded(workload: Workload) -> Iterator[Workload]:
+    """Yield the ways to share a student out, fewest processes first; none where it is already, or cannot be."""
+    settings = workload.optimisation
+    micro_batches = settings.batch_size // settings.micro_batch_size
+    if workload.resources.shard_student or workload.lora is not None or settings.optimiser == "adamw_8bit":
+        return
+    for processes in _PROCESSES:
+        if micro_batches % processes == 0 and processes >= workload.resources.data_parallel:
+            yield changed(workload, resources__data_parallel=processes, resources__shard_student=True)
 
 
 def _written(key: str, value: object) -> str:

@@ -1,7 +1,8 @@
 """Peak bytes of one step of a trial, counted on tensors that hold no numbers, at any scale."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from harness.bench.shapes import Pair, build, shapes_only
 from harness.bench.variants import Variant
 from harness.config import Choice, Optimisation, Position, Strategy, Workload
 from harness.distill.optimiser import MasterWeights, make_optimiser
-from harness.models import DTYPES, trunk
+from harness.distill.shards import ShardedOptimiser
+from harness.models import DTYPES, layers_of, trunk
 from harness.shapes import configuration, num_tokens
 from strategies.registry import POLICIES, SIGNALS
 
@@ -23,6 +25,8 @@ GIB = 1 << 30
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """The bytes of one step, at the moment when most are alive on the one device that holds everything.
+
+    Of a sharded student it is the share of one of its processes, and two layers that are whole for a moment.
 
     Attributes:
         total: all of them.
@@ -63,14 +67,32 @@ def footprint(strategy: Strategy, workload: Workload, *, fake: bool = True) -> F
         rig = make_rig(variant, setting)
         ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
         optimiser, states = _optimiser(rig, workload.optimisation)
-        ledger.register(states, "optimizer", "student")
+        over, layers = 1, list[torch.nn.Module]()
+        if workload.resources.shard_student:
+            over, layers = workload.resources.data_parallel, layers_of(rig.student)
+        sharded = [parameter for layer in layers for parameter in layer.parameters()]
+        ledger.register(states, "optimizer", "student", over=over)
+        ledger.register(sharded, "parameters", "student", over=over)
         take_step(rig, optimiser, ledger)
         state = _state_bytes(states, rig, workload.optimisation)
         teacher = sum(_bytes_of(tensor) for tensor in rig.teacher_parameters)
-        parameters = sum(_bytes_of(tensor) for tensor in rig.student_parameters)
-        # A checkpoint leaves out what is frozen.
-        trained = sum(_bytes_of(tensor) for tensor in rig.core.parameters)
-    return _read(ledger, state=state, teacher=teacher, parameters=parameters, trained=trained)
+        shared_out = sum(_bytes_of(tensor) for tensor in sharded)
+        parameters = sum(_bytes_of(tensor) for tensor in rig.student_parameters) - shared_out + -(-shared_out // over)
+        # A checkpoint leaves out what is frozen, and holds all that is shared out.
+        checkpoint = state + sum(_bytes_of(tensor) for tensor in rig.core.parameters)
+    found = _read(ledger, state=-(-state // over), teacher=teacher, parameters=parameters, checkpoint=checkpoint)
+    fetched = _fetched(layers)
+    return replace(found, total=found.total + fetched, activations=found.activations + fetched)
+
+
+def _fetched(layers: Sequence[torch.nn.Module]) -> int:
+    """Return what is whole for a moment: the layer that computes, its gradient and the sum's buffer, the next layer.
+
+    An upper bound: nothing is fetched while the loss is computed, where most other bytes may be alive.
+    """
+    weights = max((sum(_bytes_of(parameter) for parameter in layer.parameters()) for layer in layers), default=0)
+    wide = max((sum(4 * parameter.numel() for parameter in layer.parameters()) for layer in layers), default=0)
+    return 3 * weights + max(weights, wide)
 
 
 def fullest(memory: Footprint, strategy: Strategy, workload: Workload) -> int:
@@ -156,6 +178,7 @@ def _optimiser(rig: Rig, optimisation: Optimisation) -> tuple[torch.optim.Optimi
         parameter.grad = torch.zeros_like(parameter)
     made.step()
     made.zero_grad(set_to_none=True)
+    assert not isinstance(made, ShardedOptimiser), "one process counts for all"
     if isinstance(made, MasterWeights):
         return made, made.states
     return made, [value for state in made.state.values() for value in state.values() if isinstance(value, Tensor)]
@@ -169,7 +192,7 @@ def _state_bytes(states: list[Tensor], rig: Rig, optimisation: Optimisation) -> 
     return masters + adam8bit_bytes(rig.core.parameters)
 
 
-def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, trained: int) -> Footprint:
+def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, checkpoint: int) -> Footprint:
     registered = ledger.peak_of(lambda entry: entry.category == "optimizer" and not entry.what.startswith("aten"))
 
     def present(entry: Entry) -> bool:
@@ -190,7 +213,7 @@ def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, trained:
         gradients=gradients,
         activations=_activations(peak) + kept,
         step=ledger.peak_of(made).num_bytes,
-        checkpoint=trained + state,
+        checkpoint=checkpoint,
     )
 
 
