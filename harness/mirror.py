@@ -46,7 +46,7 @@ class Mirror:
 
         Raises:
             MirrorError: the storage cannot be read.
-        UserError: the folder cannot be written.
+            UserError: the folder cannot be written.
         """
         local, remote, seal = self.root / kind / name, self._place(kind, name), SEALS[kind]
         if local.exists() and not replace:
@@ -138,11 +138,21 @@ def attach(root: Path, uri: str) -> Mirror:
     Raises:
         UserError: no such storage, a library for it is missing, or the folder has another mirror.
     """
+    mirror = mirror_at(root, uri)
+    if mirror_of(root) is None:
+        write_json(root / _FILE, json.dumps({"uri": uri}))
+    return mirror
+
+
+def mirror_at(root: Path, uri: str) -> Mirror:
+    """Return the mirror that a results folder has, or would have.
+
+    Raises:
+        UserError: as `attach`.
+    """
     _storage(uri)
     found = mirror_of(root)
-    if found is None:
-        write_json(root / _FILE, json.dumps({"uri": uri}))
-    elif found.uri != uri:
+    if found is not None and found.uri != uri:
         raise UserError(f"{root} is mirrored at {found.uri}, not {uri}: remove {root / _FILE} to change that")
     return Mirror(root=root, uri=uri)
 

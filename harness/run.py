@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.events import Outcome, Watcher, Watchers
 from harness.inputs import Part
 from harness.integrity import is_finished_or_damaged
-from harness.mirror import attach, exchange, mirror_of
+from harness.mirror import attach, exchange, mirror_at, mirror_of
 from harness.plan import Plan
 from harness.prepare import prepare_plan
 from harness.progress import Progress
@@ -59,6 +59,20 @@ def complete(results: Path, uri: str | None, console: Console) -> str | None:
     if fetched or copied:
         console.print(f"{mirror.uri}: {fetched} trials fetched, {copied} copied.", highlight=False, markup=False)
     return mirror.uri
+
+
+def tell_elsewhere(plan: Plan, results: Path, uri: str | None, console: Console) -> None:
+    """Say how many of the trials to run a run would find at the mirror that the results folder has or is given.
+
+    Raises:
+        UserError: the mirror cannot be read.
+    """
+    mirror = mirror_of(results) if uri is None else mirror_at(results, uri)
+    if mirror is None:
+        return
+    there = set(mirror.names("trials"))
+    found = sum(trial.id in there for trial in plan.todo)
+    console.print(f"{mirror.uri} has {found} of the {len(plan.todo)} trials to run.", highlight=False, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,13 +192,32 @@ def test_what_does_not_fit_says_what_would(
     assert {"hidden", "sampled", "prepass", "tokens", "heldout states"} <= shared
     # A GPU that holds nothing: everything is tried, nothing is enough, and a larger one is named.
     none = replace(SMALL, memory_gib=1.0)
-    tight = make_forecast(write_grid(["full_kd"]), longer, gpu=none, results=tmp_path)
-    changes = {each.what: each for each in tight.rows[0].changes}
+    tight = make_forecast(write_grid(["full_kd", "full_kd_dense"]), longer, gpu=none, results=tmp_path)
+    most = max(range(2), key=lambda number: tight.rows[number].fullest)
+    assert not tight.rows[1 - most].changes, "what helps the largest helps all"
+    changes = {each.what: each for each in tight.rows[most].changes}
     assert not changes["optimisation.micro_batch_size: 1"].fits
-    assert changes["optimisation.micro_batch_size: 1"].gib < tight.rows[0].memory.total / GIB  # type: ignore[union-attr]
+    assert changes["optimisation.micro_batch_size: 1"].gib < tight.rows[most].memory.total / GIB  # type: ignore[union-attr]
     assert changes["--gpu l4"].fits
     print_forecast(console, tight)
-    assert "does not fit. In GiB: optimisation.micro_batch_size: 1 gives" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "does not fit. In GiB: optimisation.micro_batch_size: 1 gives" in printed
+    assert printed.count("does not fit. In GiB") == 1
+    assert "It takes the most of 2 that do not." in printed
+
+
+def test_a_trial_of_several_processes_takes_a_share_of_the_hours(
+    longer: str, write_grid: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    grid = write_grid(["full_kd"])
+    alone = make_forecast(grid, longer, gpu=SMALL, results=tmp_path)
+    resources = alone.workload.resources.model_copy(update={"data_parallel": 4})
+    shared = replace(alone, workload=alone.workload.model_copy(update={"resources": resources}))
+    hours, fourth = (found.hours_of(found.rows[0]) for found in (alone, shared))
+    assert hours is not None
+    assert fourth == hours / 4
+    print_forecast(Console(width=200), shared)
+    assert "its hours are those of 1/4 of its work" in capsys.readouterr().out
 
 
 def test_calibration_measures_steps_and_predicts_from_them(

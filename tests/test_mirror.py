@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.mirror import MirrorError, attach, exchange, mirror_of
 from harness.plan import make_plan
 from harness.results import read_record, trial_folder
-from harness.run import complete
+from harness.run import complete, tell_elsewhere
 from harness.trial import Trial
 
 PROJECT = Path(__file__).parent.parent
@@ -65,6 +65,20 @@ def test_another_machine_has_what_one_has_made(
     for kind in ("hidden", "tokens"):
         for folder in (here / "cache").glob(f"{kind}-*"):
             assert content(there / "cache" / folder.name) == content(folder)
+
+
+def test_a_plan_says_what_is_elsewhere_and_fetches_nothing(
+    uri: str, write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    here, there, told = tmp_path / "here", tmp_path / "there", Console(record=True, width=200)
+    plan = make_plan(write_grid(["no_kd", "se_kd"], workload=str(workload_file), seeds=[1]), there)
+    tell_elsewhere(plan, there, None, told)
+    assert told.export_text() == "", "it has no mirror"
+    attach(here, uri)
+    run_and_write(next(each for each in plan.trials if each.strategy.train), here, options=OPTIONS)
+    tell_elsewhere(plan, there, uri, told)
+    assert told.export_text() == f"{uri} has 1 of the 2 trials to run.\n"
+    assert not there.exists()
 
 
 def test_a_trial_goes_on_where_another_machine_stopped(uri: str, trial: Trial, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Row:
         fullest: bytes on the fullest GPU, where a teacher may have some of its own.
         caches: what has to be stored first.
         step_s: measured seconds per step, None without calibration.
-        changes: what to change where it does not fit, with the peak that each change gives.
+        changes: what to change where it takes the most and does not fit, with the peak that each change gives.
     """
 
     label: str
@@ -107,8 +107,12 @@ class Forecast:
         return flops / (self.mfu * self.gpu.peak(self.workload.resources.dtype)) / 3600
 
     def hours_of(self, row: Row) -> float | None:
-        """Return the hours of one trial's own work: measured where there is a measurement, else predicted."""
-        return row.step_s * row.num_steps / 3600 if row.step_s is not None else self.hours(row.own_flops)
+        """Return the hours of one trial's own work, in equal shares of its processes, as if these never waited.
+
+        They are measured where there is a measurement, else predicted.
+        """
+        alone = row.step_s * row.num_steps / 3600 if row.step_s is not None else self.hours(row.own_flops)
+        return None if alone is None else alone / self.workload.resources.data_parallel
 
     def fits(self, row: Row) -> bool | None:
         """Tell whether a trial fits the GPU, None without one."""
@@ -155,9 +159,14 @@ def make_forecast(
         row = _row(group, tokens)
         if row.memory is not None and step_s is not None:
             row = replace(row, step_s=step_s(group[0].strategy, loaded))
-        if gpu is not None and row.memory is not None and row.fullest / GIB > usable_gib(gpu):
-            row = replace(row, changes=changes_that_help(group[0].strategy, loaded, row.memory, gpu))
         rows.append(row)
+    if gpu is not None:
+        # A step is counted anew for each change, and a workload that is changed for one row is changed for all.
+        most = max(range(len(rows)), key=lambda number: rows[number].fullest)
+        memory = rows[most].memory
+        if memory is not None and rows[most].fullest / GIB > usable_gib(gpu):
+            strategy = by_label[rows[most].label][0].strategy
+            rows[most] = replace(rows[most], changes=changes_that_help(strategy, loaded, memory, gpu))
     return Forecast(
         name=name,
         workload=loaded,

@@ -58,7 +58,7 @@ def forecast_and_print(
 
 
 def print_forecast(console: Console, found: Forecast) -> None:
-    """Print a line per strategy, the grid's totals, and what to change for what does not fit."""
+    """Print a line per strategy, the grid's totals, and what to change if the largest does not fit."""
     table = Table(title=f"{found.name} on {found.workload.name}", title_justify="left")
     table.add_column("strategy")
     measured = any(row.step_s is not None for row in found.rows)
@@ -105,6 +105,12 @@ def _lines(found: Forecast) -> list[str]:
             f"peak in {found.workload.resources.dtype}. It leaves {usable_gib(found.gpu):.1f} of its "
             f"{found.gpu.memory_gib:.1f} GiB to tensors."
         )
+    processes = found.workload.resources.data_parallel
+    if processes > 1:
+        lines.append(
+            f"A trial takes {processes} processes at once: its hours are those of 1/{processes} of its work, waiting for "
+            "each other left out, and its peak is one process's."
+        )
     if found.cache_bytes:
         fits = found.gpu is None or found.cache_bytes / GIB <= usable_gib(found.gpu)
         verdict = "" if fits else ", which does not fit"
@@ -119,11 +125,13 @@ def _lines(found: Forecast) -> list[str]:
         )
     largest = max((row.memory.checkpoint for row in found.rows if row.memory is not None), default=0)
     lines.append(f"A trial that is under way has a checkpoint of up to {_size(largest)} besides.")
+    others = sum(found.fits(row) is False for row in found.rows) - 1
     for row in found.rows:
         if row.changes:
             told = "; ".join(f"{each.what} gives {each.gib:.1f}{'' if each.fits else ' (still no)'}"
                              for each in row.changes)  # fmt: skip
-            lines.append(f"{row.label} does not fit. In GiB: {told}.")
+            most = f" It takes the most of {others + 1} that do not." if others else ""
+            lines.append(f"{row.label} does not fit. In GiB: {told}.{most}")
     return lines
 
 
