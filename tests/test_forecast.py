@@ -217,7 +217,7 @@ def test_a_trial_of_several_processes_takes_a_share_of_the_hours(
     assert hours is not None
     assert fourth == hours / 4
     print_forecast(Console(width=200), shared)
-    assert "its hours are those of 1/4 of its work" in capsys.readouterr().out
+    assert "Its hours are those of 1/4 of its work" in capsys.readouterr().out
 
 
 def test_calibration_measures_steps_and_predicts_from_them(

@@ -108,8 +108,8 @@ def _lines(found: Forecast) -> list[str]:
     processes = found.workload.resources.data_parallel
     if processes > 1:
         lines.append(
-            f"A trial takes {processes} processes at once: its hours are those of 1/{processes} of its work, waiting for "
-            "each other left out, and its peak is one process's."
+            f"A trial takes {processes} processes at once. Its hours are those of 1/{processes} of its work, as if "
+            "none waited for another; its peak is one process's."
         )
     if found.cache_bytes:
         fits = found.gpu is None or found.cache_bytes / GIB <= usable_gib(found.gpu)
