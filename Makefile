@@ -12,7 +12,7 @@ run: $(READY)
 	.venv/bin/harness run grids/position_axis.yaml
 
 test: $(READY)
-	.venv/bin/pytest -n auto --dist loadgroup
+	.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-faults: $(READY)
 	.venv/bin/pytest -m faults

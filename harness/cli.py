@@ -111,7 +111,7 @@ def run(
     from harness.distill.checkpoint import parse_interval
     from harness.plan import make_plan, print_plan
     from harness.plugins import load_plugins
-    from harness.run import How, check_writable, complete, run_plan, tell_elsewhere
+    from harness.run import How, check_writable, complete, run_plan, tell_elsewhere, whole_command
     from harness.tracking import parse_trackers
 
     console = _console()
@@ -145,7 +145,7 @@ def run(
         print_plan(console, plan, results)
         tell_elsewhere(plan, results, mirror, console)
         return
-    raise typer.Exit(code=run_plan(plan, results, reports, console, command=_command_line(), how=how))
+    raise typer.Exit(code=run_plan(plan, results, reports, console, command=whole_command(plan, results), how=how))
 
 
 @app.command()

@@ -22,9 +22,12 @@ from harness.mirror import attach, exchange, mirror_at, mirror_of
 from harness.plan import Plan
 from harness.prepare import prepare_plan
 from harness.progress import Progress
-from harness.results import Manifest, ManifestEntry, write_manifest
+from harness.results import Manifest, ManifestEntry, trial_folder, write_manifest
+from harness.terminal import command_line
 from harness.trash import Trash
 
+# Options of `harness run` that choose what is run, with whether a value follows.
+_OF_A_PART = {"--only": True, "--seeds": True, "--force": False, "--fresh": False, "--rebuild": False}
 _INTERRUPTED = 130
 
 
@@ -158,6 +161,15 @@ def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
         console.print(f"{kept} trials go on from their checkpoints.", highlight=False)
     if moved:
         console.print(f"What was left of {moved} trials is now in {trash.folder}.", highlight=False, soft_wrap=True)
+
+
+def whole_command(plan: Plan, results: Path) -> str:
+    """Return what makes a report again: the command as typed, without what chose a part where nothing is missing.
+
+    The report shows all trials that have a record, whichever command made them.
+    """
+    missing = {trial.id for trial in plan.trials if not (trial_folder(results, trial.id) / "record.json").exists()}
+    return command_line(without=_OF_A_PART if missing <= {trial.id for trial in plan.todo} else None)
 
 
 def write_plan(plan: Plan, results: Path, command: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -13,6 +14,17 @@ def console() -> Console:
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=180)
 
 
-def command_line() -> str:
-    """Return the command as it was typed."""
-    return shlex.join(["harness", *sys.argv[1:]])
+def command_line(*, without: Mapping[str, bool] | None = None) -> str:
+    """Return the command as it was typed.
+
+    Args:
+        without: options to leave out, with whether a value follows them.
+    """
+    left, kept = list(sys.argv[1:]), ["harness"]
+    while left:
+        name, equals, _ = (word := left.pop(0)).partition("=")
+        if name not in (without or {}):
+            kept.append(word)
+        elif (without or {})[name] and not equals:
+            left = left[1:]
+    return shlex.join(kept)

@@ -32,9 +32,6 @@ from harness.results import (
     write_record,
 )
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("analysis_report")
-
 GRID = "synthetic"
 ODD = "Random | 20% & x_1 $k"
 # Per seed: held-out loss, accuracy, perplexity, KL to the teacher.

@@ -15,9 +15,6 @@ import pytest
 from harness import cli
 from harness.results import read_manifest, read_record
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("cli_run")
-
 PROJECT = Path(__file__).parent.parent
 
 
@@ -97,6 +94,8 @@ def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Ca
     code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports", *chosen)
     assert code == 0
     assert "nothing to run" in out
+    # The report is of all trials, whichever command made them.
+    assert "--only" not in read_manifest(folder / "results" / "question" / "manifest.json").command
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

@@ -17,9 +17,6 @@ from harness.data.corpus.draws import Draws
 from harness.data.items import ITEM_SPLITS, NUM_CHOICES, TASKS, items
 from harness.workloads import build_tiny
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("corpus")
-
 NUM_DOCUMENTS = 600
 NUM_ITEMS = 100
 

@@ -25,9 +25,6 @@ from harness.watch import token_text
 from harness.workload import fingerprints, load_workload
 from strategies.registry import SIGNALS, Component
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("diagnostics_trials")
-
 FOUR = {"overlap", "shown", "kept_tokens", "profile"}
 ENTRIES: list[Any] = ["se_kd", "sft", {"preset": "rs_kd", "label": "stored", "teacher": "sampled"}, "no_kd"]
 

@@ -29,9 +29,6 @@ from harness.results import finished, read_record, trial_folder, write_record
 from harness.trial import Trial, make_trials
 from harness.workload import fingerprints, load_workload
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("execute")
-
 ONLINE = {"preset": "se_kd", "label": "online", "teacher": "online"}
 LAYERS: dict[str, Any] = {
     "preset": "egad",

@@ -143,9 +143,6 @@ def outcomes(folder: Path) -> list[dict[tuple[Any, ...], Outcome]]:
         return [each.result(300) for each in [pool.submit(distil_all, rank, 2, folder) for rank in range(2)]]
 
 
-pytestmark = pytest.mark.xdist_group("group")
-
-
 @pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 def test_two_processes_train_as_one_does(name: str, dtype: torch.dtype, outcomes: list[dict[Any, Outcome]]) -> None:
     for sharded in (False, True):

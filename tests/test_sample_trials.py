@@ -30,9 +30,6 @@ from harness.workload import fingerprints, load_workload
 from strategies.noise import streams, uniform
 from strategies.registry import SAMPLES, Component
 
-# One worker runs them all: what they look at is made once.
-pytestmark = pytest.mark.xdist_group("sample_trials")
-
 TOP = {"signal": "student_entropy", "policy": "top", "budget": 0.5}
 FULL_KD = {"label": "x", "position": {"policy": "all"}, "criterion": "forward_kl"}
 

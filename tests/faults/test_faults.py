@@ -19,9 +19,6 @@ from world import World, flip, grow, make_world, small_filesystem, truncate
 from harness.grid import presets
 from harness.workload import ASSETS
 
-# One worker runs them all: the undisturbed runs that they are compared with are made once.
-pytestmark = pytest.mark.xdist_group("faults")
-
 STRATEGIES: list[Any] = [
     "gls_ce",
     {"preset": "se_kd_3x", "samples": {"budget": 0.5}},
