@@ -63,19 +63,25 @@ def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def plugin_and_grid(signal: str, source: str, workload: Path) -> tuple[Path, Path]:
+    """Write a signal's file and a grid of one trial that ranks by it, beside the workload."""
+    plugin, grid = workload.with_name(f"{signal}.py"), workload.with_name("two.yaml")
+    plugin.write_text(source, encoding="utf-8")
+    position = {"signal": signal, "policy": "top_k", "budget": 0.3}
+    entries = [{"preset": "se_kd", "label": signal, "position": position}]
+    fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
+    grid.write_text("# Two processes.\n" + yaml.safe_dump(fields), encoding="utf-8")
+    return plugin, grid
+
+
 @pytest.mark.faults
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
     sharded: bool, write_workload: Callable[..., Path], tmp_path: Path, forget_plugins: None
 ) -> None:
-    plugin, grid = tmp_path / "mortal.py", tmp_path / "two.yaml"
-    plugin.write_text(MORTAL, encoding="utf-8")
     workload = write_workload(resources__data_parallel=2, resources__shard_student=sharded)
-    position = {"signal": "mortal", "policy": "top_k", "budget": 0.3}
-    entries = [{"preset": "se_kd", "label": "mortal", "position": position}]
-    fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
-    grid.write_text("# Two processes.\n" + yaml.safe_dump(fields), encoding="utf-8")
+    plugin, grid = plugin_and_grid("mortal", MORTAL, workload)
     results = tmp_path / "results"
     ran = harness("run", grid, "--plugin", plugin, "--results", results, "--reports", tmp_path / "reports",
                   "--checkpoint-every", 1)  # fmt: skip
@@ -125,13 +131,7 @@ def shy(*, student_logprobs):
 @pytest.mark.faults
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_a_process_that_refuses_its_trial_says_why_at_once(write_workload: Callable[..., Path], tmp_path: Path) -> None:
-    plugin, grid = tmp_path / "shy.py", tmp_path / "two.yaml"
-    plugin.write_text(SHY, encoding="utf-8")
-    workload = write_workload(resources__data_parallel=2)
-    position = {"signal": "shy", "policy": "top_k", "budget": 0.3}
-    entries = [{"preset": "se_kd", "label": "shy", "position": position}]
-    fields = {"workload": str(workload), "split": "validation", "seeds": [5], "strategies": entries}
-    grid.write_text("# Two processes.\n" + yaml.safe_dump(fields), encoding="utf-8")
+    plugin, grid = plugin_and_grid("shy", SHY, write_workload(resources__data_parallel=2))
     ran = harness("run", grid, "--plugin", plugin, "--results", tmp_path / "results", "--reports", tmp_path / "reports")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     (entry,) = json.loads((tmp_path / "results" / "two" / "manifest.json").read_text())["trials"]
