@@ -126,7 +126,8 @@ class Cost(_Frozen):
         peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
             the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
             resident set, which also holds the libraries and what the allocator keeps. Diagnostics are left out of
-            `step`; the other two hold what they take, a chunk of logits and one hidden state per position.
+            `step`; the other two hold what they take, a chunk of logits and one hidden state per position. Of several
+            processes it is the first one's; `step` is missing where they share the student out.
         flops: floating-point operations by part of the step (student_trunk, student_head, ...), and of the prepass
             (prepass_...) whether this trial ran it or found its result; of generating (rollout_...).
         tokens: training tokens seen.
