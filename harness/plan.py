@@ -16,6 +16,7 @@ from harness.forecast.flops import kept_samples, predict_flops
 from harness.grid import load_grid
 from harness.integrity import is_finished
 from harness.legality import check_layers, check_vocabulary
+from harness.models import layers_of
 from harness.results import finished, read_record, trial_folder
 from harness.samples import prepass_reads_cache
 from harness.shapes import num_layers, num_tokens, shape_model
@@ -109,14 +110,20 @@ def make_plan(
             check_layers(strategy, *depths)
     if loaded.lora is not None:
         shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
+    if loaded.resources.shard_student:
+        layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
     trials = make_trials(grid, loaded, found)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
-    unique = tuple({trial.id: trial for trial in trials}.values())
+    unique = dict[str, Trial]()
+    for trial in trials:
+        unique.setdefault(trial.id, trial)  # the first row's name and source stand in the record
     todo = tuple(
-        trial for trial in unique if trial.id in wanted and (force or not _done(results, trial, rebuild=rebuild))
+        trial
+        for trial in unique.values()
+        if trial.id in wanted and (force or not _done(results, trial, rebuild=rebuild))
     )
     rows = tuple((trial.strategy.label, trial) for trial in trials)
-    return Plan(grid=grid, workload=loaded, trials=unique, todo=todo, rows=rows)
+    return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), todo=todo, rows=rows)
 
 
 def _watched(grid: Grid, every: int) -> Grid:

@@ -308,6 +308,7 @@ def test_a_plan_lists_each_trial_once_and_leaves_finished_ones_out(
     plan = make_plan(path, tmp_path)
     assert len(plan.rows) == 7
     assert len(plan.trials) == len(plan.todo) == 5
+    assert twin["label"] not in {trial.strategy.label for trial in plan.trials}, "the first row's name is in the record"
     assert plan.needs_train_cache
     run_and_write(plan.trials[0], tmp_path)
     assert len(make_plan(path, tmp_path).todo) == 4

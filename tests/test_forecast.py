@@ -146,6 +146,11 @@ def test_a_student_that_does_not_fit_may_be_shared_out(tiny: Workload) -> None:
     changes = {each.what: each for each in changes_that_help(strategy, workload, whole, gpu)}
     assert changes["resources.shard_student: true on 4 GPUs (resources.data_parallel)"].fits
     assert "resources.shard_student: true on 2 GPUs (resources.data_parallel)" not in changes, "which is not enough"
+    written = presets()["gkd_on_policy"]
+    told = [each.what for each in changes_that_help(written, workload, whole, gpu)]
+    assert not any("shard_student" in what for what in told), "a batch is generated in one process"
+    told = [each.what for each in changes_that_help(strategy, sharded, whole, gpu)]
+    assert not any("adamw_8bit" in what for what in told), "which a sharded student cannot have"
 
 
 def test_the_papers_workload_is_planned_without_its_models(tmp_path: Path) -> None:

@@ -201,7 +201,8 @@ class Resources(Frozen):
         data_parallel: processes that train one student together, each on its share of every batch's micro-batches;
             does not change the result.
         shard_student: whether these processes share out the student's layers and its optimiser's state, for a student
-            that one GPU can hold but not train; does not change the result.
+            that one GPU can hold but not train; does not change the result, but for an optimiser left to what is
+            installed.
         dtype: of weights and activations; statistics and losses are float32 at least.
         logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
         checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from harness.config import Strategy, Workload
 from harness.forecast.gpus import GPUS, Gpu, usable_gib
@@ -45,7 +46,7 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
         tried["optimisation__micro_batch_size"] = 1
     if not resources.checkpoint_activations:
         tried["resources__checkpoint_activations"] = True
-    if settings.optimiser == "adamw":
+    if settings.optimiser == "adamw" and not resources.shard_student:
         tried["optimisation__optimiser"] = "adamw_8bit"
     room = usable_gib(gpu)
 
@@ -63,13 +64,14 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
     lowest = footprint(cached if could_be_cached else strategy, changed(workload, **tried))
     if len(changes) > 1:
         changes.append(change("all of these", lowest))
-    for sharded in _sharded(workload):
-        resources = sharded.resources
-        what = f"resources.shard_student: true on {resources.data_parallel} GPUs (resources.data_parallel)"
-        changes.append(change(what, footprint(strategy, sharded)))
-        if changes[-1].fits:
-            break
-        del changes[-1]
+    shared_out = (
+        change(
+            f"resources.shard_student: true on {each.resources.data_parallel} GPUs (resources.data_parallel)",
+            footprint(strategy, each),
+        )
+        for each in _sharded(strategy, workload)
+    )
+    changes += islice((each for each in shared_out if each.fits), 1)
     helpful = [each for each in changes if each.gib < found.total / GIB]
     larger = sorted((other.memory_gib, name) for name, other in GPUS.items() if usable_gib(other) * GIB >= found.total)
     if larger:
@@ -77,12 +79,14 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
     return tuple(helpful)
 
 
-def _sharded(workload: Workload) -> Iterator[Workload]:
+def _sharded(strategy: Strategy, workload: Workload) -> Iterator[Workload]:
     """Yield the ways to share a student out, fewest processes first; none where it is already, or cannot be."""
     settings = workload.optimisation
     micro_batches = settings.batch_size // settings.micro_batch_size
     if workload.resources.shard_student or workload.lora is not None or settings.optimiser == "adamw_8bit":
         return
+    if strategy.rollout is not None:
+        return  # a global batch is generated in one process
     for processes in _PROCESSES:
         if micro_batches % processes == 0 and processes >= workload.resources.data_parallel:
             yield changed(workload, resources__data_parallel=processes, resources__shard_student=True)
