@@ -45,16 +45,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.config import Strategy
+from harness.config.errors import UserError
+from harness.config.expand import expand
+from harness.config.legality import check_strategy
 from harness.data.tokens import Batch
 from harness.distill.loss import weighted_loss
 from harness.distill.objective import Objective, compile_strategy
-from harness.distill.score import chunk_rows
 from harness.distill.supervise import context_of, denominator, lay_out, row_scores, select, supervise
 from harness.distill.tally import Tally
-from harness.errors import UserError
-from harness.grid import expand
-from harness.legality import check_strategy
 from harness.models import GivenLogits, Head
+from harness.models.devices import chunk_rows
 from strategies.base import Selection
 
 # B = sequences, L = positions, D = a model's hidden size, V = vocabulary

@@ -30,16 +30,13 @@ install_import_hook(
         "strategies.samples",
         "strategies.signals",
         "strategies.temperatures",
-        "harness.cache",
-        "harness.data.tokens",
         "harness.data.text",
+        "harness.data.tokens",
         "harness.distill",
         "harness.evaluate.heldout",
-        "harness.execute",
-        "harness.inputs",
         "harness.models",
-        "harness.samples",
-        "harness.training",
+        "harness.teacher",
+        "harness.trial",
     ],
     "beartype.beartype",
 )
@@ -52,15 +49,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm  # noqa: E402
 
-from harness import plugins  # noqa: E402
-from harness.config import Strategy  # noqa: E402
+from harness.config import Strategy, plugins  # noqa: E402
 from harness.data.tokens import Batch, with_targets  # noqa: E402
 from harness.distill.feature import make_projection  # noqa: E402
 from harness.distill.group import ALONE, Group  # noqa: E402
 from harness.distill.objective import compile_strategy  # noqa: E402
 from harness.distill.step import Core  # noqa: E402
-from harness.distill.teacher import Teacher  # noqa: E402
 from harness.models import Head, head_of, trunk, trunk_layers  # noqa: E402
+from harness.teacher.interface import Teacher  # noqa: E402
 from strategies.digest import digest_of  # noqa: E402
 from strategies.registry import REGISTRIES  # noqa: E402
 

@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.frame import Frames, load
-from harness.results import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Rollouts, Samples, write_record
+from harness.records.record import (
+    Cost,
+    Failure,
+    Manifest,
+    ManifestEntry,
+    Metric,
+    Record,
+    Rollouts,
+    Samples,
+    write_record,
+)
 
 SEEDS = (1, 2, 3)
 ITEMS = 200

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from harness.api import Distilled, distil, next_tokens
+from harness.config.errors import UserError
+from harness.config.expand import presets
 from harness.data.tokens import Batch
 from harness.distill.step import accumulate
-from harness.errors import UserError
-from harness.grid import presets
 from harness.models import head_of, trunk
 
 NUM_STEPS = 5

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from harness.config import Data
+from harness.config.expand import load_grid
+from harness.config.workloads import load_workload
 from harness.data.text import texts
 from harness.data.tokens import prepare
-from harness.grid import load_grid
-from harness.plan import make_plan
-from harness.results import read_manifest, read_record
-from harness.workload import load_workload
+from harness.records.record import read_manifest, read_record
+from harness.run.plan import make_plan
 
 PROJECT = Path(__file__).parent.parent
 

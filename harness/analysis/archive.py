@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis.frame import is_report, record_path
-from harness.atomic import sealed
-from harness.integrity import read_table
-from harness.results import TABLES, Manifest
+from harness.records.files import sealed
+from harness.records.integrity import read_table
+from harness.records.record import TABLES, Manifest
 
 TABLE_LIMIT_BYTES = 4 * 2**20
 

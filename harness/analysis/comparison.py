@@ -16,7 +16,7 @@ from harness.analysis.frame import Frames, labels
 from harness.analysis.inference import holm
 from harness.analysis.metrics import COSTS
 from harness.analysis.statistics import compare, summarise
-from harness.results import Manifest, ManifestEntry, Record
+from harness.records.record import Manifest, ManifestEntry, Record
 
 HERE, THERE = "this run", "the other run"
 

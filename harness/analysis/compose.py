@@ -14,7 +14,7 @@ from harness.analysis.document import Block, Cell, Code, Column, Document, Secti
 from harness.analysis.figures import document_plots
 from harness.analysis.frame import Frames
 from harness.analysis.tables import document_tables
-from harness.results import Manifest, Record
+from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
 

@@ -10,7 +10,7 @@ from harness.analysis.frame import Frames
 from harness.analysis.metrics import MetricInfo
 from harness.analysis.tables.build import Grid, baseline_mean, interval_text, mean, read
 from harness.analysis.tables.evidence import noise_table
-from harness.results import Manifest, Record
+from harness.records.record import Manifest, Record
 
 HEADLINES = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 

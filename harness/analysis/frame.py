@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis.metrics import QUALITY
-from harness.errors import UserError
-from harness.results import TABLES, Manifest, ManifestEntry, Record, read_record, trial_folder
+from harness.config.errors import UserError
+from harness.records.record import TABLES, Manifest, ManifestEntry, Record, read_record, trial_folder
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Frames:
             wall_<phase>_s, wall_total_s, peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind,
             failure_message.
         records: the records, one per trial, None where there is none.
-        tables: the tables beside the records, by their name in `harness.results.TABLES`: trial_id, label, seed, then
-            the table's own columns; all trials below one another, in the manifest's order. A table that no trial has is
-            absent. A trial that failed may have left one too.
+        tables: the tables beside the records, by their name in `harness.records.record.TABLES`: trial_id, label, seed,
+            then the table's own columns; all trials below one another, in the manifest's order. A table that no trial
+            has is absent. A trial that failed may have left one too.
 
     Units: seconds, GiB, shares in [0, 1]; metrics as in `harness.analysis.metrics`. seed is missing for a trial
     without randomness. status is "finished", "failed" (a record says why) or "missing" (there is no record).

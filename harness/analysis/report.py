@@ -28,9 +28,9 @@ from harness.analysis.write.html import to_html
 from harness.analysis.write.latex import to_latex
 from harness.analysis.write.markdown import to_markdown, to_markdown_table
 from harness.analysis.write.terminal import print_table
-from harness.atomic import clear_litter, temporary
-from harness.errors import UserError
-from harness.results import Manifest, read_manifest
+from harness.config.errors import UserError
+from harness.records.files import clear_litter, temporary
+from harness.records.record import Manifest, read_manifest
 
 COMPARED = "compared"
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.results import Record
+from harness.records.record import Record
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

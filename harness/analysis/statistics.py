@@ -14,7 +14,7 @@ from harness.analysis.cells import Evidence, Pair, gather, pair
 from harness.analysis.inference import Spread, Values, half_width, holm, tail
 from harness.analysis.measures import Measured, resamples
 from harness.analysis.metrics import describe
-from harness.errors import unknown
+from harness.config.errors import unknown
 
 LEVEL = 0.05
 RESAMPLES = 1000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.analysis.frame import Frames
-from harness.results import Manifest, Record
+from harness.records.record import Manifest, Record
 
 Regime = Literal["none", "off_policy", "on_policy"]
 

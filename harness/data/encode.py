@@ -11,10 +11,10 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
+from harness.config.errors import UserError
 from harness.data.packing import check_known
 from harness.data.pairs import Pair, pairs
 from harness.data.text import TextSplit
-from harness.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from harness.atomic import sealed, unsealed, write_json
 from harness.config import Data
+from harness.config.errors import UserError
 from harness.data.stream import Stream
 from harness.data.text import TextSplit, texts
-from harness.errors import UserError
+from harness.records.files import sealed, unsealed, write_json
 
 _DOCUMENTS_PER_CALL = 256
 # Of a streamed data set, what a kill costs at most: seconds of reading, 4 MiB on the disk.

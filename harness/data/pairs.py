@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Data
+from harness.config.errors import UserError
 from harness.data.corpus import CORPUS_SEED, owned
 from harness.data.corpus.arithmetic import problem
 from harness.data.corpus.draws import Draws
 from harness.data.text import TextSplit, field_of, rows
-from harness.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

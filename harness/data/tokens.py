@@ -15,13 +15,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from harness import lock, mirror
-from harness.atomic import sealed, unsealed, written
 from harness.config import Data
+from harness.config.errors import UserError
 from harness.data.encode import Encoded, digest, pad
 from harness.data.packing import pack, remove_scratch
 from harness.data.text import TextSplit
-from harness.errors import UserError
+from harness.records import lock, mirror
+from harness.records.files import sealed, unsealed, written
 
 # S = sequences of a data set, B = sequences of a batch, L = positions
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.config import Diagnostics
+from harness.config.seeds import derive
 from harness.data.tokens import Batch
 from harness.distill.observe import Moment, Seen
 from harness.distill.score import Rows, score_batch, score_rows
@@ -35,9 +36,8 @@ from harness.distill.shadow import (
 )
 from harness.distill.step import Core
 from harness.distill.supervise import Scores
-from harness.distill.teacher import Teacher
 from harness.models import Head, head_of, trunk
-from harness.seeds import derive
+from harness.teacher.interface import Teacher
 from strategies.base import Selection, StepContext
 from strategies.noise import streams, uniform
 from strategies.registry import SIGNALS
@@ -78,7 +78,7 @@ class Looked:
 
 @dataclass(kw_only=True)
 class Watch:
-    """Collects the tables `overlap`, `shown`, `kept_tokens` and `profile` (see `harness.results`); an `Observer`.
+    """Collects the tables `overlap`, `shown`, `kept_tokens` and `profile` (see `records.record`); an `Observer`.
 
     Shadow selections are policy `top_k` at the trial's budget, or at `DEFAULT_BUDGET` where its policy has none.
     Signals that read the teacher are among them if the step has the teacher's states. `random` is drawn apart from the

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
+from harness.config.seeds import derive
 from harness.distill.objective import Objective
-from harness.seeds import derive
 
 # M = supervised positions, T = positions of the batch, D = a model's hidden size
 

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from harness.distill.heat import heated, temperature_of
 from harness.distill.objective import Objective
-from harness.distill.score import PIECES, Rows, pieces, slices
+from harness.distill.score import Rows, pieces, slices
 from harness.distill.sparse import OnTarget, gather_rows, make_target
 from harness.models import Head
+from harness.models.devices import PIECES
 from strategies.base import log_probs, pick
 
 # What turns rows into losses: `row_losses`, or the same compiled.

@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.cache.scores import INPUTS
 from harness.config import Choice, Strategy
+from harness.teacher.scores import INPUTS
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
     CLASSES,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.config import Optimisation
+from harness.config.errors import UserError
 from harness.distill.group import ALONE, Group
 from harness.distill.shards import ShardedOptimiser
-from harness.errors import UserError
 
 # Module and class of 8-bit AdamW, in the order they are looked for.
 _EIGHT_BIT = (("torchao.optim", "AdamW8bit"), ("bitsandbytes.optim", "AdamW8bit"))

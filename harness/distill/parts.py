@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
+from harness.config.errors import UserError
 from harness.distill.shards import Shared, fill
 from harness.distill.tree import Late
-from harness.errors import UserError
 
 
 class StaleError(UserError):

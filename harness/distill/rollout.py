@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from harness.config import Rollout
+from harness.config.seeds import derive
 from harness.data.tokens import Batch, Tokens, with_continuation
 from harness.distill.tally import Tally
 from harness.models import head_of
-from harness.seeds import derive
 from strategies.base import log_probs
 from strategies.noise import streams, uniform
 

@@ -9,18 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.models import Head
+from harness.models.devices import PIECES
 from strategies.base import SparseTarget, log_probs
 from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS
 
 # N = flattened positions, T = positions of a batch, D = a model's hidden size, V = vocabulary, B = sequences,
 # L = positions
-
-# A chunk's logits are made at once, because a matrix product of few rows is slow; what is computed from them is wider
-# and takes more room, and is made for a part of the chunk at a time.
-PIECES = 16
-
-# Numbers of float32 per class and row of a piece, at most, over all registered signals and criteria; a test counts.
-_LIVE_COPIES = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +68,6 @@ class Rows:
 
     def _states(self, states: Float[Tensor, "T D"], rows: slice) -> Float[Tensor, "C D"]:
         return states[rows] if self.places is None else states.index_select(0, self.places[rows])
-
-
-def chunk_rows(vocab_size: int, logit_memory_mib: int, itemsize: int = 4) -> int:
-    """Return how many rows of logits fit a memory budget, at least one.
-
-    Args:
-        vocab_size: columns of a row.
-        logit_memory_mib: MiB that a chunk of both models' logits and what is computed from it may occupy.
-        itemsize: bytes per number of the models' dtype.
-    """
-    per_class = 2 * itemsize + max(itemsize, 4) * _LIVE_COPIES / PIECES
-    return max(1, int((logit_memory_mib << 20) / (vocab_size * per_class)))
 
 
 def slices(num: int, size: int) -> Iterator[slice]:

@@ -32,8 +32,8 @@ from harness.distill.supervise import (
     supervise,
 )
 from harness.distill.tally import Tally
-from harness.distill.teacher import Targets, Teacher
 from harness.models import Head, States, head_of, trunk, trunk_layers
+from harness.teacher.interface import Targets, Teacher
 from strategies.base import Selection, StepContext
 
 # B = sequences, L = positions, N = valid positions, M = supervised positions, D = hidden size

@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.config.seeds import derive
 from harness.data.tokens import Batch
 from harness.distill.objective import Objective
 from harness.distill.preference import OFFSET, WEIGHT, prefer
 from harness.distill.score import Rows, score_batch, score_rows
 from harness.distill.sparse import row_keys
 from harness.distill.tally import Tally
-from harness.distill.teacher import Targets
 from harness.models import Head
-from harness.seeds import derive
+from harness.teacher.interface import Targets
 from strategies.base import Selection, StepContext, budget_size
 from strategies.noise import streams, uniform
 from strategies.registry import POLICIES, SIGNALS

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from harness.config import Optimisation
+from harness.config.seeds import derive
 from harness.data.tokens import Tokens
-from harness.distill.checkpoint import Keeper
 from harness.distill.observe import Moment, Observer
 from harness.distill.optimiser import make_optimiser
 from harness.distill.parts import Weights
@@ -21,7 +21,7 @@ from harness.distill.rollout import Writer
 from harness.distill.shards import clip
 from harness.distill.step import Core, StepResult, accumulate
 from harness.distill.tally import Tally
-from harness.seeds import derive
+from harness.trial.checkpoint import Keeper
 
 # A row of the curve.
 Row = tuple[int, float, float, float, float]

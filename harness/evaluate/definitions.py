@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, TemplateSyntaxError, meta
 
-from harness.errors import UserError
-from harness.files import read_text
+from harness.config.errors import UserError
+from harness.config.yaml import read_text
 
 # What a definition builds a prompt, an answer or options from: a column's name, a template, or a function.
 _READS = ("doc_to_text", "doc_to_target", "doc_to_choice")

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from harness.data.tokens import Tokens
 from harness.distill.score import Rows, score_rows, slices
-from harness.distill.teacher import Teacher
 from harness.evaluate.calibration import bin_sums, calibration_error_of, calibration_stderr_of, reliability_of
 from harness.models import head_of, trunk
-from harness.results import Metric
+from harness.records.record import Metric
+from harness.teacher.interface import Teacher
 from strategies.base import log_probs
 from strategies.registry import SIGNALS, order_signals
 

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.atomic import write_json
-from harness.errors import UserError
+from harness.config.errors import UserError
+from harness.records.files import write_json
 
 # Of punkt_tab/english as NLTK distributes it, its four files' lines in order.
 _PUNKT_ENGLISH = "b64d8fd4f634e5502aa1eb313902ea8ee1e42525518265cafcc5908b07cadbe5"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import Split
-from harness.errors import UserError
+from harness.config.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -26,7 +26,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.errors import UserError
+from harness.config.errors import UserError
 
 # lm-eval's own defaults, so that what an official task draws stays official.
 _SEED, _NUMPY_SEED, _TORCH_SEED, _FEWSHOT_SEED = 0, 1234, 1234, 1234

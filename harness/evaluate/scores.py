@@ -16,7 +16,7 @@ from harness.evaluate.calibration import (
     reliability_of,
 )
 from harness.evaluate.verifiers import check
-from harness.results import Metric
+from harness.records.record import Metric
 
 # What is measured of an item: a share in [0, 1], but for a log-likelihood, which is in nats.
 ACCURACY = "accuracy"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.config.errors import UserError, unknown
 from harness.data.items import TASKS as GENERATED
-from harness.errors import UserError, unknown
 from harness.evaluate.definitions import Definition, find_official, read_definition
 from harness.evaluate.rows import Columns
 from harness.evaluate.scores import ACCURACY, ACCURACY_FLEXIBLE, ACCURACY_NORM, ADHERENCE, LOG_LIKELIHOOD

@@ -16,8 +16,8 @@ from conftest import workload_fields
 from table import Faults
 from world import World, flip, grow, make_world, small_filesystem, truncate
 
-from harness.grid import presets
-from harness.workload import ASSETS
+from harness.config.expand import presets
+from harness.config.workloads import ASSETS
 
 STRATEGIES: list[Any] = [
     "gls_ce",

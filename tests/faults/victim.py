@@ -24,14 +24,14 @@ import torch
 from rich.console import Console
 
 import harness.evaluate.runner  # noqa: F401 - lm-eval takes seconds to import
-from harness import training
 from harness.analysis.report import write_report
-from harness.attempt import Options, run_and_write
-from harness.distill.checkpoint import Interval
-from harness.errors import UnknownNameError, UserError
-from harness.plan import make_plan
-from harness.prepare import prepare_plan
-from harness.run import How, settle, write_plan
+from harness.config.errors import UnknownNameError, UserError
+from harness.run.attempt import Options, run_and_write
+from harness.run.plan import make_plan
+from harness.run.prepare import prepare_plan
+from harness.run.run import How, settle, write_plan
+from harness.trial import stages as training
+from harness.trial.checkpoint import Interval
 
 _TRAIN = training.train
 EVENTS = ("fsync", "replace", "rename", "unlink", "rmdir")

@@ -17,7 +17,7 @@ from harness.analysis.figures import (
 )  # fmt: skip
 from harness.analysis.figures.style import save
 from harness.analysis.frame import Frames
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 __all__ = ["document_plots", "save"]
 

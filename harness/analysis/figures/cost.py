@@ -14,7 +14,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures.marks import row_height, wrapped
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, drawing
 from harness.analysis.frame import Frames, labels
-from harness.results import Manifest, Record
+from harness.records.record import Manifest, Record
 
 # In the order they run. Diagnostics only look at the training: they are told apart from what the method costs.
 _PHASES = {

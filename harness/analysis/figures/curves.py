@@ -15,7 +15,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures.marks import legend_below, wrapped
 from harness.analysis.figures.style import BLUE, FAINT, GREY, INK, ORANGE, drawing
 from harness.analysis.frame import Frames, labels
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 _MOST = 40  # panels; a figure of more is not read
 _COLUMNS = 4

@@ -15,7 +15,7 @@ from harness.analysis.figures.style import FAINT, INK, drawing
 from harness.analysis.figures.values import PAIRED, read
 from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import MetricInfo, describe
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 PANELS = ("accuracy", "perplexity", "heldout_loss", "teacher_kl")
 NOTE = (

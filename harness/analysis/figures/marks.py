@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from harness.analysis.figures.style import BLUE, CYCLE, GREEN, INK, MARKERS, ORANGE, PINK, YELLOW
 from harness.analysis.frame import Frames, labels
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 Line = Literal["solid"] | tuple[float, tuple[float, ...]]
 

@@ -15,7 +15,7 @@ from harness.analysis.figures.heat import Values, heatmap
 from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
 from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing, settle
 from harness.analysis.frame import Frames
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 SELECTED, RANDOM = "selected", "random"
 

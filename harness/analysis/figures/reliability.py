@@ -12,7 +12,7 @@ from harness.analysis.figures.source import listing, names, rows
 from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing
 from harness.analysis.frame import Frames
 from harness.analysis.strategies import methods
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 # More lines in a panel hide one another; more panels do not fit a page.
 MOST_OTHERS, MOST_SOURCES, COLUMNS = 4, 6, 3

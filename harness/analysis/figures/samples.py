@@ -12,7 +12,7 @@ from harness.analysis.figures.heat import Values, heatmap
 from harness.analysis.figures.source import listing, names, rows, seeds_of
 from harness.analysis.figures.style import BLUE, INK, clean, drawing, settle
 from harness.analysis.frame import Frames
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 MOST_LABELS, MOST_PANELS, COLUMNS, BINS = 16, 6, 3, 40
 

@@ -16,7 +16,7 @@ from harness.analysis.figures.heat import Values, light
 from harness.analysis.figures.source import last_step, listing, names, rows
 from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, drawing, settle
 from harness.analysis.frame import Frames
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 SIGNALS = ("student_entropy", "teacher_entropy", "kl", "reverse_kl", "ce_ratio", "random")
 OWN = "the trial's own selection"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from harness.analysis.frame import Frames, labels
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 
 def rows(frames: Frames, table: str, columns: Iterable[str]) -> pd.DataFrame:

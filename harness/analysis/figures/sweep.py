@@ -15,7 +15,7 @@ from harness.analysis.figures.values import PAIRED, Numbers, Point, read
 from harness.analysis.figures.varied import Line, Sweep, references, sweeps
 from harness.analysis.frame import Frames
 from harness.analysis.metrics import describe
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 PANELS = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 

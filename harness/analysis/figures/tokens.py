@@ -15,7 +15,7 @@ from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, drawing, settle
 from harness.analysis.frame import Frames
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 # Strategies of a figure; tokens at either end.
 MOST_LABELS, MOST_LINES, ENDS = 3, len(CYCLE), 12

@@ -15,7 +15,7 @@ from harness.analysis.figures.style import FAINT, GREY, INK, drawing
 from harness.analysis.figures.values import METHOD_SECONDS, PAIRED, Numbers, Point, read
 from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import Direction, describe
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 _COSTS = {"flops_total": "Training FLOPs", METHOD_SECONDS: "Training, prepass and cache (s)"}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import COSTS, describe
 from harness.analysis.statistics import summarise
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 # What a method takes beyond reading a model and being evaluated: seconds of all other phases.
 METHOD_SECONDS = "wall_method_s"

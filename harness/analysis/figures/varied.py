@@ -9,7 +9,7 @@ from harness.analysis.figures.marks import Mark
 from harness.analysis.figures.style import GREY, INK
 from harness.analysis.frame import Frames
 from harness.analysis.strategies import Method, methods
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 # A setting's place in a record's strategy, its printed name, and whether it is a share.
 _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (

@@ -13,7 +13,7 @@ from harness.analysis.tables.evidence import comparison_table, noise_table, rank
 from harness.analysis.tables.matched import matched_table
 from harness.analysis.tables.methods import method_table
 from harness.analysis.tables.quality import main_table, other_table, paper_tables, spread_table
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 __all__ = ["document_tables"]
 

@@ -12,7 +12,7 @@ from harness.analysis.measures import generator
 from harness.analysis.metrics import describe
 from harness.analysis.published import METRICS, SEEDS, SETTING, SOURCE, TASK_METRICS, Figures
 from harness.analysis.tables.build import NOTHING, Grid, metric_cell, number, strategy_column
-from harness.results import Record
+from harness.records.record import Record
 
 DRAWS = 10_000
 FEWEST = 4

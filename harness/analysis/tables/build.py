@@ -13,7 +13,7 @@ from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import MetricInfo, describe
 from harness.analysis.strategies import Method, methods
 from harness.analysis.tables.numbers import tidy
-from harness.results import Manifest, Record
+from harness.records.record import Manifest, Record
 
 NOTHING = Cell(text="—")
 

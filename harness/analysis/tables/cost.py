@@ -17,7 +17,7 @@ from harness.analysis.tables.build import (
 )
 from harness.analysis.tables.reads import alone_seconds, scaled, tokens_per_second
 from harness.analysis.tables.savings import runtime_table, storage_table
-from harness.results import Record
+from harness.records.record import Record
 
 MB = 1e6
 

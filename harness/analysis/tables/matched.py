@@ -17,7 +17,7 @@ from harness.analysis.inference import Spread, decompose, half_width, holm, tail
 from harness.analysis.metrics import MetricInfo
 from harness.analysis.tables.build import NOTHING, Grid, strategy_column
 from harness.analysis.tables.reads import alone_seconds
-from harness.results import Record
+from harness.records.record import Record
 
 _METRICS = ("accuracy", "heldout_loss")
 # Rows of the baseline's kind that make a curve.

@@ -6,7 +6,7 @@ from harness.analysis.cells import Evidence, gather
 from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import COSTS
 from harness.analysis.statistics import compare, rank, summarise
-from harness.results import Manifest
+from harness.records.record import Manifest
 
 
 def tidy(frames: Frames, manifest: Manifest, *, seed: int = 0, evidence: Evidence | None = None) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Numbers of one record: seconds, tokens, bytes. None where the record does not hold them."""
 
-from harness.results import Record
+from harness.records.record import Record
 
 
 def own_seconds(record: Record) -> float | None:

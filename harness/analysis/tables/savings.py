@@ -8,7 +8,7 @@ from harness.analysis.document import Cell, Column, Table
 from harness.analysis.published import Figures
 from harness.analysis.tables.build import NOTHING, Grid, baseline_mean, mean, number, seeds_cell, strategy_column
 from harness.analysis.tables.reads import alone_seconds, bytes_per_token, own_seconds, phase_seconds, stored_share
-from harness.results import Record
+from harness.records.record import Record
 
 TOKENS = 100e9
 

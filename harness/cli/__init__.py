@@ -1,0 +1,1 @@
+"""What is typed: commands without logic of their own."""

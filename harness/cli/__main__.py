@@ -1,0 +1,5 @@
+"""`python -m harness`: the same as the console script."""
+
+from harness.cli.main import main
+
+main()

@@ -1,0 +1,348 @@
+"""The command line: commands without logic. Errors of the user are one line on stderr and exit code 2."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.bench import bench_app
+from harness.cli.extras import explain_missing
+from harness.cli.new import new_app
+from harness.cli.options import Plugins
+from harness.config.errors import UnknownNameError, UserError, one_line
+from harness.run.terminal import command_line as _command_line
+from harness.run.terminal import console as _console
+
+# What a shell says of a process that Ctrl-C ended.
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="harness",
+    help="Benchmark and ablate selective knowledge distillation of language models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+workload_app = typer.Typer(help="The models and data that strategies are applied to.", no_args_is_help=True)
+app.add_typer(workload_app, name="workload")
+app.add_typer(new_app, name="new")
+cache_app = typer.Typer(help="The teacher caches that trials read.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+app.add_typer(bench_app, name="bench")
+
+GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
+Results = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
+Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
+WorkloadName = Annotated[
+    str | None,
+    typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),
+]
+Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 1337,1338.", metavar="N,N")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(help="Only this many strategies, drawn at random, always the same.", metavar="N"),
+]
+DiagnosticsEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--diagnostics",
+        help="Look at every N-th step while training: overlap of signals, what is kept. Changes no result.",
+        metavar="N",
+    ),
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")] = False,
+) -> None:
+    """Benchmark and ablate selective knowledge distillation of language models."""
+    # `main` takes --debug out of the arguments before they are parsed, so that it may stand anywhere.
+
+
+@app.command()
+def run(
+    grid: GridFile,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+    workload: WorkloadName = None,
+    seeds: Seeds = None,
+    only: Only = None,
+    sample: Sample = None,
+    diagnostics: DiagnosticsEvery = None,
+    plugin: Plugins = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start the chosen trials over; what they have goes to results/trash.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Start trials over whose record or checkpoint is damaged.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
+    ] = "10m",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")
+    ] = False,
+    keep_students: Annotated[
+        bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Object storage that the results folder is copied to, and completed from.", metavar="URI"),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
+) -> None:
+    """Run the missing trials of a grid, then write and print its report."""
+    from harness.config.plugins import load_plugins
+    from harness.run.attempt import Options
+    from harness.run.plan import make_plan, print_plan
+    from harness.run.run import How, check_writable, complete, run_plan, tell_elsewhere, whole_command
+    from harness.run.tracking import parse_trackers
+    from harness.trial.checkpoint import parse_interval
+
+    console = _console()
+    load_plugins(plugin or ())
+    check_writable(results)
+    check_writable(reports)
+    how = How(
+        options=Options(
+            checkpoint_every=parse_interval(checkpoint_every),
+            deterministic=deterministic,
+            keep_students=keep_students,
+            mirror=None if dry_run else complete(results, mirror, console),
+        ),
+        address=address,
+        trackers=parse_trackers(track or ("tensorboard",)),
+        fresh=fresh,
+        rebuild=rebuild,
+    )
+    plan = make_plan(
+        grid,
+        results,
+        workload=workload,
+        seeds=_seeds(seeds),
+        labels=tuple(only or ()),
+        sample=sample,
+        diagnostics=diagnostics,
+        force=force or fresh,
+        rebuild=rebuild,
+    )
+    if dry_run:
+        print_plan(console, plan, results)
+        tell_elsewhere(plan, results, mirror, console)
+        return
+    raise typer.Exit(code=run_plan(plan, results, reports, console, command=whole_command(plan, results), how=how))
+
+
+@app.command()
+def plan(
+    grid: Annotated[
+        Path | None,
+        typer.Argument(help="Grid file; without one, the paper's main strategies on --workload.", metavar="[GRID]"),
+    ] = None,
+    results: Results = Path("results"),
+    workload: WorkloadName = None,
+    seeds: Seeds = None,
+    only: Only = None,
+    sample: Sample = None,
+    plugin: Plugins = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="What would it take on this GPU? Hours, memory, disk, from shapes alone.", metavar="NAME"),
+    ] = None,
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.35,
+    calibrate: Annotated[
+        int, typer.Option(help="Train so many steps on the device that is here, and predict from them.", min=0)
+    ] = 0,
+) -> None:
+    """Show what a grid would run, what is finished, and what it would cost; with --gpu, before anything is fetched."""
+    from harness.config.plugins import load_plugins
+
+    load_plugins(plugin or ())
+    if grid is None or gpu is not None or calibrate:
+        from harness.cost.forecast.show import forecast_and_print
+
+        part = (seeds, only, sample) != (None, None, None)
+        forecast_and_print(_console(), grid, workload, gpu=gpu, mfu=mfu, results=results, steps=calibrate, part=part)
+        return
+    from harness.run.plan import make_plan, print_plan
+
+    made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
+    print_plan(_console(), made, results)
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="A grid's results (results/position_axis) or a report (reports/position_axis).")
+    ],
+    reports: Reports = Path("reports"),
+    compare: Annotated[
+        Path | None, typer.Option(help="Results or a report of another run to compare with.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Write a grid's report from its records, and print its main table; needs no torch."""
+    from harness.analysis.report import print_report, rebuild, write_report
+
+    if (folder / "records").is_dir():
+        made = rebuild(folder, compare=compare)
+    else:
+        whole = folder.resolve()
+        made = write_report(whole.parent, whole.name, reports, compare=compare)
+    print_report(made, _console())
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="The trial's id, or how it begins.", metavar="TRIAL")],
+    results: Results = Path("results"),
+    to: Annotated[Path | None, typer.Option(help="A new folder; exports/TRIAL if left out.", metavar="DIR")] = None,
+) -> None:
+    """Write a trained student's folder for from_pretrained, with a model card; its run kept it (--keep-students)."""
+    from harness.records.export import export as export_student
+
+    typer.echo(str(export_student(results, trial, to)))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="signals, policies, classes, samples, criteria, presets or workloads; all if left out."),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """List signals, policies, classes, samples, criteria, presets and workloads, with their papers."""
+    from harness.cli.catalogue import print_catalogue
+    from harness.config.plugins import load_plugins
+
+    load_plugins(plugin or ())
+    print_catalogue(_console(), kind)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions and devices, and whether the hub can be reached."""
+    from harness.cli.doctor import examine
+
+    examine(_console())
+
+
+@cache_app.command("ls")
+def cache_ls(results: Results = Path("results")) -> None:
+    """List teacher caches: what of, how large, whether complete."""
+    from harness.teacher.manage import print_caches
+
+    print_caches(_console(), results / "cache")
+
+
+@cache_app.command("build")
+def cache_build(
+    what: Annotated[
+        str, typer.Argument(help="Grid file, workload file, or the name of a workload.", metavar="GRID|WORKLOAD")
+    ],
+    results: Results = Path("results"),
+    plugin: Plugins = None,
+) -> None:
+    """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
+    from harness.config.plugins import load_plugins
+    from harness.run.prepare import build_caches
+    from harness.run.run import check_writable
+    from harness.teacher.manage import print_caches
+
+    console = _console()
+    load_plugins(plugin or ())
+    check_writable(results)
+    build_caches(what, results, console)
+    print_caches(console, results / "cache")
+
+
+@cache_app.command("verify")
+def cache_verify(
+    key: Annotated[str | None, typer.Argument(help="Only this cache; all if left out.", metavar="KEY")] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Check every checksum; names bad files and exits with 1 if there is one."""
+    from harness.teacher.manage import verify_caches
+
+    if verify_caches(_console(), results / "cache", key):
+        raise typer.Exit(code=1)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    key: Annotated[str, typer.Argument(help="The cache's key, see `harness cache ls`.", metavar="KEY")],
+    results: Results = Path("results"),
+) -> None:
+    """Remove a teacher cache; the next run that needs it builds it again."""
+    from harness.teacher.manage import remove_cache
+
+    removed = remove_cache(results / "cache", key)
+    typer.echo(f"removed {removed.path} ({removed.num_bytes:,} bytes)")
+
+
+@workload_app.command("build")
+def workload_build(
+    name: Annotated[str, typer.Argument(help="Which embedded workload; only tiny can be built.")],
+    destination: Annotated[
+        Path | None,
+        typer.Option(help="Where to put the checkpoints; the shipped ones are replaced if left out.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Train an embedded workload's tokenizer, teacher and student again; takes about an hour on two cores."""
+    from harness.config.errors import unknown
+
+    if name != "tiny":
+        raise unknown("embedded workload", name, ["tiny"])
+    from harness.cli.scripts import run_script
+    from harness.config.workloads import ASSETS
+
+    run_script("scripts.tiny.build", destination or ASSETS)
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app(standalone_mode=True)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo(f"harness: stopped; to go on: {_command_line()}", err=True)
+        raise
+    except (UserError, UnknownNameError) as error:
+        if debug:
+            raise
+        typer.echo(f"harness: {one_line(str(error))}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        told = explain_missing(error)
+        if debug or told is None:
+            raise
+        typer.echo(f"harness: {told}", err=True)
+        sys.exit(2)
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        chosen = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
+    return tuple(dict.fromkeys(chosen))

@@ -1,0 +1,41 @@
+"""Workloads: a teacher, a student, their data and how they are trained. The embedded ones lie here, loaded by name."""
+
+from pathlib import Path
+
+from harness.config import Workload
+from harness.config.errors import unknown
+from harness.config.yaml import parse, read_yaml
+
+_BUILT_IN = Path(__file__).parent
+ASSETS = _BUILT_IN / "tiny"
+
+
+def built_in() -> list[str]:
+    """Return the names of the workloads that ship with the harness."""
+    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+
+
+def load_workload(name: str) -> Workload:
+    """Load a workload by its built-in name or the path of a YAML file.
+
+    Raises:
+        UserError: the file is missing or wrong; names the key and the value.
+        UnknownNameError: no built-in workload of this name; suggests the nearest.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _BUILT_IN / f"{name}.yaml"
+    if not name.endswith((".yaml", ".yml")) and name not in built_in():
+        raise unknown("workload", name, built_in())
+    fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
+    return _decided(parse(Workload, fields, where=str(path)))
+
+
+def _decided(workload: Workload) -> Workload:
+    """Replace an optimiser that depends on what is installed by the one it comes down to here."""
+    settings = workload.optimisation
+    if settings.optimiser != "adamw_8bit_if_available":
+        return workload
+    # Torch is imported for workloads that ask for it only: `harness list` reads them all.
+    from harness.distill.optimiser import eight_bit
+
+    found = "adamw" if workload.resources.shard_student or eight_bit() is None else "adamw_8bit"
+    return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": found})})

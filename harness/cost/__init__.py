@@ -1,0 +1,1 @@
+"""What a run would take and what selection saves: accounting, forecast and bench."""

@@ -1,0 +1,266 @@
+"""What the teacher adds to a grid that shares its hidden states: operations and seconds, beside the student's alone.
+
+Each strategy is paired with its student-only twin: the same selection budget and rows, a cross-entropy with the data in
+the criterion's place, and a signal that reads no teacher. The grid's cost is what the teacher does once, a pass of its
+trunk over the data and one of its head for each signal that reads it alone, plus every strategy; what it is compared
+with is the sum of the twins.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.config import Choice, Strategy
+from harness.cost.bench.flops import trunk_flops
+from harness.cost.rig import SEED, Setting
+from harness.cost.shapes import Pair, build
+from harness.data.tokens import Batch, Tokens
+from harness.distill.objective import Objective, compile_strategy
+from harness.distill.step import Core, accumulate
+from harness.distill.tally import Tally
+from harness.models import Head, head_of, trunk
+from harness.teacher.hidden import HiddenCache, build_hidden
+from harness.teacher.interface import Teacher
+from harness.teacher.rows import RowTeacher
+from harness.teacher.scores import ScoreCache, build_scores
+from harness.teacher.source import Source
+from harness.trial.meter import count_flops
+from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS, raw_inputs
+
+SEEDS = (1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One strategy's share of a grid, in operations or in seconds.
+
+    Attributes:
+        label: the strategy.
+        whole: what it costs with the cached teacher.
+        student: what its student-only twin costs.
+    """
+
+    label: str
+    whole: float
+    student: float
+
+
+def student_only(strategy: Strategy) -> Strategy:
+    """Return the twin of a strategy that reads no teacher.
+
+    A signal that reads both models is replaced by the student's entropy, which takes the same pass of the student's
+    head; one that reads the teacher alone by noise, which takes none.
+    """
+    position = strategy.position
+    assert position is not None, "only trained strategies have a twin"
+    if position.signal is not None:
+        reads = raw_inputs(SIGNALS[position.signal.name])
+        if reads & TEACHER_INPUTS:
+            name = "student_entropy" if reads & STUDENT_INPUTS else "random"
+            position = position.model_copy(update={"signal": Choice(name=name)})
+    return strategy.model_copy(
+        update={"position": position, "criterion": Choice(name="cross_entropy"), "classes": None}
+    )
+
+
+def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tuple[float, list[Cost]]:
+    """Count operations per step: what the teacher does once, and of every strategy with its twin.
+
+    What a step does to which rows is taken from real steps of the setting's small models; what that costs, from the
+    shapes to be counted.
+
+    Args:
+        strategies: trained strategies.
+        setting: small models, and the size of a step.
+        counted: the shapes that are priced.
+    """
+    with TemporaryDirectory() as folder:
+        bench = _Bench.make(setting, num_sequences=setting.batch_size)
+        cache = bench.build(Path(folder), strategies)
+        priced = [
+            Cost(
+                label=each.label,
+                whole=_price(bench.run(each, cache), setting, counted),
+                student=_price(bench.run(student_only(each), None), setting, counted),
+            )
+            for each in strategies
+        ]
+    once = float(trunk_flops(counted.teacher, batch_size=setting.batch_size, length=setting.length))
+    scored = setting.batch_size * (setting.length - 1) * len(cache.scores)
+    return once + 2.0 * scored * counted.vocab_size * int(counted.teacher.hidden_size), priced
+
+
+def measure(
+    strategies: Sequence[Strategy],
+    setting: Setting,
+    *,
+    num_sequences: int,
+    on_strategy: Callable[[int, int], None] | None = None,
+) -> tuple[float, list[Cost]]:
+    """Measure seconds: building the caches on disk, and training every strategy and its twin on the same data.
+
+    A strategy and its twin take turns step by step.
+
+    Args:
+        strategies: trained strategies.
+        setting: models and the size of a step.
+        num_sequences: training sequences.
+        on_strategy: called after each strategy with strategies done and in all.
+    """
+    bench = _Bench.make(setting, num_sequences=num_sequences)
+    # What only happens once in a process is nobody's cost.
+    bench.run(student_only(strategies[0]), None, steps=1)
+    with TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        cache = bench.build(Path(folder), strategies)
+        built = time.perf_counter() - started
+        costs = []
+        for number, strategy in enumerate(strategies):
+            costs.append(bench.time(strategy, cache))
+            if on_strategy is not None:
+                on_strategy(number + 1, len(strategies))
+    return built, costs
+
+
+def table(built: float, costs: Sequence[Cost], *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
+    """Return one row per number of seeds: they share what the teacher does once, its head at every step they do not.
+
+    The ratio is 1 plus both shares. In seconds the head's share holds whatever else differs from a cross-entropy.
+
+    Args:
+        built: what building the caches costs.
+        costs: what the strategies cost.
+        pair: name of the shapes.
+        unit: of both.
+        steps: steps that the figures stand for, to divide by.
+    """
+    whole, student = sum(cost.whole for cost in costs), sum(cost.student for cost in costs)
+    return pd.DataFrame(
+        {
+            "pair": pair,
+            "unit": unit,
+            "strategies": len(costs),
+            "seeds": seeds,
+            "teacher_once": built / steps,
+            "strategies_with_cached_teacher": seeds * whole / steps,
+            "student_only": seeds * student / steps,
+            "teacher_once_share": built / (seeds * student),
+            "teacher_head_share": (whole - student) / student,
+            "ratio": (built + seeds * whole) / (seeds * student),
+        }
+        for seeds in SEEDS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cached:
+    """What the teacher leaves on disk: its states, and the scores that some strategies of the grid rank by."""
+
+    hidden: HiddenCache
+    scores: tuple[ScoreCache, ...]
+
+    def teacher(self, objective: Objective) -> Teacher:
+        """Return the teacher as a trial of the objective meets it."""
+        wanted = [each for each in self.scores if each.signal in objective.stored_scores]
+
+        def scores(batch: Batch) -> dict[str, Tensor]:
+            return {each.signal: each.scores(batch) for each in wanted}
+
+        return Teacher(
+            hidden=self.hidden.hidden, head=self.hidden.head, online=False, scores=scores if wanted else None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """Models and data that all strategies of a grid share."""
+
+    setting: Setting
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    tokens: Tokens
+
+    @classmethod
+    def make(cls, setting: Setting, *, num_sequences: int) -> "_Bench":
+        pair = setting.pair
+        ids = np.random.RandomState(SEED).randint(pair.vocab_size, size=(num_sequences, setting.length), dtype=np.int32)
+        return cls(
+            setting=setting,
+            student=build(pair.student, dtype=pair.dtype).train(),
+            teacher=build(pair.teacher, dtype=pair.dtype, seed=1).requires_grad_(False),
+            tokens=Tokens(ids=ids, separator=0, cross_document_targets=True, tokens_per_byte=1.0, key="random"),
+        )
+
+    def build(self, folder: Path, strategies: Sequence[Strategy]) -> _Cached:
+        """Run the teacher over the data and write its states to disk, and the scores that strategies rank by."""
+        dtype = str(self.setting.pair.dtype).removeprefix("torch.")
+        source = Source(tokens=self.tokens, teacher=self.setting.pair.name, tokenizer="none", dtype=dtype)
+        head = Head(weight=head_of(self.teacher, self.setting.pair.vocab_size).weight.detach())
+        size = self.setting.batch_size
+        hidden = build_hidden(folder, source, lambda batch: trunk(self.teacher, batch.input_ids), head, batch_size=size)
+        stored = RowTeacher(trunk=hidden.hidden, head=head, batch_size=size, chunk=self.setting.chunk)
+        signals = sorted({name for each in strategies for name in compile_strategy(each).stored_scores})
+        return _Cached(hidden=hidden, scores=tuple(build_scores(folder, source, signal, stored) for signal in signals))
+
+    def run(self, strategy: Strategy, cache: _Cached | None, *, steps: int | None = None) -> Tally:
+        """Take a strategy's steps over the data, or the first few, and return what they counted."""
+        core, tally = self._core(strategy, cache), Tally()
+        for step in range(steps or self.num_steps):
+            tally.add(self._step(core, step))
+        return tally.read()
+
+    def time(self, strategy: Strategy, cache: _Cached) -> Cost:
+        """Train a strategy and its twin on the data, in turn; return their seconds."""
+        cores = self._core(strategy, cache), self._core(student_only(strategy), None)
+        optimiser = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
+        taken = [0.0, 0.0]
+        for step in range(self.num_steps):
+            for which in (0, 1) if step % 2 == 0 else (1, 0):
+                started = time.perf_counter()
+                optimiser.zero_grad(set_to_none=True)
+                self._step(cores[which], step)
+                torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+                optimiser.step()
+                taken[which] += time.perf_counter() - started
+        return Cost(label=strategy.label, whole=taken[0], student=taken[1])
+
+    @property
+    def num_steps(self) -> int:
+        """Whole batches of the data."""
+        return len(self.tokens) // self.setting.batch_size
+
+    def _core(self, strategy: Strategy, cache: _Cached | None) -> Core:
+        objective = compile_strategy(strategy)
+        return Core(
+            student=self.student,
+            teacher=None if cache is None else cache.teacher(objective),
+            objective=objective,
+            vocab_size=self.setting.pair.vocab_size,
+            chunk=self.setting.chunk,
+            seed=SEED,
+        )
+
+    def _step(self, core: Core, step: int) -> Tally:
+        size = self.setting.batch_size
+        batch = self.tokens.batch(torch.arange(step * size, (step + 1) * size))
+        return accumulate(core, [batch], None, step=step, num_steps=self.num_steps).tally
+
+
+def _price(tally: Tally, setting: Setting, counted: Pair) -> float:
+    size = {"batch_size": 1, "length": setting.length}
+    parts = count_flops(
+        replace(tally, teacher_passes=0),
+        student_trunk=float(trunk_flops(counted.student, **size)),
+        teacher_trunk=float(trunk_flops(counted.teacher, **size)),
+        student_head=counted.vocab_size * int(counted.student.hidden_size),
+        teacher_head=counted.vocab_size * int(counted.teacher.hidden_size),
+    )
+    return sum(parts.values())

@@ -1,0 +1,146 @@
+"""A forecast in the terminal."""
+
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.config.errors import UserError
+from harness.cost.forecast.calibrate import measure_step_s
+from harness.cost.forecast.forecast import Forecast, Row, make_forecast
+from harness.cost.forecast.gpus import gpu_named, usable_gib
+from harness.cost.forecast.memory import GIB
+
+_SIGNS = {"exact": "", "at most": "≤ ", "about": "≈ "}
+
+
+def forecast_and_print(
+    console: Console,
+    grid: Path | None,
+    workload: str | None,
+    *,
+    gpu: str | None,
+    mfu: float,
+    results: Path,
+    steps: int,
+    part: bool,
+) -> None:
+    """Work out what a grid takes and print it.
+
+    Args:
+        console: where to print.
+        grid: a grid file; the paper's main rows if None.
+        workload: instead of the grid's.
+        gpu: a GPU of the table; hours and what fits are left out if None.
+        mfu: the share of its peak that is taken to be reached.
+        results: where packed text is looked for.
+        steps: steps to train on the device that is there; none if 0.
+        part: whether a part of the grid was asked for, which a forecast does not know.
+
+    Raises:
+        UserError: as `make_forecast`.
+        UnknownNameError: as `make_forecast`, or no GPU of this name.
+    """
+    if part:
+        raise UserError("--seeds, --only and --sample choose what to run; a forecast is of every row of a grid")
+    with console.status("") as status:
+        found = make_forecast(
+            grid,
+            workload,
+            gpu=None if gpu is None else gpu_named(gpu),
+            mfu=mfu,
+            results=results,
+            step_s=partial(measure_step_s, steps=steps) if steps else None,
+            on_row=lambda label: status.update(f"counting {label}"),
+        )
+    print_forecast(console, found)
+
+
+def print_forecast(console: Console, found: Forecast) -> None:
+    """Print a line per strategy, the grid's totals, and what to change if the largest does not fit."""
+    table = Table(title=f"{found.name} on {found.workload.name}", title_justify="left")
+    table.add_column("strategy")
+    measured = any(row.step_s is not None for row in found.rows)
+    hours = "h per trial, measured" if measured else "h per trial"
+    columns = ("trials", "steps", "PFLOP per trial", hours, "peak GiB", "teacher", "optimiser", "activations", "fits")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        table.add_row(row.label, *_cells(found, row))
+    console.print(table)
+    for line in _lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cells(found: Forecast, row: Row) -> list[str]:
+    cells = [str(row.num_trials), f"{row.num_steps:,}"]
+    if row.memory is None:
+        return [*cells, *["-"] * 7]
+    hours, fits = found.hours_of(row), found.fits(row)
+    sign, memory = _SIGNS[row.exactness], row.memory
+    sizes = (memory.total, memory.teacher, memory.optimiser, memory.activations)
+    return [
+        *cells,
+        f"{sign}{sum(row.flops.values()) / 1e15:.4g}",
+        "-" if hours is None else f"{hours:.3g}",
+        *(_gib(size) for size in sizes),
+        "-" if fits is None else "yes" if fits else "no",
+    ]
+
+
+def _lines(found: Forecast) -> list[str]:
+    lines = []
+    own = [found.hours_of(row) for row in found.rows if row.memory is not None for _ in range(row.num_trials)]
+    shared = found.hours(found.shared_flops)
+    total = f"In all {found.total_flops / 1e15:,.4g} PFLOP, {found.shared_flops / 1e15:,.4g} of them shared"
+    if None not in own and own:
+        known = sum(hours for hours in own if hours is not None)
+        total += f"; {known + (shared or 0.0):,.3g} h one trial after the other, without evaluation"
+    lines.append(total + ".")
+    if found.gpu is not None:
+        peak = found.gpu.peak(found.workload.resources.dtype) / 1e12
+        lines.append(
+            f"Hours without a measurement are at {found.mfu:.0%} (--mfu) of {peak:,.0f} TFLOP/s, {found.gpu.name}'s "
+            f"peak in {found.workload.resources.dtype}. It leaves {usable_gib(found.gpu):.1f} of its "
+            f"{found.gpu.memory_gib:.1f} GiB to tensors."
+        )
+    processes = found.workload.resources.data_parallel
+    if processes > 1:
+        lines.append(
+            f"A trial takes {processes} processes at once. Its hours are those of 1/{processes} of its work, as if "
+            "none waited for another; its peak is one process's."
+        )
+    if found.cache_bytes:
+        fits = found.gpu is None or found.cache_bytes / GIB <= usable_gib(found.gpu)
+        verdict = "" if fits else ", which does not fit"
+        lines.append(f"Building the teacher's caches takes {_gib(found.cache_bytes)} GiB{verdict}.")
+    disk = sorted(found.disk.values(), key=lambda each: -each.num_bytes)
+    parts = [f"{each.kind} {'at most ' if each.at_most else ''}{_size(each.num_bytes)}" for each in disk]
+    lines.append(f"On disk {_size(sum(each.num_bytes for each in disk))}: {', '.join(parts)}.")
+    if sum(each.num_bytes for each in disk) > found.free_bytes:
+        lines.append(
+            f"Only {_size(found.free_bytes)} are free there. A strategy with `teacher: online` stores no hidden states "
+            "and runs the teacher in every trial; `teacher: sampled` (class policy rs) stores draws instead."
+        )
+    largest = max((row.memory.checkpoint for row in found.rows if row.memory is not None), default=0)
+    lines.append(f"A trial that is under way has a checkpoint of up to {_size(largest)} besides.")
+    others = sum(found.fits(row) is False for row in found.rows) - 1
+    for row in found.rows:
+        if row.changes:
+            told = "; ".join(f"{each.what} gives {each.gib:.1f}{'' if each.fits else ' (still no)'}"
+                             for each in row.changes)  # fmt: skip
+            most = f" It takes the most of {others + 1} that do not." if others else ""
+            lines.append(f"{row.label} does not fit. In GiB: {told}.{most}")
+    return lines
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.3g}"
+
+
+def _size(num_bytes: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"

@@ -1,0 +1,47 @@
+"""Models: loading them, and the trunk and head that the core works with."""
+
+from harness.models.head import (
+    GivenLogits,
+    Head,
+    States,
+    compute_activations_anew,
+    head_of,
+    layer_classes,
+    layers_of,
+    trunk,
+    trunk_layers,
+)
+from harness.models.load import (
+    DTYPES,
+    check_same_vocabulary,
+    context_length,
+    fingerprint,
+    load_head,
+    load_model,
+    load_tokenizer,
+    locate,
+    read_config,
+    tokenizer_fingerprint,
+)
+
+__all__ = [
+    "DTYPES",
+    "GivenLogits",
+    "Head",
+    "States",
+    "check_same_vocabulary",
+    "compute_activations_anew",
+    "context_length",
+    "fingerprint",
+    "head_of",
+    "layer_classes",
+    "layers_of",
+    "load_head",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "read_config",
+    "tokenizer_fingerprint",
+    "trunk",
+    "trunk_layers",
+]

@@ -1,0 +1,353 @@
+"""Trial records: what one trial measured, written once, atomically, and read back by the analysis layer.
+
+A record is the only thing the analysis layer sees of a trial. It lies in `<results>/trials/<trial id>/`:
+
+- `record.json`        this schema; written last and by rename, so it exists only if the trial ended;
+- `<table>.parquet`    the tables that lie beside it, those of `TABLES` that the trial has:
+  - `items`            one row per evaluated item and measure (task, item, metric, value, confidence, correct, weight);
+                       under the task "heldout", one per sequence of held-out text and mean over its tokens;
+  - `reliability`      one row per bin of confidence (source, bin, low, high, num, confidence, accuracy) of each
+                       multiple-choice task, and of next tokens on held-out text under the source "tokens";
+  - `curve`            one row per step (step, loss_nats, realised_fraction, learning_rate, grad_norm);
+  - `samples`          one row per training sequence (index, score, kept), where the sample axis is used; score is
+                       missing where the policy reads none;
+  - where the grid asks for diagnostics, of the steps that were looked at:
+    - `overlap`        one row per step and two selections (step, first, second, jaccard), each unordered pair once:
+                       what signals would have kept as `top_k`, and what the trial `selected`. Intersection over union,
+                       mean over the batch's sequences. `random` is drawn anew: what chance gives;
+    - `shown`          one row per step and position of a few fixed held-out sequences (step, sequence, position, token,
+                       student_entropy, teacher_entropy, weight, kept_<signal> ...). `token` is the one the position
+                       predicts; entropies in nats, missing where it is no target; `weight` is what the trial's policy
+                       gives these sequences as a batch of their own;
+    - `kept_tokens`    one row per step and token (step, token, num_seen, num_kept): how often it was a target and
+                       selected, in all looks so far. Rare tokens are left out, of many those between the extremes too;
+    - `profile`        one row per step, quantity and key (step, quantity, key, value), of the step's batch:
+                       `realised_fraction` and `effective_positions` ((sum w)^2 / sum w^2, mean over sequences), key 0;
+                       `position_profile`, share of valid positions selected by tenth of the sequence, key where it
+                       begins; `student_entropy_hist`, `teacher_entropy_hist` and both with `selected_` before, shares
+                       of positions, key the bin's left edge in nats; `teacher_top_mass`, mean mass of the teacher's
+                       likeliest classes, key how many.
+
+A grid's folder `<results>/<grid>/manifest.json` lists the trials it consists of; several grids may share a trial.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.config import Slug
+from harness.config.errors import UserError
+from harness.records import mirror
+from harness.records.files import checksum, sealed, unsealed, write_json, written
+
+SCHEMA = 1
+
+TABLES = ("items", "reliability", "curve", "samples", "overlap", "shown", "kept_tokens", "profile")
+
+REMEDY = "`harness run GRID --rebuild` moves it to results/trash and runs its trial again"
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    # A diverged perplexity is a number too: as null it could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Metric(_Frozen):
+    """One measured number.
+
+    Attributes:
+        value: the estimate, in the metric's own unit (see `harness.analysis.metrics`).
+        stderr: its standard error over the evaluated items, None where it has none.
+        num: how many items (or tokens) it was estimated from.
+    """
+
+    value: float
+    stderr: float | None = None
+    num: int
+
+
+class Selection(_Frozen):
+    """What the strategy really supervised, summed over training.
+
+    Attributes:
+        valid_positions: positions that had a next-token target.
+        supervised_positions: positions with a non-zero weight.
+        realised_fraction: their ratio, in [0, 1]; not always the budget asked for.
+        classes_per_position: distinct classes with a weight in the target, mean over the rows compared; None where rows
+            are compared whole. Fewer than the draws asked for, where classes are drawn with replacement.
+    """
+
+    valid_positions: int
+    supervised_positions: int
+    realised_fraction: float
+    classes_per_position: float | None = None
+
+
+class Samples(_Frozen):
+    """What the sample axis kept; which sequences and their scores lie in table `samples`.
+
+    Attributes:
+        num_samples: training sequences there are.
+        kept_samples: training sequences the trial learned from.
+        prepass: whether this trial scored the sequences or found them scored; None where nothing is scored.
+    """
+
+    num_samples: int
+    kept_samples: int
+    prepass: Literal["built", "reused"] | None
+
+
+class Rollouts(_Frozen):
+    """What the student wrote to be trained on; the seconds are phase `rollout` of `Cost.wall_s`.
+
+    Attributes:
+        sequences: how many.
+        generated_tokens: tokens of them, prompts not counted, end-of-text tokens counted.
+        ended: sequences that the student ended itself, before its room was used up.
+    """
+
+    sequences: int
+    generated_tokens: int
+    ended: int
+
+
+class Cost(_Frozen):
+    """What the trial cost.
+
+    Attributes:
+        wall_s: seconds by phase (load, prepass, cache, train, rollout, diagnostics, eval).
+        peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
+            the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
+            resident set, which also holds the libraries and what the allocator keeps. Diagnostics are left out of
+            `step`; the other two hold what they take, a chunk of logits and one hidden state per position. Of several
+            processes it is the first one's; `step` is missing where they share the student out.
+        flops: floating-point operations by part of the step (student_trunk, student_head, ...), and of the prepass
+            (prepass_...) whether this trial ran it or found its result; of generating (rollout_...).
+        tokens: training tokens seen.
+        disk_bytes: bytes the trial read from a cache or wrote for one, by cache kind.
+        shared_s: seconds spent once for all trials of the workload, by cache kind; not part of `wall_s`.
+    """
+
+    wall_s: dict[str, float] = Field(default_factory=dict)
+    peak_gib: dict[str, float] = Field(default_factory=dict)
+    flops: dict[str, float] = Field(default_factory=dict)
+    tokens: int = 0
+    disk_bytes: dict[str, int] = Field(default_factory=dict)
+    shared_s: dict[str, float] = Field(default_factory=dict)
+
+
+class TaskEvaluation(_Frozen):
+    """How one evaluation task was asked.
+
+    Attributes:
+        num_items: items asked.
+        wall_s: seconds, part of the phase `eval` of `Cost.wall_s`; the rest of it is held-out text.
+        source: whether the items were made by the project, read from a local file or loaded from the hub.
+        split: the split of that source; "all" for a file without splits.
+        half: which items of that split: those of even or of odd index, where one split serves as validation and test;
+            None for all.
+        note: what else a reader of the score must know.
+    """
+
+    num_items: int
+    wall_s: float
+    source: Literal["generated", "file", "hub"]
+    split: str
+    half: Literal["even", "odd"] | None = None
+    note: str = ""
+
+
+class Failure(_Frozen):
+    """Why a trial did not finish.
+
+    Attributes:
+        reason: `error` raised by the code; `input` that is the user's to mend; `not_finite` loss; out of `memory`; a
+            `lost` worker, killed from outside.
+    """
+
+    kind: str
+    message: str
+    traceback: str
+    reason: Literal["error", "input", "not_finite", "memory", "lost"] = "error"
+
+
+class History(_Frozen):
+    """What a trial went through; nothing in it changes what the trial computes, but for the last bits where said.
+
+    Attributes:
+        attempts: how often it was begun after a failure, the last one included.
+        failures: one line for each attempt that failed before this one.
+        resumed_at: steps after which training went on from a checkpoint, in order.
+        micro_batch_sizes: sequences per forward pass, in the order used. More than one, or one below the workload's,
+            after running out of memory: sums are then rounded in another order, in the last bits.
+    """
+
+    attempts: int = 1
+    failures: tuple[str, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+    micro_batch_sizes: tuple[int, ...] = ()
+
+
+class Record(_Frozen):
+    """Everything one trial leaves behind.
+
+    Attributes:
+        trial_id: hash of what the trial computes.
+        label: the row name in tables, e.g. "SE-KD".
+        strategy: the fully resolved strategy.
+        workload: the fully resolved workload.
+        seed: None for a strategy that involves no randomness (no KD, teacher).
+        sources: digest of the source of every registered function used, by kind and name.
+        core: digest of the distillation core's source, to notice tables that mix versions.
+        teacher_in_training: what of the teacher was in memory while the student trained: nothing (stored draws, or a
+            strategy that reads none), its head (cached hidden states) or all of it.
+        samples: None for a trial that uses every training sequence.
+        rollouts: None for a trial that trains on the data alone.
+        diagnostics: how the tables of diagnostics were taken (every, sequences); None where there are none.
+        evaluation: how each task was asked, by its name.
+        tables: checksum of every table beside it, by name.
+    """
+
+    schema_version: int = SCHEMA
+    trial_id: Slug
+    label: str
+    strategy: dict[str, Any]
+    workload: dict[str, Any]
+    seed: int | None
+    sources: dict[str, str]
+    core: str
+    status: Literal["finished", "failed"]
+    teacher_in_training: Literal["none", "head", "model"] = "none"
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    selection: Selection | None = None
+    samples: Samples | None = None
+    rollouts: Rollouts | None = None
+    diagnostics: dict[str, int] | None = None
+    evaluation: dict[str, TaskEvaluation] = Field(default_factory=dict)
+    cost: Cost = Field(default_factory=Cost)
+    environment: dict[str, str] = Field(default_factory=dict)
+    seeds: dict[str, int] = Field(default_factory=dict)
+    started_at: str
+    finished_at: str
+    failure: Failure | None = None
+    history: History = Field(default_factory=History)
+    tables: dict[str, str] = Field(default_factory=dict)
+
+
+class ManifestEntry(_Frozen):
+    """One trial of a grid, in the order the grid lists it."""
+
+    trial_id: Slug
+    label: str
+    seed: int | None
+
+
+class Manifest(_Frozen):
+    """The trials one grid consists of.
+
+    Attributes:
+        grid: the grid's name, also its folder's name.
+        hypothesis: the grid file's first comment.
+        baseline: label of the row that others are compared with.
+        split: the evaluation split, validation or test.
+        command: how to produce this again.
+    """
+
+    schema_version: int = SCHEMA
+    grid: Slug
+    hypothesis: str
+    workload: str
+    baseline: str | None
+    split: str
+    command: str
+    trials: tuple[ManifestEntry, ...]
+
+
+def trial_folder(results: Path, trial_id: str) -> Path:
+    """Return where a trial of this id keeps its files."""
+    return results / "trials" / trial_id
+
+
+def write_record(results: Path, record: Record, tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write a trial's files, `record.json` last, and return its path.
+
+    A failed attempt never replaces a finished record. Where the results folder has a mirror, they are copied there.
+
+    Args:
+        results: the results folder.
+        record: the trial's record.
+        tables: what lies beside it, by a name in `TABLES`.
+    """
+    assert set(tables) <= set(TABLES), "a table the analysis layer does not know would never be read"
+    folder = trial_folder(results, record.trial_id)
+    path = folder / "record.json"
+    if record.status == "failed" and path.exists() and read_record(path).status == "finished":
+        return path
+    checksums = {}
+    for name, table in tables.items():
+        with written(folder / f"{name}.parquet") as partial:
+            table.to_parquet(partial, index=False, compression="zstd")
+            checksums[name] = checksum(partial)
+    write_json(path, sealed(record.model_copy(update={"tables": checksums}).model_dump_json()))
+    mirror.offer(folder, "trials")
+    return path
+
+
+def write_manifest(results: Path, manifest: Manifest) -> None:
+    """Say which trials a grid consists of."""
+    write_json(results / manifest.grid / "manifest.json", sealed(manifest.model_dump_json()))
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        UserError: the file is not a record this version can read; names the file and the reason.
+    """
+    return _parse(Record, path, "record", REMEDY)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a grid's manifest.
+
+    Raises:
+        UserError: the file is missing or not a manifest; names the file and the reason.
+    """
+    if not path.exists():
+        raise UserError(f"no manifest at {path}: run the grid first, or give the folder of a grid that has run")
+    return _parse(Manifest, path, "manifest", "run the grid again")
+
+
+def _parse(model: type[M], path: Path, kind: str, remedy: str) -> M:
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {kind} at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable {kind} ({error}); {remedy}") from None
+    found = payload.get("schema_version") if isinstance(payload, dict) else None
+    if found != SCHEMA:
+        raise UserError(f"{path} has {kind} schema {found!r}, this version reads {SCHEMA}; {remedy}")
+    try:
+        payload = unsealed(payload)
+    except ValueError as error:
+        raise UserError(f"{path} is not a whole {kind}: {error}; {remedy}") from None
+    try:
+        return model.model_validate(payload)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path} is not a whole {kind}: {place}: {problem['msg']}; {remedy}") from None
+
+
+def finished(results: Path, trial_id: str) -> bool:
+    """Tell whether a trial has a finished record."""
+    path = trial_folder(results, trial_id) / "record.json"
+    return path.exists() and read_record(path).status == "finished"

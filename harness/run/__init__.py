@@ -1,0 +1,1 @@
+"""A grid of trials: plan, prepare, schedule, attempt, and what watches them."""

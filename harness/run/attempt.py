@@ -1,0 +1,303 @@
+"""One attempt at a trial: its lock, its checkpoints, its memory limit, and the record of how it ended."""
+
+import errno
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.config.errors import UnknownNameError, UserError
+from harness.distill.group import ALONE, Group, RankLostError, joined
+from harness.distill.parts import Resumable
+from harness.distill.train import NotFiniteError
+from harness.models.devices import device_of
+from harness.records import lock
+from harness.records.export import student_folder
+from harness.records.files import written
+from harness.records.mirror import MirrorError
+from harness.records.record import Failure, History, Record, finished, read_record, trial_folder, write_record
+from harness.run.limits import memory_limit
+from harness.trial.checkpoint import Interval, Keeper, Stopped
+from harness.trial.execute import now, run_trial
+from harness.trial.stages import OnStep, distil
+from harness.trial.trial import Trial, core_digest, shows_enough
+
+Reason = Literal["error", "input", "not_finite", "memory", "lost"]
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where and how trials run; none of it is part of what they compute.
+
+    Attributes:
+        checkpoint_every: how often a trial that trains saves its state.
+        deterministic: whether operations that have a deterministic form use it; a GPU's are slower then.
+        memory_bytes: how much a trial on the CPU may take at most; no limit if None.
+        keep_students: whether a trained student's weights stay, under `students/`, for `harness export`.
+        mirror: storage that the results folder is copied to, wherever the trial runs; none if None.
+    """
+
+    checkpoint_every: Interval = field(default_factory=lambda: Interval(seconds=600.0))
+    deterministic: bool = False
+    memory_bytes: int | None = None
+    keep_students: bool = False
+    mirror: str | None = None
+
+
+def run_and_write(
+    trial: Trial,
+    results: Path,
+    *,
+    options: Options | None = None,
+    on_step: OnStep | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    gather: Callable[[], AbstractContextManager[Group]] = lambda: nullcontext(ALONE),
+) -> Record:
+    """Run a trial, or go on with it, and write its record; also where it fails, and the failure is raised again.
+
+    Of two processes that run the same trial one waits, and finds it finished.
+
+    Args:
+        trial: what to run.
+        results: the results root.
+        options: where and how; the defaults if None.
+        on_step: called after every optimiser step.
+        on_wait: told who holds the trial, once, if somebody does.
+        stop: asked after every step whether to save and stop.
+        gather: starts the processes that train with this one, each in `help_run`, and ends them.
+
+    Raises:
+        Stopped: `stop` said so; there is no record, and the next attempt goes on from here.
+    """
+    options = options or Options()
+    with _holding(results, trial, on_wait, stop) as held:
+        if finished(results, trial.id):
+            record = _record(results, trial)
+            if shows_enough(trial, record.diagnostics):
+                return record
+        earlier, started, keepers = _earlier(results, trial), now(), list[Keeper]()
+
+        def stepped(done: int, total: int, loss_nats: float) -> None:
+            held.beat()
+            if on_step is not None:
+                on_step(done, total, loss_nats)
+
+        def keep(device: str, parts: Mapping[str, Resumable], group: Group) -> Keeper:
+            keepers.append(_keeper(trial, results, options, device, parts, group, stop=stop))
+            return keepers[-1]
+
+        try:
+            with _limited(trial, options), gather() as group:
+                outcome = run_trial(
+                    trial,
+                    cache=results / "cache",
+                    on_step=stepped,
+                    keep=keep,
+                    keep_student=partial(save_student, results, trial.id) if options.keep_students else None,
+                    group=group,
+                )
+        except Stopped:
+            raise
+        except Exception as error:
+            record = failed_record(trial, started, reason_of(error), error, traceback.format_exc())
+            write_record(results, record.model_copy(update={"history": _history(earlier, trial, keepers)}), {})
+            raise
+        record = outcome.record.model_copy(update={"history": _history(earlier, trial, keepers)})
+        write_record(results, record, outcome.tables)
+        for keeper in keepers:
+            keeper.discard()
+        return _record(results, trial)
+
+
+def help_run(trial: Trial, results: Path, *, options: Options, rank: int, meeting: Path) -> None:
+    """Train a student together with the process that runs its trial; nothing is written here.
+
+    Args:
+        trial: what is run.
+        results: the results root.
+        options: where and how.
+        rank: this process's number; the one that runs the trial is 0.
+        meeting: the file at which the processes meet.
+
+    Raises:
+        RankLostError: another process ended.
+    """
+    keep = partial(_keeper, trial, results, options, stop=lambda: False)
+    resources = trial.workload.resources
+    meet = joined(rank, resources.data_parallel, meeting, sharded=resources.shard_student)
+    with _limited(trial, options), meet as group:
+        distil(trial, cache=results / "cache", on_step=None, keep=keep, group=group)
+
+
+def _keeper(
+    trial: Trial,
+    results: Path,
+    options: Options,
+    device: str,
+    parts: Mapping[str, Resumable],
+    group: Group,
+    *,
+    stop: Callable[[], bool],
+) -> Keeper:
+    return Keeper(
+        checkpoint_folder(results, trial.id),
+        trial=trial.id,
+        conditions=conditions(trial, options),
+        interval=options.checkpoint_every,
+        micro_batch_size=trial.workload.optimisation.micro_batch_size,
+        device=device,
+        parts=parts,
+        stop=stop,
+        group=group,
+    )
+
+
+@contextmanager
+def _limited(trial: Trial, options: Options) -> Iterator[None]:
+    """Keep to a trial's share of the memory, and to deterministic operations if asked to."""
+    with memory_limit(options.memory_bytes if device_of(trial.workload) == "cpu" else None):
+        torch.use_deterministic_algorithms(options.deterministic)
+        yield
+
+
+def save_student(results: Path, trial_id: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a student's weights and tokenizer, whole or not at all; those that are there already are the same.
+
+    Raises:
+        UserError: they cannot be written; names the folder and the reason.
+    """
+    with written(student_folder(results, trial_id), first_stays=True) as partial_folder:
+        student.save_pretrained(partial_folder)
+        tokenizer.save_pretrained(partial_folder)
+
+
+def checkpoint_folder(results: Path, trial_id: str) -> Path:
+    """Return where a trial of this id keeps its checkpoint while it is unfinished."""
+    return results / "checkpoints" / trial_id
+
+
+def lock_name(trial_id: str) -> str:
+    """Return the name of a trial's lock, under `<results>/locks`."""
+    return f"trial-{trial_id}"
+
+
+def conditions(trial: Trial, options: Options) -> dict[str, str]:
+    """Return what a trial's last bits depend on besides its id; a checkpoint of other ones is not gone on from."""
+    resources, device = trial.workload.resources, device_of(trial.workload)
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    return {
+        "core": core_digest(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "device": f"{device} {kind}",
+        "deterministic": str(options.deterministic),
+        "diagnostics": "none" if trial.diagnostics is None else trial.diagnostics.model_dump_json(),
+        **{name: str(value) for name, value in resources.model_dump(exclude={"gpus", "dtype"}).items()},
+    }
+
+
+def record_lost(trial: Trial, results: Path, reason: Reason, error: BaseException) -> None:
+    """Write the record of an attempt that could not write it: its process was killed, or never knew the trial.
+
+    Args:
+        trial: what was run.
+        results: the results root.
+        reason: `lost`, `memory` if the system has killed for want of it, `input` if the worker refused the trial.
+        error: what the scheduler says.
+    """
+    record = failed_record(trial, "", reason, error, str(error))
+    history = _history(_earlier(results, trial), trial, [])
+    write_record(results, record.model_copy(update={"history": history}), {})
+
+
+def failed_record(trial: Trial, started_at: str, reason: Reason, error: BaseException, trace: str) -> Record:
+    """Build the record of a trial that did not finish, so that the report can show it."""
+    return Record(
+        trial_id=trial.id,
+        label=trial.strategy.label,
+        strategy=trial.strategy.model_dump(mode="json", by_alias=True),
+        workload=trial.workload.model_dump(mode="json"),
+        seed=trial.seed,
+        sources=dict(trial.sources),
+        core=core_digest(),
+        status="failed",
+        started_at=started_at,
+        finished_at=now(),
+        failure=Failure(kind=type(error).__name__, message=str(error), traceback=trace, reason=reason),
+    )
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Tell why an attempt failed, by what it raised."""
+    if isinstance(error, MirrorError):
+        return "lost"  # what is here is whole, and a second attempt goes on from it
+    if isinstance(error, UserError | UnknownNameError):
+        return "input"
+    if isinstance(error, NotFiniteError | FloatingPointError):
+        return "not_finite"
+    if isinstance(error, RankLostError):
+        return "lost"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "memory"
+    # The allocator for the CPU has no exception of its own.
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return "memory"
+    return "error"
+
+
+@contextmanager
+def _holding(
+    results: Path, trial: Trial, on_wait: Callable[[str], None] | None, stop: Callable[[], bool]
+) -> Iterator[lock.Held]:
+    """Hold a trial's lock, after waiting for whoever holds it."""
+    with ExitStack() as stack:
+        told, mine = False, None
+        while mine is None:
+            try:
+                timeout_s = _SECONDS_BETWEEN_LOOKS
+                name = lock_name(trial.id)
+                mine = stack.enter_context(lock.held(results / "locks", name, doing="run", timeout_s=timeout_s))
+            except lock.LockedError as error:
+                if on_wait is not None and not told:
+                    on_wait(str(error))
+                told = True
+                if stop():
+                    raise Stopped("stopped while another process ran the trial") from None
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        yield mine
+
+
+def _record(results: Path, trial: Trial) -> Record:
+    return read_record(trial_folder(results, trial.id) / "record.json")
+
+
+def _earlier(results: Path, trial: Trial) -> Record | None:
+    """Return the record of the attempt before this one, which failed."""
+    path = trial_folder(results, trial.id) / "record.json"
+    return read_record(path) if path.exists() else None
+
+
+def _history(earlier: Record | None, trial: Trial, keepers: list[Keeper]) -> History:
+    size = trial.workload.optimisation.micro_batch_size
+    attempt = History(
+        resumed_at=keepers[-1].resumed_at if keepers else (),
+        micro_batch_sizes=keepers[-1].micro_batch_sizes if keepers else (size,) if trial.strategy.train else (),
+    )
+    if earlier is None or earlier.failure is None:
+        return attempt
+    line = f"{earlier.failure.kind}: {earlier.failure.message}".splitlines()[0]
+    before = earlier.history
+    return attempt.model_copy(update={"attempts": before.attempts + 1, "failures": (*before.failures, line)})

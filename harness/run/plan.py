@@ -1,0 +1,214 @@
+"""What a grid would do and what it would cost, before anything is trained."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.config import Diagnostics, Grid, Strategy, Workload
+from harness.config.errors import UserError
+from harness.config.expand import load_grid
+from harness.config.legality import check_layers, check_vocabulary
+from harness.config.workloads import load_workload
+from harness.cost.forecast.flops import kept_samples, predict_flops
+from harness.distill.objective import compile_strategy
+from harness.distill.probe import probe, probe_shadows
+from harness.distill.train import count_steps
+from harness.models import layers_of
+from harness.models.shapes import num_layers, num_tokens, shape_model
+from harness.records.integrity import is_finished
+from harness.records.record import finished, read_record, trial_folder
+from harness.trial.identity import fingerprints
+from harness.trial.samples import prepass_reads_cache
+from harness.trial.trial import Trial, make_trials, only, shows_enough
+
+# Rows of a plan that a person would read.
+_MOST_ROWS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked grid and its trials.
+
+    Attributes:
+        grid: the grid.
+        workload: the workload it runs on.
+        trials: every trial of the grid, in its order, each id once.
+        todo: those to run: asked for, and without a finished record that has the diagnostics the grid asks for.
+        rows: label and trial of every row and seed; labels that compute the same share a trial.
+    """
+
+    grid: Grid
+    workload: Workload
+    trials: tuple[Trial, ...]
+    todo: tuple[Trial, ...]
+    rows: tuple[tuple[str, Trial], ...]
+
+    @property
+    def needs_train_cache(self) -> bool:
+        """Whether a trial to run trains from the teacher's cached states."""
+        return any(reads_cache(trial) for trial in self.todo)
+
+
+def make_plan(
+    path: Path,
+    results: Path,
+    *,
+    workload: str | None = None,
+    seeds: tuple[int, ...] | None = None,
+    labels: tuple[str, ...] = (),
+    sample: int | None = None,
+    diagnostics: int | None = None,
+    force: bool = False,
+    rebuild: bool = False,
+) -> Plan:
+    """Read and check a grid and everything it names, and find out which trials are missing.
+
+    Args:
+        path: the grid file.
+        results: the results root.
+        workload: instead of the grid's.
+        seeds: run only these of the grid's seeds.
+        labels: run only the strategies whose label begins like one of these.
+        sample: keep only this many of the grid's strategies, besides those that train nothing and the baseline; drawn
+            without replacement, the same ones every time.
+        diagnostics: look at every so many steps while training, instead of what the grid says.
+        force: run finished trials again.
+        rebuild: run trials again whose record is damaged; without it they are refused.
+
+    Raises:
+        UserError: anything that would go wrong later: a wrong file, an impossible combination, a missing model, a
+            broken plug-in.
+        UnknownNameError: a name nobody registered.
+    """
+    grid = load_grid(path)
+    loaded = load_workload(workload or grid.workload)
+    if workload is not None and workload != grid.workload:
+        # Another question: its table must not replace the grid's own.
+        grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
+    if sample is not None:
+        grid = _sampled(grid, sample)
+    if diagnostics is not None:
+        grid = _watched(grid, diagnostics)
+    for strategy in grid.strategies:
+        if strategy.train:
+            probe(strategy)
+    if grid.diagnostics is not None:
+        if loaded.resources.data_parallel > 1:
+            raise UserError(
+                "diagnostics look at a whole batch, and each of "
+                f"{loaded.resources.data_parallel} processes sees a part: set resources.data_parallel to 1"
+            )
+        probe_shadows()
+    found = fingerprints(loaded)
+    for strategy in grid.strategies:
+        check_batches(strategy, loaded)
+        check_vocabulary(strategy, num_tokens(loaded.student, loaded.folder))
+        if strategy.feature is not None and loaded.teacher is not None:
+            depths = (num_layers(source, loaded.folder) for source in (loaded.student, loaded.teacher))
+            check_layers(strategy, *depths)
+    if loaded.lora is not None:
+        shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
+    if loaded.resources.shard_student:
+        layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
+    trials = make_trials(grid, loaded, found)
+    wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
+    unique = dict[str, Trial]()
+    for trial in trials:
+        unique.setdefault(trial.id, trial)  # the first row's name and source stand in the record
+    todo = tuple(
+        trial
+        for trial in unique.values()
+        if trial.id in wanted and (force or not _done(results, trial, rebuild=rebuild))
+    )
+    rows = tuple((trial.strategy.label, trial) for trial in trials)
+    return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), todo=todo, rows=rows)
+
+
+def _watched(grid: Grid, every: int) -> Grid:
+    if every < 1:
+        raise UserError(f"--diagnostics is {every}; it takes a number of optimiser steps, at least 1")
+    before = grid.diagnostics or Diagnostics(every=every)
+    return grid.model_copy(update={"diagnostics": before.model_copy(update={"every": every})})
+
+
+def _done(results: Path, trial: Trial, *, rebuild: bool) -> bool:
+    """Tell whether nothing is left to run: a finished record, with the looks and sequences its grid asks for."""
+    if not is_finished(results, trial.id, rebuild=rebuild):
+        return False
+    return shows_enough(trial, read_record(trial_folder(results, trial.id) / "record.json").diagnostics)
+
+
+def _sampled(grid: Grid, num: int) -> Grid:
+    """Keep the rows a table needs and a random part of the others; the report gets a name of its own."""
+    fixed = [strategy.label for strategy in grid.strategies if not strategy.train or strategy.label == grid.baseline]
+    others = [strategy.label for strategy in grid.strategies if strategy.label not in fixed]
+    if not 1 <= num <= len(others):
+        raise UserError(f"--sample is {num}; {grid.name} has 1 to {len(others)} strategies to draw from")
+    drawn = random.Random(f"{grid.name}/{num}").sample(others, num)  # noqa: S311 - not a secret
+    kept = {*fixed, *drawn}
+    chosen = tuple(strategy for strategy in grid.strategies if strategy.label in kept)
+    return grid.model_copy(update={"strategies": chosen, "name": f"{grid.name}-sample-{num}"})
+
+
+def reads_cache(trial: Trial) -> bool:
+    """Tell whether a trial trains from the teacher's cached hidden states, or chooses its samples by them."""
+    if not trial.strategy.train or trial.strategy.teacher != "cached":
+        return False
+    return compile_strategy(trial.strategy).reads_teacher or prepass_reads_cache(trial.strategy)
+
+
+def print_plan(console: Console, plan: Plan, results: Path) -> None:
+    """Print one line per row: trials finished and to run, FLOPs per trial, seconds seen so far."""
+    table = Table(title=f"{plan.grid.name} on {plan.workload.name}", title_justify="left")
+    table.add_column("strategy")
+    for heading in ("to run", "finished", "GFLOP per trial", "s per trial"):
+        table.add_column(heading, justify="right")
+    todo = {trial.id for trial in plan.todo}
+    total, num_rows = 0.0, len({label for label, _ in plan.rows})
+    for label in dict.fromkeys(label for label, _ in plan.rows):
+        trials = [trial for name, trial in plan.rows if name == label]
+        missing = [trial for trial in trials if trial.id in todo]
+        flops = sum(predict_flops(trials[0]).values())
+        total += flops * len(missing)
+        seconds = [seen for trial in trials if (seen := _seconds(results, trial)) is not None]
+        shown = f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
+        table.add_row(label, str(len(missing)), str(len(trials) - len(missing)), f"{flops / 1e9:.1f}", shown)
+    if num_rows <= _MOST_ROWS:
+        console.print(table)
+    else:
+        console.print(f"{plan.grid.name} on {plan.workload.name}: {num_rows:,} strategies, too many to list.")
+    console.print(
+        f"{len(plan.todo)} of {len(plan.trials)} trials to run, {total / 1e9:,.0f} GFLOP of training in all"
+        + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
+    )
+
+
+def _seconds(results: Path, trial: Trial) -> float | None:
+    if not finished(results, trial.id):
+        return None
+    return sum(read_record(trial_folder(results, trial.id) / "record.json").cost.wall_s.values())
+
+
+def check_batches(strategy: Strategy, workload: Workload) -> None:
+    """Refuse a workload, or a sample budget on it, that does not fill one batch.
+
+    Raises:
+        UserError: it does not.
+    """
+    num_samples = workload.data.train_tokens // workload.data.sequence_length
+    try:
+        count_steps(num_samples, workload.optimisation)
+    except ValueError as error:
+        raise UserError(f"workload {workload.name!r}: {error}") from None
+    kept = kept_samples(strategy, num_samples)
+    try:
+        count_steps(kept, workload.optimisation)
+    except ValueError as error:
+        assert strategy.samples is not None
+        raise UserError(
+            f"strategy {strategy.label!r}: samples.budget {strategy.samples.budget:g} keeps {kept} of the "
+            f"{num_samples} training sequences of workload {workload.name!r}: {error}"
+        ) from None

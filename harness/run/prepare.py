@@ -1,0 +1,161 @@
+"""What trials share, prepared before they start, with a progress bar for each part."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from harness.config import Split, Workload
+from harness.config.errors import UserError
+from harness.config.workloads import load_workload
+from harness.config.yaml import read_yaml
+from harness.distill.objective import compile_strategy
+from harness.evaluate.evaluation import prepare_items
+from harness.models import DTYPES, load_model, load_tokenizer
+from harness.models.devices import device_of
+from harness.run.plan import Plan, make_plan, reads_cache
+from harness.teacher.inputs import Inputs, Part, Progress, prepare_inputs, prepare_tokens
+from harness.teacher.scored import prepare_scored
+from harness.teacher.store import Spread
+from harness.trial.identity import fingerprints
+from harness.trial.samples import prepare_prepass, prepass_name
+from harness.trial.trial import Trial
+
+
+def prepare_plan(
+    plan: Plan, results: Path, console: Console, *, spread: Callable[[Part], Spread] | None = None
+) -> None:
+    """Build what a plan's missing trials share; `spread` as in `harness.teacher.inputs.prepare_inputs`."""
+    prepare_shared(
+        plan.workload,
+        plan.todo[0].fingerprints,
+        plan.grid.split,
+        results,
+        console,
+        needs_train_cache=plan.needs_train_cache,
+        trials=plan.todo,
+        spread=spread,
+    )
+
+
+def prepare_shared(
+    workload: Workload,
+    found: Mapping[str, str],
+    split: Split,
+    results: Path,
+    console: Console,
+    *,
+    needs_train_cache: bool,
+    trials: Sequence[Trial] = (),
+    spread: Callable[[Part], Spread] | None = None,
+) -> None:
+    """Build a workload's shared inputs with all cores, before workers share them out.
+
+    Args:
+        workload: the workload.
+        found: its fingerprints.
+        split: the reported split.
+        results: the results root.
+        console: where to show progress.
+        needs_train_cache: whether a trial trains from the teacher's hidden states.
+        trials: trials whose scores of training sequences and positions are built too.
+        spread: lets other processes build parts of the teacher's caches.
+    """
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
+
+        cache = results / "cache"
+        _check_models(workload, cache)
+        tokenizer = load_tokenizer(workload.student, workload.folder)
+        prepare_tokens(workload, found, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
+        prepare_items(workload.evaluation, workload.folder, split, cache)
+        inputs = prepare_inputs(
+            workload,
+            found,
+            split,
+            cache=cache,
+            needs_train_cache=needs_train_cache,
+            on_progress=show,
+            spread=spread,
+        )
+        _prepare_prepasses(trials, inputs, cache, show)
+        _prepare_scores(trials, inputs, cache, show)
+
+
+def _check_models(workload: Workload, cache: Path) -> None:
+    """Load what trials will load, before anything is written.
+
+    The teacher too, unless there are caches that one has built.
+    """
+    teacher = None if any(cache.glob("hidden-*")) else workload.teacher
+    for source in (workload.student, teacher):
+        if source is not None:
+            load_model(source, workload.folder, dtype=DTYPES[workload.resources.dtype])
+
+
+def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
+    """Score the training sequences once per signal, so that workers do not do it side by side."""
+    for name, trial in {prepass_name(each, inputs.train): each for each in trials}.items():
+        if name is None:
+            continue
+        workload, device = trial.workload, device_of(trial.workload)
+        student = partial(
+            load_model, workload.student, workload.folder, dtype=DTYPES[workload.resources.dtype], device=device
+        )
+        # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
+        with suppress(FloatingPointError):
+            prepare_prepass(
+                trial,
+                inputs,
+                cache=cache,
+                student=student,
+                device=device,
+                on_progress=partial(show, f"samples of {trial.strategy.label}"),
+            )
+
+
+def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
+    """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
+    for trial in trials:
+        if trial.strategy.train and trial.strategy.samples is None:
+            prepare_scored(trial, compile_strategy(trial.strategy).stored_scores, inputs, cache=cache, on_progress=show)
+
+
+def build_caches(what: str, results: Path, console: Console) -> None:
+    """Build the teacher caches that a grid's trials read, or all that a workload's trials could.
+
+    Args:
+        what: a grid file, a workload file, or the name of a built-in workload.
+        results: the results root.
+        console: where to show progress.
+
+    Raises:
+        UserError: the file is wrong, or the workload has no teacher.
+        UnknownNameError: no built-in workload of this name; suggests the nearest.
+    """
+    if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
+        plan = make_plan(Path(what), results)
+        workload = plan.workload
+        splits: tuple[Split, ...] = (plan.grid.split,)
+        needed = any(reads_cache(trial) for trial in plan.trials)
+    else:
+        workload, splits, needed = load_workload(what), ("validation", "test"), True
+    if workload.teacher is None:
+        raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
+    found = fingerprints(workload)
+    for split in splits:
+        prepare_shared(workload, found, split, results, console, needs_train_cache=needed)

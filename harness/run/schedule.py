@@ -1,0 +1,344 @@
+"""Trials through Ray Tune: resources, warm workers, contained failures."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.config import Resources
+from harness.config.errors import UserError
+from harness.records.mirror import attach, mirror_of
+from harness.records.record import Failure, finished, read_record, trial_folder
+from harness.run.attempt import Options, Reason, record_lost, run_and_write
+from harness.run.events import Failed, Outcome, Watcher
+from harness.run.guard import guarded
+from harness.run.interrupt import interruptible
+from harness.run.limits import count_oom_kills, memory_share
+from harness.run.ranks import gathered
+from harness.run.session import available_cpus, ray, session, tune
+from harness.trial.checkpoint import Stopped
+from harness.trial.trial import Trial, as_config, from_config
+
+_SECONDS_BETWEEN_REPORTS = 2.0
+# A second attempt helps where the first met something outside the trial.
+_WORTH_A_RETRY = ("memory", "lost")
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    results: Path,
+    watcher: Watcher,
+    *,
+    options: Options | None = None,
+    address: str | None = None,
+    loggers: Callable[[], list[tune.Callback]] = list,
+) -> Outcome:
+    """Run trials side by side, as many as the machine holds; one that fails does not stop the others.
+
+    A trial whose worker was lost, or that ran out of memory, is tried once more after the others.
+
+    Args:
+        trials: what to run; all of one workload.
+        results: the results root; each trial leaves its record there.
+        watcher: told of every event.
+        options: where and how; the defaults if None.
+        address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
+        loggers: makes callbacks of Tune that are told of the same: see `harness.run.tracking.make_loggers`.
+
+    Raises:
+        UserError: a trial asks for more than the machine has.
+    """
+    if not trials:
+        return Outcome(finished=(), failed={}, pending=())
+    options, resources = options or Options(), trials[0].workload.resources
+    num_cpus = available_cpus()
+    wanted = resources.cpus * resources.data_parallel
+    if address is None and wanted > num_cpus:
+        raise UserError(
+            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {resources.cpus} threads "
+            f"(resources.cpus), and this machine has {num_cpus}: lower one in the workload"
+        )
+    if address is None and options.memory_bytes is None:
+        options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
+    scratch = Path(tempfile.mkdtemp(prefix="harness-"))
+    by_id, failed, stop = {trial.id: trial for trial in trials}, dict[str, Failed](), scratch / "stop"
+
+    def fit(chosen: Mapping[str, Trial], name: str) -> None:
+        relay = _Relay(chosen, results, watcher, failed, stop)
+        _fit(chosen, resources, relay, scratch / name, results, options, loggers())
+
+    with guarded(scratch), interruptible(stop, watcher.said), session(num_cpus, address, scratch):
+        _check_gpus(trials)
+        fit(by_id, "first")
+        again = {trial.id: smaller for trial in trials if (smaller := second_attempt(trial, failed)) is not None}
+        if again and not stop.exists():
+            for trial in again.values():
+                watcher.retried(trial, failed.pop(trial.id).line)
+            fit(again, "second")
+    done = tuple(trial_id for trial_id in by_id if trial_id not in failed and finished(results, trial_id))
+    pending = tuple(trial_id for trial_id in by_id if trial_id not in failed and trial_id not in done)
+    return Outcome(finished=done, failed={key: each.line for key, each in failed.items()}, pending=pending)
+
+
+def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
+    """Return what a second attempt at a trial runs, if it failed; None if none would help."""
+    if trial.id not in failed or failed[trial.id].reason not in _WORTH_A_RETRY:
+        return None
+    if failed[trial.id].reason == "lost":
+        return trial
+    # The global batch stays what it is, so only the order of sums changes, and with it the last bits.
+    settings, resources = trial.workload.optimisation, trial.workload.resources
+    # The processes of a sharded student need as many micro-batches each.
+    multiple = resources.data_parallel if resources.shard_student else 1
+    halved = range(1, settings.micro_batch_size // 2 + 1)
+    sizes = [size for size in halved if settings.batch_size % (size * multiple) == 0]
+    if not sizes:
+        return None
+    smaller = settings.model_copy(update={"micro_batch_size": sizes[-1]})
+    return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
+
+
+def _fit(
+    by_id: Mapping[str, Trial],
+    resources: Resources,
+    relay: "_Relay",
+    storage: Path,
+    results: Path,
+    options: Options,
+    loggers: Sequence[tune.Callback],
+) -> None:
+    payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
+    each = _resources(by_id.values())
+    trainable = tune.with_parameters(
+        _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop), each=each
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * resources.data_parallel)),
+        # Trackers show a trial's configuration, so it says who the trial is.
+        param_space={"trial": tune.grid_search([_who(trial) for trial in by_id.values()])},
+        tune_config=tune.TuneConfig(
+            # A warm worker is handed the next trial: a ten-second trial does not pay ten seconds of imports.
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["trial"]["id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]["id"]),
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(storage),
+            callbacks=[relay, *loggers],
+            stop=_Stopper(relay),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    tuner.fit()
+
+
+def _who(trial: Trial) -> dict[str, Any]:
+    return {"id": trial.id, "label": trial.strategy.label, "seed": trial.seed, "workload": trial.workload.name}
+
+
+def _resources(trials: Iterable[Trial]) -> dict[str, float]:
+    """Return what each process of a trial occupies: enough for any of them."""
+    resources, wanted = _first(trials).workload.resources, _gpus(trials)
+    # A GPU that is asked for where there is none leaves trials pending for ever, without a word.
+    gpus = wanted if ray.cluster_resources().get("GPU", 0) >= min(wanted, 1) else 0
+    return {"CPU": float(resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def _gpus(trials: Iterable[Trial]) -> float:
+    """Return the GPUs of a process, a teacher's own among them if one of the trials runs it."""
+    resources = _first(trials).workload.resources
+    runs = any(trial.strategy.train and trial.strategy.teacher == "online" for trial in trials)
+    return resources.gpus + (resources.teacher_gpus if runs else 0)
+
+
+def _first(trials: Iterable[Trial]) -> Trial:
+    return next(iter(trials))
+
+
+def _check_gpus(trials: Sequence[Trial]) -> None:
+    """Refuse a trial that would wait for ever for GPUs.
+
+    Raises:
+        UserError: there are GPUs, but too few.
+    """
+    resources, each = trials[0].workload.resources, _gpus(trials)
+    there = ray.cluster_resources().get("GPU", 0)
+    if 0 < there < each * resources.data_parallel:
+        raise UserError(
+            f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {each:g} GPUs "
+            f"(resources.gpus, resources.teacher_gpus), and there are {there:g}: lower one in the workload"
+        )
+
+
+def _trainable(
+    config: dict[str, Any],
+    *,
+    payloads: dict[str, Any],
+    results: str,
+    options: Options,
+    stop: str,
+    each: dict[str, float],
+) -> None:
+    """Run one trial in a worker, telling the driver about it every few seconds."""
+    payload = payloads[config["trial"]["id"]]
+    if options.mirror is not None:
+        attach(Path(results), options.mirror)  # where this worker runs, the folder may be another one
+    try:
+        trial = from_config(payload)
+    except UserError as error:  # a plugin that is another one where this worker runs
+        tune.report({"refused": str(error)})
+        return
+    last = time.monotonic()
+
+    def on_step(done: int, total: int, loss_nats: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
+            last = time.monotonic()
+            # Not "done": Tune takes that word as the order to end the trial.
+            tune.report({"steps": done, "total": total, "loss_nats": loss_nats})
+
+    def stopping() -> bool:
+        return os.path.exists(stop)
+
+    final: dict[str, float] = {}
+    try:
+        if not stopping():
+            record = run_and_write(
+                trial,
+                Path(results),
+                options=options,
+                on_step=on_step,
+                on_wait=lambda holder: tune.report({"waits_for": holder}),
+                stop=stopping,
+                gather=lambda: gathered(trial, payload, Path(results), options, each),
+            )
+            final = {name: metric.value for name, metric in record.metrics.items()}
+    except Stopped as stopped:
+        tune.report({"stopped": str(stopped)})
+    else:
+        tune.report({"ended": True, "final": final})
+
+
+class _Relay(tune.Callback):
+    """Passes Tune's events on, and records trials whose worker died before it could."""
+
+    def __init__(
+        self,
+        by_id: Mapping[str, Trial],
+        results: Path,
+        watcher: Watcher,
+        failed: dict[str, Failed],
+        stop: Path,
+    ) -> None:
+        self.stop, self.active = stop, set[str]()
+        self._by_id, self._results, self._watcher, self._failed = by_id, results, watcher, failed
+        self._oom_kills = count_oom_kills()
+        self._before: dict[str, int | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out of the experiment state that Tune saves: this run is never restored from it."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours = self._ours(trial)
+        self.active.add(ours.id)
+        self._before[ours.id] = self._stamp(ours)
+        if not self.stop.exists():
+            self._watcher.started(ours)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        ours = self._ours(trial)
+        if "steps" in result:
+            self._watcher.advanced(ours, result["steps"], result["total"], result["loss_nats"])
+        elif "waits_for" in result:
+            self._watcher.said(f"{ours.name} is {result['waits_for']}: waiting for it.")
+        elif "stopped" in result:
+            self._watcher.said(f"{ours.name}: {result['stopped']}.")
+        elif "refused" in result:
+            self._fail(ours, self._record(ours, "input", UserError(result["refused"])))
+        if not result.keys().isdisjoint({"stopped", "ended"}):
+            self.active.discard(ours.id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours = self._ours(trial)
+        self.active.discard(ours.id)
+        self._fetch(ours)
+        if finished(self._results, ours.id):
+            self._watcher.ended(ours, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Tune has not stored the error yet when it calls this: what the worker recorded says more, where it could.
+        ours = self._ours(trial)
+        self._fetch(ours)
+        failure = self._recorded_failure(ours)
+        if failure is None:
+            kills, self._oom_kills = self._oom_kills, count_oom_kills()
+            reason: Reason = "memory" if self._oom_kills > kills else "lost"
+            told = "the worker was killed from outside" if reason == "lost" else "the system killed it"
+            failure = self._record(ours, reason, WorkerLostError(told))
+        self._fail(ours, failure)
+
+    def _fetch(self, trial: Trial) -> None:
+        """Fetch what a worker elsewhere has left on the mirror."""
+        mirror = mirror_of(self._results)
+        if mirror is not None:
+            mirror.fetch("trials", trial.id, replace=True)
+
+    def _fail(self, trial: Trial, failure: Failure) -> None:
+        self.active.discard(trial.id)
+        line = f"{failure.kind}: {failure.message}".splitlines()[0]
+        self._failed[trial.id] = Failed(reason=failure.reason, line=line)
+        self._watcher.ended(trial, line)
+
+    def _ours(self, trial: Any) -> Trial:
+        return self._by_id[trial.config["trial"]["id"]]
+
+    def _stamp(self, trial: Trial) -> int | None:
+        """Return when a trial's record was written, None if there is none."""
+        path = trial_folder(self._results, trial.id) / "record.json"
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    def _recorded_failure(self, trial: Trial) -> Failure | None:
+        """Return what the worker has recorded of this attempt; nothing if it was killed, or the disk is full."""
+        if self._stamp(trial) == self._before.get(trial.id):
+            return None
+        try:
+            return read_record(trial_folder(self._results, trial.id) / "record.json").failure
+        except UserError:
+            return None
+
+    def _record(self, trial: Trial, reason: Reason, error: Exception) -> Failure:
+        """Record what the worker could not, and return it."""
+        try:
+            record_lost(trial, self._results, reason, error)
+        except UserError as full:
+            error = type(error)(f"{error}; {full}")
+        return Failure(kind=type(error).__name__, message=str(error), traceback="", reason=reason)
+
+
+class WorkerLostError(RuntimeError):
+    """A worker ended without a word."""
+
+
+class _Stopper(tune.Stopper):
+    """Ends the experiment once an interruption has come through to every running trial."""
+
+    def __init__(self, relay: _Relay) -> None:
+        self._relay = relay
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out of the state that Tune saves."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._relay.stop.exists() and not self._relay.active

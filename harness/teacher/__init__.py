@@ -1,0 +1,1 @@
+"""What the teacher says: live, or made once and stored."""

@@ -1,0 +1,166 @@
+"""What `harness cache` does: list, verify and remove teacher caches."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.config.errors import UserError, unknown
+from harness.teacher.files import Meta, file_problem, read_meta, unfinished_files
+from harness.teacher.lock import building, owner_of
+
+KINDS = ("hidden", "sampled", "scores", "topk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A cache's folder as it is found.
+
+    Attributes:
+        path: the folder.
+        meta: its description, None if that cannot be read.
+        state: complete, unfinished, being built (and by whom) or damaged.
+        num_bytes: what it occupies on disk now.
+    """
+
+    path: Path
+    meta: Meta | None
+    state: str
+    num_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """Kind of cache, by the folder's name."""
+        return self.path.name.partition("-")[0]
+
+    @property
+    def key(self) -> str:
+        """Key, by the folder's name."""
+        return self.path.name.partition("-")[2]
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return every teacher cache under a folder of caches, by kind and age."""
+    found = [path for kind in KINDS for path in folder.glob(f"{kind}-*") if path.is_dir()]
+    return [
+        _entry(path) for path in sorted(found, key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime))
+    ]
+
+
+def print_caches(console: Console, folder: Path) -> None:
+    """Print one line per cache: what it is of, its size, and whether it is complete."""
+    found = entries(folder)
+    if not found:
+        console.print(f"no teacher caches under {folder}", highlight=False)
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("kind", "key", "of"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("tokens", "bytes", "bytes/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for entry in found:
+        meta = entry.meta
+        done = meta is not None and meta.complete
+        table.add_row(
+            entry.kind,
+            entry.key,
+            _described(meta) if meta is not None else "",
+            f"{meta.num_tokens:,}" if meta is not None else "",
+            f"{entry.num_bytes:,}",
+            f"{meta.bytes_per_token:.1f}" if meta is not None and done else "",
+            entry.state,
+        )
+    console.print(table)
+
+
+def verify_caches(console: Console, folder: Path, key: str | None = None) -> int:
+    """Check the checksum of every file and print which are bad.
+
+    Args:
+        console: where to write.
+        folder: the folder of caches.
+        key: only this cache.
+
+    Returns:
+        The number of bad files.
+    """
+    chosen = entries(folder) if key is None else [_find(folder, key)]
+    bad = 0
+    for entry in chosen:
+        problems = _problems(entry)
+        for problem in problems:
+            console.print(f"bad: {problem}", highlight=False, soft_wrap=True, markup=False)
+        if not problems:
+            console.print(f"good: {entry.path.name}, {entry.state}", highlight=False, soft_wrap=True, markup=False)
+        bad += len(problems)
+    if not chosen:
+        console.print(f"no teacher caches under {folder}", highlight=False)
+    return bad
+
+
+def remove_cache(folder: Path, key: str) -> Entry:
+    """Remove a cache, so that the next run builds it again; processes that read it keep what they have mapped.
+
+    Args:
+        folder: the folder of caches.
+        key: its key, or kind and key.
+
+    Raises:
+        UserError: a process is building it.
+        UnknownNameError: no such cache; suggests the nearest.
+    """
+    entry = _find(folder, key)
+    aside = folder / f".removed-{entry.path.name}-{os.getpid()}"
+    with building(folder, entry.path.name, timeout_s=0.0):
+        try:
+            # Aside first: a removal that is cut short leaves no half of a cache under its name.
+            entry.path.rename(aside)
+        except OSError as error:
+            raise UserError(f"cache {entry.path} cannot be removed: {error.strerror}") from None
+    shutil.rmtree(aside)
+    return entry
+
+
+def _find(folder: Path, key: str) -> Entry:
+    found = {name: entry for entry in entries(folder) for name in (entry.key, entry.path.name)}
+    if key not in found:
+        raise unknown("cache", key, sorted(entry.key for entry in entries(folder)))
+    return found[key]
+
+
+def _entry(path: Path) -> Entry:
+    num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        meta = read_meta(path)
+    except UserError:
+        meta = None
+    if meta is not None and meta.complete:
+        state = "complete"
+    elif (owner := owner_of(path.parent, path.name)) is not None:
+        state = owner
+    elif meta is None:
+        state = "damaged, or of another version" if (path / "meta.json").exists() else "unfinished"
+    else:
+        done = min(meta.num_sequences, len(unfinished_files(path)) * meta.shard_size)
+        state = f"unfinished: {done} of {meta.num_sequences} sequences"
+    return Entry(path=path, meta=meta, state=state, num_bytes=num_bytes)
+
+
+def _described(meta: Meta) -> str:
+    of = f"{meta.about.get('workload', '?')} {meta.about.get('data', '?')}, {meta.about.get('teacher', '?')}"
+    wanted = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
+    settings = [f"{name} {meta.ingredients[name]}" for name in wanted if name in meta.ingredients]
+    some = [] if meta.ingredients.get("sequences") == "all" else [f"{meta.num_sequences} chosen sequences"]
+    return ", ".join([of, *some, *settings])
+
+
+def _problems(entry: Entry) -> list[str]:
+    if entry.meta is None:
+        return [f"{entry.path / 'meta.json'} {entry.state}"] if (entry.path / "meta.json").exists() else []
+    files = entry.meta.files if entry.meta.complete else unfinished_files(entry.path)
+    found = ((name, file_problem(entry.path, name, file)) for name, file in files.items())
+    return [f"{entry.path / name} {problem}" for name, problem in found if problem is not None]

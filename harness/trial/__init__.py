@@ -1,0 +1,1 @@
+"""One trial, from its identity to its record: load, choose, teach, train, price."""

@@ -1,0 +1,285 @@
+"""A trial's checkpoint: all that training needs to go on as if it had never stopped, bit for bit.
+
+`<folder>/step-<steps done>/` holds `state.json`, sealed by its own checksum, and `tensors.safetensors`, whose checksum
+stands in it. The folder appears by a rename after everything in it is on the disk, and only then is the one before it
+removed. Selection noise and data order are functions of seed and step, so no generator of theirs is stored.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from harness.config.errors import UserError
+from harness.distill.group import ALONE, Group
+from harness.distill.parts import Generators, Resumable, StaleError
+from harness.distill.tree import branches, check_tree, put_together, take_apart
+from harness.records.files import checksum, clear_litter, temporary, written
+from harness.records.mirror import mirror_of
+from harness.teacher.files import File, Sealed, read_sealed, size_problem, write_sealed
+
+_REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
+_STATE, _TENSORS = "state.json", "tensors.safetensors"
+_COPIED = ("student", "optimiser")
+# Saving takes at most one part in so many of the time, whatever the interval.
+_SECONDS_PER_SECOND_SAVED = 20.0
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """Training was asked to stop, and its checkpoint is written."""
+
+
+class State(Sealed):
+    """What a checkpoint is.
+
+    Attributes:
+        trial: the trial's id.
+        step: optimiser steps done.
+        conditions: what the last bits of the result depend on; compared when training goes on.
+        resumed_at: steps after which training went on from earlier checkpoints.
+        micro_batch_sizes: sequences per forward pass, in the order used.
+        parts: the state of every part, taken apart.
+        files: the tensors' file.
+    """
+
+    format: int = 1
+    trial: str
+    step: int
+    conditions: dict[str, str]
+    resumed_at: tuple[int, ...]
+    micro_batch_sizes: tuple[int, ...]
+    parts: Any
+    files: dict[str, File]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """How often to save: every so many steps, or seconds; never by itself where both are None."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+def parse_interval(text: str) -> Interval:
+    """Read an interval: "500" (steps), "30s", "10m", "2h" or "never".
+
+    Raises:
+        UserError: it is none of these.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,8})([smh]?)", text.strip())
+    if text.strip() == "never":
+        return Interval()
+    if found is None:
+        raise UserError(f"--checkpoint-every takes steps (500), a time (30s, 10m, 2h) or never; it is {text!r}")
+    number, unit = int(found[1]), found[2]
+    return Interval(seconds=number * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]) if unit else Interval(steps=number)
+
+
+def find(folder: Path, trial: str) -> tuple[Path, State] | None:
+    """Return the newest checkpoint of a trial, None if there is none; its tensors are not looked at.
+
+    Raises:
+        UserError: it is damaged, or another trial's; names the file.
+    """
+    found = sorted(folder.glob("step-*"))
+    copy = mirror_of(folder.parent.parent)
+    if not found and copy is not None:
+        copies = copy.names("checkpoints", folder.name)[-1:]
+        found = [folder / name for name in copies if copy.fetch("checkpoints", f"{folder.name}/{name}")]
+    if not found:
+        return None
+    try:
+        state = read_sealed(found[-1] / _STATE, State)
+    except (OSError, ValueError):
+        raise UserError(f"checkpoint {found[-1] / _STATE} is damaged; {_REMEDY}") from None
+    if state.trial != trial or found[-1].name != _name(state.step):
+        raise UserError(f"checkpoint {found[-1]} is of step {state.step} of trial {state.trial}; {_REMEDY}")
+    return found[-1], state
+
+
+def check(folder: Path, trial: str, conditions: Mapping[str, str]) -> int | None:
+    """Check every byte of a trial's newest checkpoint and return its step; None if there is none.
+
+    Raises:
+        UserError: it is damaged; names the file.
+        StaleError: it was made under other conditions; names the first that differs.
+    """
+    found = find(folder, trial)
+    if found is None:
+        return None
+    path, state = found
+    for name, file in state.files.items():
+        problem = size_problem(path, name, file)
+        if problem is None and checksum(path / name) != file.sha256:
+            problem = "is damaged: its checksum is wrong"
+        if problem is not None:
+            raise UserError(f"checkpoint {path / name} {problem}; {_REMEDY}")
+    for name in sorted(conditions.keys() | state.conditions.keys()):
+        then, now = state.conditions.get(name), conditions.get(name)
+        if then != now:
+            raise StaleError(f"checkpoint {path} was made with {name} {then}, and now it is {now}")
+    return state.step
+
+
+class Keeper:
+    """Saves a trial's state while it trains, and brings it back.
+
+    Attributes:
+        resumed_at: steps after which training went on from a checkpoint, this time included.
+        micro_batch_sizes: sequences per forward pass, in the order used, this time included.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        trial: str,
+        conditions: Mapping[str, str],
+        interval: Interval,
+        micro_batch_size: int,
+        device: torch.device | str,
+        parts: Mapping[str, Resumable],
+        stop: Callable[[], bool],
+        group: Group = ALONE,
+    ) -> None:
+        """Keep checkpoints in a folder.
+
+        Args:
+            folder: of this trial alone.
+            trial: its id.
+            conditions: what the last bits of the result depend on.
+            interval: how often to save.
+            micro_batch_size: sequences per forward pass.
+            device: where restored tensors go.
+            parts: what to save besides what training itself adds.
+            stop: asked after every step whether to save and stop.
+            group: the processes that train the student: the first one saves, with what the others have where it is
+                sharded.
+        """
+        self.resumed_at: tuple[int, ...] = ()
+        self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)
+        self._folder, self._trial, self._conditions = folder, trial, dict(conditions)
+        self._interval, self._device, self._stop = interval, device, stop
+        self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
+        self._group = group
+        self._mirror = mirror_of(folder.parent.parent)
+        self._saved, self._checked, self._last, self._took = False, False, time.monotonic(), 0.0
+
+    def restore(self, parts: Mapping[str, Resumable]) -> None:
+        """Add parts, and bring all back to the newest checkpoint if there is one.
+
+        Raises:
+            UserError: the checkpoint is damaged; names the file.
+            StaleError: it was made under other conditions, or holds other parts.
+        """
+        self._parts |= parts
+        if self._group.rank == 0:
+            clear_litter(self._folder)
+        if check(self._folder, self._trial, self._conditions) is None:
+            return
+        found = find(self._folder, self._trial)
+        assert found is not None, "just checked"
+        path, state = found
+        saved, tensors = branches(state.parts), load_file(path / _TENSORS)
+        if saved.keys() != self._parts.keys():
+            raise StaleError(f"checkpoint {path} holds {', '.join(saved)}, wanted are {', '.join(self._parts)}")
+        for name, part in self._parts.items():
+            # What is copied into tensors that are there need not be on their device twice.
+            device = "cpu" if name in _COPIED else self._device
+            part.load_state_dict(put_together(saved[name], tensors, device))
+        self.resumed_at = (*state.resumed_at, state.step)
+        if state.micro_batch_sizes[-1:] == self.micro_batch_sizes:
+            self.micro_batch_sizes = state.micro_batch_sizes
+        else:
+            self.micro_batch_sizes = (*state.micro_batch_sizes, *self.micro_batch_sizes)
+        self._saved = True
+
+    def after(self, step: int, num_steps: int) -> None:
+        """Save if it is time to, or if training has been asked to stop.
+
+        Args:
+            step: optimiser steps done.
+            num_steps: steps in all.
+
+        Raises:
+            Stopped: training has been asked to stop.
+            UserError: the checkpoint cannot be written; names the file and the reason.
+            TypeError: a part's state holds what no checkpoint can.
+        """
+        if self._group.rank > 0 and not self._group.sharded:
+            return
+        if not self._checked:
+            # After the first step, when every state is there: a plug-in's that cannot be saved fails now, not in hours.
+            for name, part in self._parts.items():
+                check_tree(part.state_dict(), name)
+            self._checked = True
+        stop = self._stop()
+        if self._group.agreed(stop or self._due(step, num_steps)):
+            self._save(step)
+        if stop:
+            raise Stopped(f"stopped after step {step} of {num_steps}")
+
+    def discard(self) -> None:
+        """Remove the trial's checkpoints: it has a record."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._mirror is not None:
+            self._mirror.remove("checkpoints", self._folder.name)
+
+    def _due(self, step: int, num_steps: int) -> bool:
+        if step == num_steps:
+            # What comes now is the evaluation; a trial long enough to have saved once should not train again for it.
+            return self._saved
+        if self._interval.steps is not None:
+            return step % self._interval.steps == 0
+        waited = time.monotonic() - self._last
+        return self._interval.seconds is not None and waited >= max(
+            self._interval.seconds, _SECONDS_PER_SECOND_SAVED * self._took
+        )
+
+    def _save(self, step: int) -> None:
+        started, path = time.monotonic(), self._folder / _name(step)
+        parts, tensors = take_apart({name: part.state_dict() for name, part in self._parts.items()})
+        if self._group.rank > 0:
+            return
+        if not path.exists():
+            with written(path) as partial:
+                partial.mkdir()
+                try:
+                    save_file(tensors, partial / _TENSORS)
+                except SafetensorError as error:
+                    raise UserError(f"{path} cannot be written: {error}") from None
+                size = (partial / _TENSORS).stat().st_size
+                state = State(
+                    trial=self._trial,
+                    step=step,
+                    conditions=self._conditions,
+                    resumed_at=self.resumed_at,
+                    micro_batch_sizes=self.micro_batch_sizes,
+                    parts=parts,
+                    files={_TENSORS: File(bytes=size, sha256=checksum(partial / _TENSORS))},
+                )
+                write_sealed(partial / _STATE, state)
+        for other in self._folder.glob("step-*"):
+            if other != path:
+                # Renamed first: one that is half removed must not look like a checkpoint.
+                gone = temporary(other, "retired")
+                other.replace(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+        if self._mirror is not None:
+            older = self._mirror.names("checkpoints", self._folder.name)
+            self._mirror.offer("checkpoints", f"{self._folder.name}/{path.name}")
+            for name in {*older} - {path.name}:
+                self._mirror.remove("checkpoints", f"{self._folder.name}/{name}")
+        self._saved, self._last = True, time.monotonic()
+        self._took = self._last - started
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"

@@ -1,0 +1,40 @@
+"""What identifies the models, data and tasks that a workload names."""
+
+from harness import models
+from harness.config import Workload
+from harness.config.errors import UserError
+from harness.data import text
+from harness.evaluate import EVALUATION, evaluation
+
+
+def fingerprints(workload: Workload) -> dict[str, str]:
+    """Hash what the workload's names stand for: weights, documents and evaluation tasks.
+
+    Raises:
+        UserError: a model or a file is missing or of the wrong shape, the two tokenizers differ, or the tasks cannot be
+            asked of both models.
+    """
+    student_tokenizer = models.load_tokenizer(workload.student, workload.folder)
+    found = {
+        "student": models.fingerprint(workload.student, workload.folder),
+        "tokenizer": models.tokenizer_fingerprint(student_tokenizer),
+        "data": text.fingerprint(workload.data, workload.folder),
+    }
+    if workload.teacher is not None:
+        models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
+        found["teacher"] = models.fingerprint(workload.teacher, workload.folder)
+    limits = {
+        name: models.context_length(source, workload.folder)
+        for name, source in (("student", workload.student), ("teacher", workload.teacher))
+        if source is not None
+    }
+    for name, limit in limits.items():
+        if workload.data.sequence_length > limit:
+            raise UserError(
+                f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
+                f"{name}'s context of {limit} tokens"
+            )
+    # A row of a table may be the teacher as it is, so both must be able to answer.
+    evaluation.check_evaluation(workload.evaluation, workload.folder, context=min(limits.values()))
+    digest = evaluation.fingerprint(workload.evaluation, workload.folder)
+    return found | {"evaluation": f"{EVALUATION}-{digest}"}

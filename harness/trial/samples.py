@@ -1,0 +1,181 @@
+"""The sample axis of a trial: score the training sequences, or find them scored, and choose those it learns from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.config import Choice, Strategy, Workload
+from harness.config.seeds import derive
+from harness.data.tokens import Tokens
+from harness.models.devices import chunk_of
+from harness.records.record import Samples
+from harness.teacher.inputs import Inputs
+from harness.teacher.live import cached_teacher, online_teacher
+from harness.teacher.prepass import Prepass, open_prepass
+from harness.trial.meter import count_prepass_flops, shape_of
+from harness.trial.prepass import (
+    Scorer,
+    build_prepass,
+    describe_prepass,
+    prepass_key,
+    reads_student,
+    reads_teacher,
+)
+from harness.trial.trial import Trial
+from strategies.noise import streams, uniform
+from strategies.registry import SAMPLES
+
+# S = training sequences, K = kept sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a trial learns from.
+
+    Attributes:
+        kept: indices of the kept training sequences, ascending.
+        num_samples: training sequences there are.
+        prepass: their scores, None where the policy reads none.
+        built: whether this trial computed the scores, rather than finding them.
+    """
+
+    kept: Int[Tensor, " K"]
+    num_samples: int
+    prepass: Prepass | None
+    built: bool
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per training sequence: index, score (missing where the policy reads none), kept."""
+        kept = torch.zeros(self.num_samples, dtype=torch.bool)
+        kept[self.kept] = True
+        scores = torch.full((self.num_samples,), torch.nan) if self.prepass is None else self.prepass.scores
+        return pd.DataFrame({"index": range(self.num_samples), "score": scores.double().numpy(), "kept": kept.numpy()})
+
+    @property
+    def summary(self) -> Samples:
+        """What the record says."""
+        source = None if self.prepass is None else "built" if self.built else "reused"
+        return Samples(num_samples=self.num_samples, kept_samples=len(self.kept), prepass=source)
+
+
+def scored_by(strategy: Strategy) -> Choice | None:
+    """Return the signal whose prepass a strategy needs, None if it needs no prepass."""
+    return strategy.samples.signal if strategy.samples is not None else None
+
+
+def prepass_reads_cache(strategy: Strategy) -> bool:
+    """Whether the prepass reads the teacher's cached states, of every training sequence."""
+    signal = scored_by(strategy)
+    return signal is not None and strategy.teacher == "cached" and reads_teacher(signal)
+
+
+def choose_samples(
+    trial: Trial, inputs: Inputs, *, cache: Path, student: Callable[[], PreTrainedModel], device: str
+) -> Chosen:
+    """Choose the training sequences of a trial that uses the sample axis.
+
+    Args:
+        trial: the trial.
+        inputs: tokens, and the teacher's states of every training sequence where the prepass reads them.
+        cache: folder of caches.
+        student: returns the student as it is before training; called only if there is no prepass yet.
+        device: where models compute.
+    """
+    samples = trial.strategy.samples
+    assert samples is not None, "only for trials that use the sample axis"
+    num, prepass, built = len(inputs.train), None, False
+    if samples.signal is not None:
+        prepass, built = prepare_prepass(trial, inputs, cache=cache, student=student, device=device)
+    noise = uniform(streams(derive(trial.seed or 0, "samples"), torch.arange(num)), 1)[:, 0]
+    scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.scores
+    kept = SAMPLES[samples.policy.name].build(**samples.policy.options).choose(scores, samples.budget, noise)
+    return Chosen(kept=kept, num_samples=num, prepass=prepass, built=built)
+
+
+def prepass_name(trial: Trial, train: Tokens) -> str | None:
+    """Return the key of the prepass a trial needs, None if it needs none; trials of one key share it."""
+    about = _about(trial, train)
+    return None if about is None else prepass_key(about)
+
+
+def prepare_prepass(
+    trial: Trial,
+    inputs: Inputs,
+    *,
+    cache: Path,
+    student: Callable[[], PreTrainedModel],
+    device: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Prepass, bool]:
+    """Read the prepass a trial needs, or build it; return it and whether it was built."""
+    signal, about, workload = scored_by(trial.strategy), _about(trial, inputs.train), trial.workload
+    assert signal is not None, "only for trials whose sample policy reads scores"
+    assert about is not None, "only for trials whose sample policy reads scores"
+    found = open_prepass(cache, prepass_key(about))
+    if found is not None:
+        return found, False
+    teacher = None
+    if prepass_reads_cache(trial.strategy):
+        assert inputs.train_cache is not None, "prepared for the prepass"
+        teacher = cached_teacher(inputs.train_cache, device)
+    elif reads_teacher(signal):
+        teacher = online_teacher(workload, inputs.vocab_size, device)
+    scorer = Scorer(
+        signal=signal,
+        student=student(),
+        teacher=teacher,
+        vocab_size=inputs.vocab_size,
+        batch_size=workload.optimisation.micro_batch_size,
+        chunk=chunk_of(workload, inputs.vocab_size),
+        device=device,
+        seed=trial.seed or 0,
+    )
+    return build_prepass(cache, about, inputs.train, scorer, on_progress=on_progress), True
+
+
+def prepass_flops(
+    strategy: Strategy, workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int
+) -> dict[str, float]:
+    """Return what a strategy's prepass costs by part, run or found; empty for a strategy without one."""
+    signal = scored_by(strategy)
+    if signal is None:
+        return {}
+    length = workload.data.sequence_length
+    trunk, head, teacher_trunk, teacher_head = 0.0, 0, 0.0, 0
+    if reads_student(signal):
+        student = shape_of(workload.student, workload.folder, length)
+        trunk, head = student.trunk_flops, vocab_size * student.hidden_size
+    if reads_teacher(signal):
+        assert workload.teacher is not None, "checked before anything runs"
+        teacher = shape_of(workload.teacher, workload.folder, length)
+        teacher_head = vocab_size * teacher.hidden_size
+        teacher_trunk = teacher.trunk_flops if strategy.teacher == "online" else 0.0
+    return count_prepass_flops(
+        num_sequences=num_sequences,
+        num_positions=num_positions,
+        student_trunk=trunk,
+        student_head=head,
+        teacher_trunk=teacher_trunk,
+        teacher_head=teacher_head,
+    )
+
+
+def _about(trial: Trial, train: Tokens) -> dict[str, object] | None:
+    signal = scored_by(trial.strategy)
+    if signal is None:
+        return None
+    return describe_prepass(
+        signal,
+        train,
+        student=trial.fingerprints["student"],
+        teacher=trial.fingerprints.get("teacher"),
+        dtype=trial.workload.resources.dtype,
+        seed=trial.seed or 0,
+    )

@@ -1,1 +1,0 @@
-"""Workloads: a teacher, a student, their data and how they are trained."""

@@ -1,0 +1,1 @@
+"""Scripts that made what ships; they need a checkout."""

@@ -1,0 +1,1 @@
+"""How the embedded workload was made: text, tokenizer, models, scores, and the choice of its learning rates."""

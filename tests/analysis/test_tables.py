@@ -1,0 +1,359 @@
+"""Tables, findings and the comparison with the published figures, on synthetic records with known effects."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from synthetic import NO_KD, TEACHER, TOP_SAMPLES, component, grid, strategy, top_k
+
+from harness.analysis.document import Table, Text
+from harness.analysis.findings import findings, noise, warnings
+from harness.analysis.frame import Frames, load
+from harness.analysis.published import load as load_published
+from harness.analysis.strategies import Method, method
+from harness.analysis.tables import document_tables
+from harness.analysis.tables.beside import agree
+from harness.records.record import Manifest, Record, read_manifest
+
+SAMPLED = {"classes": component("rs", draws=64), "teacher": "sampled"}
+STRATEGIES = {
+    "No KD": NO_KD,
+    "Teacher": TEACHER,
+    "Full KD": strategy(),
+    "Random": strategy(position={"policy": component("random"), "budget": 0.2}),
+    "SE-KD": strategy(position=top_k("student_entropy")),
+    "By KL": strategy(position=top_k("kl")),
+    "GLS": strategy(
+        position={"signal": component("student_entropy"), "policy": component("gls", capacity=30000), "budget": 0.2}
+    ),
+    "RS-KD": strategy(**SAMPLED),
+    "TopSmp": strategy(samples=TOP_SAMPLES),
+    "SE-KD 3X": strategy(position=top_k("student_entropy"), samples=TOP_SAMPLES, **SAMPLED),
+}
+EFFECTS = {"Teacher": 2.0, "By KL": 1.0, "Random": -1.0, "No KD": -0.2}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Manifest]:
+    return grid(tmp_path_factory.mktemp("grid"), STRATEGIES, EFFECTS, failed=(("GLS", 2),))
+
+
+@pytest.fixture(scope="module")
+def tables(loaded: tuple[Frames, Manifest]) -> dict[str, Table]:
+    return {table.name: table for table in document_tables(*loaded)}
+
+
+def cell(table: Table, label: str, heading: str):
+    (row,) = (row for row in table.rows if row[0].text == label)
+    return row[[column.heading for column in table.columns].index(heading)]
+
+
+def rows_of(table: Table) -> list[str]:
+    return [row[0].text for row in table.rows]
+
+
+def test_main_table_is_first_and_marks_what_is_true(tables: dict[str, Table]):
+    assert next(iter(tables)) == "main"
+    main = tables["main"]
+    assert rows_of(main) == list(STRATEGIES)
+    loss = {label: cell(main, label, "Held-out loss (nats/token)").mark for label in STRATEGIES}
+    assert (loss["By KL"], loss["Random"], loss["Teacher"], loss["Full KD"]) == ("better", "worse", "better", None)
+    assert {loss[label] for label in ("SE-KD", "RS-KD", "TopSmp", "SE-KD 3X")} == {"not distinguishable"}
+    assert cell(main, "GLS", "Seeds").text == "2/3 (1 failed)"
+    hint = cell(main, "By KL", "Accuracy (%)").hint
+    assert hint.startswith("better: +")
+    assert "over seeds and items; corrected for 9 comparisons [" in hint
+
+
+def test_every_table_is_whole(tables: dict[str, Table]):
+    for table in tables.values():
+        assert all(len(row) == len(table.columns) for row in table.rows), table.name
+        assert not table.numbers.empty
+        assert table.caption.endswith(".")
+        assert all(cell.text for row in table.rows for cell in row), table.name
+
+
+def test_which_tables_there_are_follows_from_the_strategies(tables: dict[str, Table], tmp_path: Path):
+    expected = {"importance", "policies", "multi_axis", "comparisons", "ranks", "noise", "spread", "cost", "storage"}
+    assert expected | {"runtime", "head", "published", "published_setting", "methods"} <= set(tables)
+    assert "task_specific" not in tables
+    few = grid(tmp_path, {"Full KD": strategy(), "No KD": NO_KD}, {}, baseline=None)
+    names = {table.name for table in document_tables(*few)}
+    assert not names & {"importance", "policies", "multi_axis", "runtime", "head", "comparisons", "ranks"}
+    assert {"main", "cost", "methods", "noise"} <= names
+
+
+def test_rows_are_chosen_by_strategy_not_by_label(tables: dict[str, Table]):
+    references = ["No KD", "Teacher", "Full KD", "Random"]
+    assert rows_of(tables["importance"]) == [*references, "SE-KD", "By KL"]
+    assert cell(tables["importance"], "By KL", "Signal").text == "kl"
+    assert rows_of(tables["policies"]) == [*references, "SE-KD", "GLS"]
+    assert cell(tables["policies"], "GLS", "Policy").text == "gls (capacity 30000)"
+    axes = [cell(tables["multi_axis"], "SE-KD 3X", axis).text for axis in ("Positions", "Classes", "Samples")]
+    assert axes == ["top_k, by student_entropy, 20%", "rs (draws 64)", "top, by student_entropy, 20%"]
+    assert cell(tables["multi_axis"], "TopSmp", "Positions").text == "—"
+
+
+def test_on_policy_rows_stand_beside_off_policy_ones(tmp_path: Path):
+    strategies = {
+        "Full KD": strategy(),
+        "On-policy": strategy(rollout={"share": 1.0}, criterion=component("reverse_kl")),
+        "No KD": NO_KD,
+    }
+    (table,) = (one for one in document_tables(*grid(tmp_path, strategies, {})) if one.name == "task_specific")
+    assert rows_of(table) == ["No KD", "Full KD", "On-policy"]
+    assert [cell(table, label, "Regime").text for label in rows_of(table)] == ["—", "off-policy", "on-policy"]
+    assert [cell(table, label, "Generated tokens").text for label in rows_of(table)] == ["—", "—", "1,200"]
+
+
+def test_storage_shows_its_arithmetic(tables: dict[str, Table]):
+    # 100 050 tokens make 1 000 sequences of 100; 3 MB hold the draws of all of them, a fifth with a fifth of them.
+    assert cell(tables["storage"], "RS-KD", "Bytes per token").value == 30.0
+    assert cell(tables["storage"], "RS-KD", "100B tokens (TB)").value == pytest.approx(3.0)
+    assert cell(tables["storage"], "RS-KD", "Published (TB)").value == 19.2
+    ours = tables["storage"]
+    assert cell(ours, "SE-KD 3X", "Tokens stored (%)").value == pytest.approx(20)
+    assert cell(ours, "SE-KD 3X", "Arithmetic").text == "30 B x 0.2 x 1e11 / 1e12"
+    assert cell(ours, "SE-KD 3X", "100B tokens (TB)").value == pytest.approx(0.6)
+    assert cell(ours, "Full KD", "Bytes per token").value == 512.0
+    assert cell(ours, "Full logits, float16", "100B tokens (TB)").value == 20_000
+
+
+def test_run_time_counts_what_is_shared_only_once(tables: dict[str, Table]):
+    times = tables["runtime"]
+    named = ("Prepass (s)", "Cache (s)", "Train (s)", "Total alone (s)", "Total, shared (s)")
+    assert [cell(times, "TopSmp", name).value for name in named] == [6.0, 20.0, 10.0, 36.0, 10.0]
+    assert [cell(times, "Full KD", name).value for name in named] == [None, 20.0, 50.0, 70.0, 50.0]
+    assert cell(times, "TopSmp", "Against Full KD (%)").value == pytest.approx(100 * (36 / 70 - 1))
+    assert cell(times, "TopSmp", "Published (h)").value == 7.017
+    assert "No KD" not in rows_of(times)
+
+
+def test_cost_stands_beside_quality(tables: dict[str, Table]):
+    assert cell(tables["cost"], "TopSmp", "FLOPs (% of baseline)").value == pytest.approx(20)
+    assert cell(tables["cost"], "TopSmp", "Read from disk (MB)").value == pytest.approx(51.2)
+    assert cell(tables["cost"], "By KL", "Held-out loss (nats/token)").mark == "better"
+    assert cell(tables["head"], "SE-KD", "Peak of a step (MiB)").value == 256.0
+    assert cell(tables["head"], "SE-KD", "Published student peak (GB)").value == 11.42
+    assert cell(tables["head"], "Full KD", "Published student peak (GB)").value == 14.15
+
+
+def test_differences_and_ranks(tables: dict[str, Table]):
+    numbers = tables["comparisons"].numbers
+    apart = numbers["verdict"].isin(["better", "worse"])
+    excludes = (numbers["corrected_low"] > 0) | (numbers["corrected_high"] < 0)
+    assert (apart == excludes).all()
+    assert {"better", "worse", "not distinguishable"} <= set(numbers["verdict"])
+    assert set(numbers["covers"]) == {"seeds and items", "seeds"}
+    ranks = tables["ranks"]
+    assert cell(ranks, "By KL", "Held-out loss").text == "1"
+    assert "No KD" not in rows_of(ranks)
+    noisy = tables["noise"].numbers.set_index("metric")
+    assert noisy.loc["accuracy", "halves"] > noisy.loc["accuracy", "item_error"]
+    assert math.isnan(noisy.loc["heldout_loss", "halves"])
+
+
+def test_methods_name_their_source(tables: dict[str, Table], tmp_path: Path):
+    assert cell(tables["methods"], "SE-KD 3X", "Axes").text == "position, class, sample"
+    strategies = {"EGAD": strategy(source="arXiv:2605.01732; reconstructed from the abstract")}
+    (table,) = (one for one in document_tables(*grid(tmp_path, strategies, {}, baseline=None)) if one.name == "methods")
+    assert "reconstructed" in cell(table, "EGAD", "Source").text
+    assert table.numbers["reconstructed"].tolist() == [True]
+
+
+def test_every_table_says_which_of_its_rows_are_reconstructed(tables: dict[str, Table], tmp_path: Path):
+    strategies = {"Full KD": strategy(), "EGAD": strategy(source="arXiv:2605.01732; reconstructed from the abstract")}
+    found = document_tables(*grid(tmp_path, strategies, {}))
+    shown = [one for one in found if "EGAD" in {cell.text for row in one.rows for cell in row}]
+    assert len(shown) > 3
+    assert all(one.caption.endswith("Reconstructed from an abstract: EGAD.") for one in shown)
+    assert not any("Reconstructed" in one.caption for one in tables.values())
+
+
+def read(**parts: object) -> Method | None:
+    record = Record.model_construct(strategy=strategy(**parts))
+    return method(record)
+
+
+@pytest.mark.parametrize(
+    ("parts", "accuracy"),
+    [
+        ({}, 64.4),
+        ({"position": {"policy": component("random"), "budget": 0.2}}, 64.2),
+        ({"position": top_k("random")}, 64.2),
+        ({"position": top_k("student_entropy")}, 64.8),
+        ({"position": top_k("student_entropy", 0.1)}, None),
+        ({"position": top_k("hellinger")}, None),
+        ({"criterion": component("at_kd", hard_fraction=0.5, easy_weight=0.2)}, 63.8),
+        ({"criterion": component("at_kd", hard_fraction=0.3, easy_weight=0.2)}, None),
+        ({"criterion": component("reverse_kl")}, None),
+        ({"position": {**top_k("student_entropy"), "policy": component("pos_rs")}}, 63.0),
+        ({"position": {**top_k("student_entropy"), "policy": component("pos_rs", smoothing=2.0)}}, None),
+        ({"position": {**top_k("student_entropy"), "policy": component("gls", capacity=30000)}}, 64.5),
+        ({"position": {**top_k("student_entropy"), "policy": component("gls", capacity=100)}}, None),
+        ({"position": top_k("student_entropy"), "normaliser": "batch_mean"}, None),
+        ({"position": top_k("student_entropy"), "temperature": 2.0}, None),
+        ({"position": top_k("student_entropy"), "lambda": 0.5}, None),
+        ({"classes": component("rs", draws=64)}, 64.7),
+        ({"classes": component("rs", draws=64, proposal=0.5)}, None),
+        ({"samples": {"signal": None, "policy": component("random"), "budget": 0.2}}, 64.0),
+        ({"samples": {**TOP_SAMPLES, "policy": component("bottom")}}, None),
+        ({"position": top_k("student_entropy"), "samples": TOP_SAMPLES, "classes": component("rs", draws=64)}, 64.4),
+        ({"rollout": {"share": 1.0}}, None),
+    ],
+)
+def test_published_rows_are_matched_by_what_a_strategy_is(parts: dict[str, object], accuracy: float | None):
+    found = load_published().of(read(**parts)).set_index("metric")["value"]
+    assert found.get("accuracy") == accuracy
+
+
+def test_published_task_rows_know_the_regime():
+    published = load_published()
+    for regime, expected in (({}, 69.5), ({"rollout": {"share": 1.0}, "criterion": component("reverse_kl")}, 70.0)):
+        found = published.of(read(position=top_k("student_entropy"), **regime), task=True)
+        assert found["value"].tolist() == [expected]
+    teacher = method(Record.model_construct(strategy=TEACHER))
+    assert published.of(teacher).set_index("metric").loc["accuracy", "value"] == 73.8
+
+
+def test_published_values_stand_beside_ours(tables: dict[str, Table]):
+    table = tables["published"]
+    assert cell(table, "By KL", "Accuracy (%), published").text == "64.5 ± 0.16"
+    assert cell(table, "GLS", "Accuracy (%), published").hint == "Top 20% GLS 30K, table selection_policies"
+    assert "not comparable" in table.caption
+    setting = {row[0].text: (row[1].text, row[2].text) for row in tables["published_setting"].rows}
+    assert setting["teacher"] == ("Qwen3-8B", "synthetic's own teacher")
+    assert setting["training tokens"] == ("80,000,000", "100,050")
+
+
+def both(ours: list[float], theirs: list[float], error: float = 0.0) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "label": [f"s{number}" for number in range(len(ours))],
+            "metric": "accuracy",
+            "trained": True,
+            "ours": ours,
+            "ours_error": error,
+            "published": theirs,
+            "published_error": error,
+        }
+    )
+
+
+def test_agreement_is_kendalls_tau():
+    draw = np.random.default_rng(0)
+    ours, theirs = draw.normal(size=9).tolist(), draw.integers(0, 4, size=9).astype(float).tolist()
+    row = agree(both(ours, theirs)).iloc[0]
+    assert row["tau"] == pytest.approx(stats.kendalltau(ours, theirs).statistic)
+    # Without errors there is nothing to redraw.
+    assert (row["low"], row["high"]) == pytest.approx((row["tau"], row["tau"]))
+    ours, theirs = draw.normal(size=7).tolist(), draw.normal(size=7).tolist()
+    exact = stats.kendalltau(ours, theirs, method="exact").pvalue
+    assert agree(both(ours, theirs)).iloc[0]["p_value"] == pytest.approx(exact, abs=0.02)
+    assert agree(both(ours[:3], theirs[:3])).empty
+
+
+def test_agreement_depends_on_its_seed_and_not_on_the_order_of_rows():
+    table = both([1, 2, 3, 4, 5, 6], [1, 3, 2, 4, 6, 5], error=0.8)
+    first, again, other = (agree(table, seed=seed) for seed in (0, 0, 1))
+    assert first.equals(again)
+    assert not first.equals(other)
+    assert agree(table.iloc[::-1]).equals(first)
+    assert first["low"][0] < first["tau"][0] <= first["high"][0] + 0.2
+    # A model as it is never counts.
+    assert agree(table.assign(trained=[True] * 3 + [False] * 3)).empty
+
+
+def lines(blocks: tuple[object, ...]) -> list[str]:
+    assert all(isinstance(block, Text) for block in blocks)
+    return [line for block in blocks if isinstance(block, Text) for line in block.lines]
+
+
+def test_findings_claim_nothing_without_an_interval(loaded: tuple[Frames, Manifest]):
+    told = lines(findings(*loaded))
+    text = "\n".join(told)
+    assert "Held-out loss: of 7 trained strategies, against Full KD, 1 better, 1 worse" in text
+    (better,) = (line for line in told if line.startswith("Better: ") and "Teacher -" in line)
+    assert "By KL -0.0989 [-0.1132, -0.0847]" in better
+    for line in told:
+        if line.startswith(("Better", "Worse", "Not distinguishable")):
+            assert line.count("[") == line.count("; ") + 1
+    assert "Full KD against No KD: Held-out loss (nats/token)" in text
+    assert "does not show that they are equal" in text
+
+
+def test_noise_says_what_is_covered_and_what_could_be_missed(loaded: tuple[Frames, Manifest]):
+    text = "\n".join(lines(noise(*loaded)))
+    assert "Only seeds are covered by the differences in Held-out loss" in text
+    assert "more likely than one in five to be missed" in text
+
+
+def test_warnings_count_what_failed(loaded: tuple[Frames, Manifest]):
+    told = warnings(*loaded)
+    assert told[0] == "The grid is incomplete: of 26 trials, 1 failed."
+    assert told[1].startswith("Means of GLS are over the trials that finished")
+
+
+def test_without_a_baseline_nothing_is_compared(tmp_path: Path):
+    frames, manifest = grid(tmp_path, {"Full KD": strategy()}, {}, baseline=None)
+    assert lines(findings(frames, manifest)) == ["The grid names no baseline, so nothing is compared."]
+    (main, *_) = document_tables(frames, manifest)
+    assert "nothing is compared" in main.caption
+    assert all(one.mark is None for row in main.rows for one in row)
+
+
+def test_a_grid_of_which_nothing_finished_has_no_tables_of_numbers(tmp_path: Path):
+    failed = tuple(("Full KD", seed) for seed in (1, 2, 3))
+    frames, manifest = grid(tmp_path, {"Full KD": strategy()}, {}, failed=failed)
+    assert [table.name for table in document_tables(frames, manifest)] == ["methods"]
+    assert lines(findings(frames, manifest)) == ["The baseline has no finished trial, so nothing is compared."]
+
+
+REPORTS = sorted((Path(__file__).parents[2] / "reports").glob("*/manifest.json"))
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
+def test_committed_reports_fill_their_tables(path: Path):
+    manifest = read_manifest(path)
+    tables = {table.name: table for table in document_tables(load(path.parent, manifest), manifest)}
+    assert {"main", "comparisons", "noise", "published", "methods"} <= set(tables)
+    assert set(tables["comparisons"].numbers["covers"]) == {"seeds and items", "seeds"}
+
+
+# ---- quality at equal cost
+
+
+def test_quality_at_equal_cost_is_that_beyond_a_shorter_baseline(tmp_path: Path):
+    """The baseline's loss falls by 0.1 with each doubling of its cost, and so does what it is worth at any cost."""
+    shares = {f"Full KD on {share:.0%}": share for share in (0.1, 0.3, 0.6)}
+    strategies = {
+        "Full KD": strategy(),
+        **{label: strategy(samples={"policy": component("random"), "budget": b}) for label, b in shares.items()},
+        "TopSmp": strategy(samples=TOP_SAMPLES),
+        "No better": strategy(samples={**TOP_SAMPLES, "budget": 0.45}),
+        "Worse": strategy(position=top_k("student_entropy")),
+        "Out of reach": strategy(samples={**TOP_SAMPLES, "budget": 0.05}),
+        "No KD": NO_KD,
+    }
+    effects = {label: math.log2(share) for label, share in shares.items()}
+    effects |= {"TopSmp": math.log2(0.2) + 2, "No better": math.log2(0.45), "Worse": -1.5}
+    tables = {table.name: table for table in document_tables(*grid(tmp_path, strategies, effects))}
+    matched = tables["matched"]
+    assert rows_of(matched) == ["TopSmp", "No better", "Worse", "Out of reach"]
+    heading = "Held-out loss (nats/token) at equal FLOPs"
+    found = {label: cell(matched, label, heading) for label in rows_of(matched)}
+    assert found["TopSmp"].value == pytest.approx(-0.2, abs=0.01)
+    assert found["Worse"].value == pytest.approx(0.15, abs=0.01)
+    assert [found[label].mark for label in found] == ["better", "not distinguishable", "worse", None]
+    assert found["Out of reach"].text == "—"
+    assert all(row[1].text == "—" for row in matched.rows), "no record says how many positions were supervised"
+    assert next(iter(shares)) in matched.caption
+
+
+def test_two_rows_are_no_curve_to_be_matched_with(tmp_path: Path):
+    strategies = {"Full KD": strategy(), "half": strategy(samples={"policy": component("random"), "budget": 0.5}),
+                  "TopSmp": strategy(samples=TOP_SAMPLES)}  # fmt: skip
+    assert "matched" not in {table.name for table in document_tables(*grid(tmp_path, strategies, {}))}

@@ -1,0 +1,130 @@
+"""The remaining commands: list, doctor, report, workload build, help."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.cli import main as cli
+from harness.cli.catalogue import KINDS, print_catalogue
+from harness.cli.doctor import examine
+from harness.cli.extras import TRAINING
+from harness.config.errors import UnknownNameError
+from harness.config.expand import presets
+from strategies.registry import CLASSES, CRITERIA, POLICIES, SAMPLES, SIGNALS
+
+PROJECT = Path(__file__).parents[2]
+
+
+def printed(capsys: pytest.CaptureFixture[str], kind: str | None) -> str:
+    print_catalogue(Console(width=200), kind)
+    return capsys.readouterr().out
+
+
+def test_list_names_everything_registered_with_its_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    everything = printed(capsys, None)
+    for registry in (SIGNALS, POLICIES, CLASSES, CRITERIA, SAMPLES):
+        for name in registry:
+            assert f"\n{name} " in everything
+            assert registry[name].source in everything
+            assert registry[name].summary in everything
+    assert all(f"\n{name} " in everything for name in presets())
+    assert "\ntiny " in everything
+
+
+def test_list_of_one_kind_holds_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "reverse_kl" in printed(capsys, "criteria")
+    assert "student_entropy" not in printed(capsys, "policies")
+
+
+def test_list_of_an_unknown_kind_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'signals'"):
+        print_catalogue(Console(), "signal")
+    components = {"signals", "policies", "classes", "samples", "criteria", "temperatures", "features"}
+    assert set(KINDS) == components | {"presets", "workloads"}
+
+
+def test_doctor_names_versions_and_says_how_the_hub_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    examine(Console(width=120))
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("torch", "transformers", "ray", "gpu", "cores"))
+    assert "switched off by HF_HUB_OFFLINE" in shown
+
+
+# Whatever the extra `train` installs is not there for this process.
+WITHOUT_THE_EXTRA = """
+import sys
+from harness.cli.extras import TRAINING
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in TRAINING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from harness.cli.main import main
+main()
+"""
+
+
+def without_the_extra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_EXTRA, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+
+
+def test_a_committed_report_is_rebuilt_without_what_trains(tmp_path: Path) -> None:
+    folder = tmp_path / "multi_axis"
+    shutil.copytree(PROJECT / "reports" / folder.name, folder, ignore=shutil.ignore_patterns("tables", "figures"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["trials"] = manifest["trials"][:8]  # the same code, in less time
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = without_the_extra("report", folder.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"report.html", "report.md", "main.csv", "main.tex", "overview.svg", "overview.pdf"} <= made
+
+
+def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
+    done = without_the_extra("run", "grid.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is not installed" in done.stderr
+    assert "pip install 'selective-kd-harness[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_extra_is_what_is_looked_for() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["train"]]  # type: ignore[index]
+    assert sorted(TRAINING) == sorted(name.replace("-", "_") for name in names)
+
+
+def test_only_tiny_can_be_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["harness", "workload", "build", "tin"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "unknown embedded workload 'tin'. Did you mean 'tiny'?" in capsys.readouterr().err
+
+
+def test_every_command_is_documented_in_the_readme() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    commands = [
+        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    ]
+    assert {"run", "plan", "report", "list", "doctor"} <= set(commands)
+    cache = [f"cache {command.name}" for command in cli.cache_app.registered_commands]
+    assert {"cache ls", "cache build", "cache verify", "cache rm"} == set(cache)
+    for command in [*commands, *cache, "new signal", "workload build"]:
+        assert f"harness {command}" in readme, command

@@ -1,0 +1,113 @@
+"""A Ray cluster of two nodes on this machine: a grid runs on both, one is lost, and the grid ends as if neither was."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.records.record import read_manifest, read_record
+from harness.run.plan import make_plan
+from harness.trial.execute import run_trial
+
+# Minutes on a small machine: `make test-faults`.
+pytestmark = pytest.mark.faults
+
+PROJECT = Path(__file__).parents[2]
+
+# Nodes of one processor each; a line on stdin ends the second as a power cut would, the end of stdin ends all.
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(other, allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def nodes() -> Iterator[subprocess.Popen[str]]:
+    """Two nodes; their address is the first line they print."""
+    env = {**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    )
+    with process:  # closes its pipes, and waits for it
+        yield process
+
+
+def line(process: subprocess.Popen[str], wanted: str) -> str:
+    """Read lines until one holds a text."""
+    assert process.stdout is not None
+    for text in process.stdout:
+        if wanted in text:
+            return text.strip()
+    raise AssertionError(f"ended without {wanted!r}")
+
+
+def test_a_grid_outlives_a_node(
+    nodes: subprocess.Popen[str],
+    write_workload: Callable[..., Path],
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    workload = write_workload(optimisation__epochs=400)
+    grid = write_grid(["full_kd", "se_kd"], workload=str(workload), seeds=[1, 2])
+    results, said = tmp_path / "results", tmp_path / "said.txt"
+    address = line(nodes, ":")
+    with said.open("w") as output:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "harness", "run", str(grid), "--address", address, "--results", str(results),
+             "--reports", str(tmp_path / "reports"), "--checkpoint-every", "20"],
+            cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        # Two trials, so both nodes have one.
+        while len(list((results / "checkpoints").glob("*/step-*"))) < 2:
+            assert time.monotonic() < deadline, said.read_text()
+            assert run.poll() is None, said.read_text()
+            time.sleep(0.2)
+        assert nodes.stdin is not None
+        nodes.stdin.write("\n")
+        nodes.stdin.flush()
+        line(nodes, "removed")
+        assert run.wait(300) == 0, said.read_text()
+    manifest = read_manifest(results / "question" / "manifest.json")
+    records = [read_record(results / "trials" / entry.trial_id / "record.json") for entry in manifest.trials]
+    assert [record.status for record in records] == ["finished"] * 4
+    hit = [record for record in records if record.history.attempts > 1]
+    assert len(hit) == 1, "one trial was on the node"
+    assert hit[0].history.resumed_at
+    (trial,) = [each for each in make_plan(grid, tmp_path / "elsewhere").todo if each.id == hit[0].trial_id]
+    alone = run_trial(trial, cache=results / "cache").record
+    assert hit[0].metrics == alone.metrics, "bit for bit"
+
+
+def test_a_cache_is_built_by_all_nodes(
+    nodes: subprocess.Popen[str], write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    workload = write_workload(data__sequence_length=8, data__train_tokens=864)  # two shards
+    grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
+    results = tmp_path / "results"
+    run = subprocess.run(
+        [sys.executable, "-m", "harness", "run", str(grid), "--address", line(nodes, ":"), "--results", str(results),
+         "--reports", str(tmp_path / "reports")],
+        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 processes build the teacher's cache." in run.stdout
+    (trial,) = make_plan(grid, tmp_path / "elsewhere").todo
+    alone = run_trial(trial, cache=tmp_path / "cache").record
+    for path in (tmp_path / "cache").glob("hidden-*/*.safetensors"):
+        assert (results / "cache" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+    together = read_record(results / "trials" / trial.id / "record.json")
+    assert together.metrics == alone.metrics
