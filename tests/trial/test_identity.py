@@ -276,7 +276,7 @@ def test_moving_modules_changes_no_id(tmp_path: Path) -> None:
         shutil.copytree(checkout / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     moved = {
         "harness.evaluate.scores": "harness.evaluate.marks",
-        "harness.data.corpus.words": "harness.data.vocabulary",
+        "harness.data.corpus.draws": "harness.data.randomness",
         "harness.data.items": "harness.evaluate.questions",
         "harness.models.head": "harness.models.ends",
         "harness.distill.score": "harness.distill.rows",
@@ -290,16 +290,16 @@ def test_moving_modules_changes_no_id(tmp_path: Path) -> None:
         for before, after in moved.items():
             text = text.replace(f"{before} import", f"{after} import")
         path.write_text(text, encoding="utf-8")
-    ids = [
-        subprocess.run(
+    ids = []
+    for folder in (checkout, tmp_path):
+        done = subprocess.run(
             [sys.executable, "-c", _IDS, str(checkout / "grids" / "position_axis.yaml")],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(folder)},
             capture_output=True,
             text=True,
-            check=True,
-        ).stdout
-        for folder in (checkout, tmp_path)
-    ]
-    assert len(set(json.loads(ids[0]))) == 38
+        )
+        assert done.returncode == 0, done.stderr
+        ids.append(json.loads(done.stdout))
+    assert len(set(ids[0])) == 38
     assert ids[0] == ids[1]
