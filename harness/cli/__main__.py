@@ -1,4 +1,4 @@
-"""`python -m harness`: the same as the console script."""
+"""`python -m harness.cli`: the same as the console script."""
 
 from harness.cli.main import main
 

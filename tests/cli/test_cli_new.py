@@ -79,7 +79,7 @@ def test_from_idea_to_missing_trials(grid: Path, tmp_path: Path) -> None:
         shutil.copytree(PROJECT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", *map(str, arguments)]
+        command = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
         return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=120, check=False)
 
     made = harness("new", "signal", "my_signal", "--grid", grid)

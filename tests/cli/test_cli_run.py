@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 def harness(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
+        [sys.executable, "-m", "harness.cli", *map(str, arguments)],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -149,7 +149,7 @@ def test_a_worker_killed_whenever_it_starts_is_a_failure_and_does_not_stop_the_o
     grid = tmp_path / "killed.yaml"
     grid.write_text(f"workload: {workload}\nsplit: validation\nseeds: [5]\nstrategies: [full_kd, no_kd]\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", str(grid), "--results", str(tmp_path / "results"), "--reports",
+        [sys.executable, "-m", "harness.cli", "run", str(grid), "--results", str(tmp_path / "results"), "--reports",
          str(tmp_path / "reports")], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline, killed = time.monotonic() + 240, 0

@@ -30,7 +30,7 @@ class Command:
         places = ["--results", str(self.results), "--reports", str(folder / "reports"), "--checkpoint-every", "2"]
         with self._log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness", "run", str(world.grid), *places],
+                [sys.executable, "-m", "harness.cli", "run", str(world.grid), *places],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=PROJECT,

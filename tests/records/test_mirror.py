@@ -186,7 +186,7 @@ def test_a_command_on_another_machine_finds_nothing_to_run(
 
     def run(place: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "harness", "run", str(grid), "--results", str(tmp_path / place / "results"),
+            [sys.executable, "-m", "harness.cli", "run", str(grid), "--results", str(tmp_path / place / "results"),
              "--reports", str(tmp_path / place / "reports"), "--mirror", storage.as_uri()],
             cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip

@@ -66,7 +66,7 @@ def test_a_grid_outlives_a_node(
     address = line(nodes, ":")
     with said.open("w") as output:
         run = subprocess.Popen(
-            [sys.executable, "-m", "harness", "run", str(grid), "--address", address, "--results", str(results),
+            [sys.executable, "-m", "harness.cli", "run", str(grid), "--address", address, "--results", str(results),
              "--reports", str(tmp_path / "reports"), "--checkpoint-every", "20"],
             cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -99,7 +99,7 @@ def test_a_cache_is_built_by_all_nodes(
     grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
     results = tmp_path / "results"
     run = subprocess.run(
-        [sys.executable, "-m", "harness", "run", str(grid), "--address", line(nodes, ":"), "--results", str(results),
+        [sys.executable, "-m", "harness.cli", "run", str(grid), "--address", line(nodes, ":"), "--results", str(results),
          "--reports", str(tmp_path / "reports")],
         cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def mortal(*, student_logprobs):
 def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, arguments)],
+        [sys.executable, "-m", "harness.cli", *map(str, arguments)],
         cwd=PROJECT,
         capture_output=True,
         text=True,
