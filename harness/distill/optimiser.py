@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import Optimisation
+from harness.config import Optimisation, installed
 from harness.config.errors import UserError
 from harness.distill.group import ALONE, Group
 from harness.distill.shards import ShardedOptimiser
-
-# Module and class of 8-bit AdamW, in the order they are looked for.
-_EIGHT_BIT = (("torchao.optim", "AdamW8bit"), ("bitsandbytes.optim", "AdamW8bit"))
 
 
 class MasterWeights:
@@ -99,13 +96,13 @@ def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation)
             weight_decay=optimisation.weight_decay,
             fused=True,
         )
-    found = eight_bit()
-    if found is None:
+    eight_bit = installed.eight_bit()
+    if eight_bit is None:
         raise UserError(
             "optimisation.optimiser is adamw_8bit, which needs torchao or bitsandbytes: "
             "pip install 'selective-kd-harness[gpu]', or set it to adamw"
         )
-    build = getattr(importlib.import_module(found[0]), found[1])
+    build = getattr(importlib.import_module(eight_bit[0]), eight_bit[1])
     made = build(
         parameters, lr=optimisation.learning_rate, betas=optimisation.betas, weight_decay=optimisation.weight_decay
     )
@@ -115,18 +112,7 @@ def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation)
 
 def name_of(optimisation: Optimisation) -> str:
     """Say which optimiser steps, for a record: class, and the package that 8-bit states come from."""
-    found = eight_bit() if optimisation.optimiser == "adamw_8bit" else ("torch.optim", "AdamW")
-    assert found is not None, "checked before anything runs"
-    name = ".".join(found)
+    parts = installed.eight_bit() if optimisation.optimiser == "adamw_8bit" else ("torch.optim", "AdamW")
+    assert parts is not None, "checked before anything runs"
+    name = ".".join(parts)
     return f"{name} on float32 copies" if optimisation.master_weights else name
-
-
-def eight_bit() -> tuple[str, str] | None:
-    """Return module and class of the 8-bit AdamW that is installed, None if there is none."""
-    for module, name in _EIGHT_BIT:
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            continue
-        return module, name
-    return None

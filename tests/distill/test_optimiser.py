@@ -8,10 +8,11 @@ import pytest
 import torch
 from oracle import OPTIMISATION
 
+from harness.config import installed
 from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.distill import optimiser
-from harness.distill.optimiser import eight_bit, make_optimiser
+from harness.distill.optimiser import make_optimiser
 from harness.distill.tree import put_together, take_apart
 
 
@@ -29,7 +30,7 @@ def test_adamw_has_the_settings_of_the_workload() -> None:
 def test_eight_bits_need_a_package_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("torchao", "torchao.optim", "bitsandbytes", "bitsandbytes.optim"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert eight_bit() is None
+    assert installed.eight_bit() is None
     with pytest.raises(UserError, match=r"adamw_8bit, which needs torchao or bitsandbytes: pip install"):
         make_optimiser(parameters(), OPTIMISATION.model_copy(update={"optimiser": "adamw_8bit"}))
 
@@ -44,7 +45,7 @@ def test_the_first_package_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package)
-    assert eight_bit() == ("bitsandbytes.optim", "AdamW8bit")
+    assert installed.eight_bit() == ("bitsandbytes.optim", "AdamW8bit")
     made = make_optimiser(parameters(), OPTIMISATION.model_copy(update={"optimiser": "adamw_8bit"}))
     assert isinstance(made, AdamW8bit)
 
@@ -95,9 +96,9 @@ def test_an_optimiser_by_what_is_installed_is_decided_when_the_workload_is_read(
     write_workload: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(write_workload(optimisation__optimiser="adamw_8bit_if_available"))
-    monkeypatch.setattr(optimiser, "eight_bit", lambda: None)
+    monkeypatch.setattr(installed, "eight_bit", lambda: None)
     assert load_workload(path).optimisation.optimiser == "adamw"
     assert optimiser.name_of(load_workload(path).optimisation) == "torch.optim.AdamW"
-    monkeypatch.setattr(optimiser, "eight_bit", lambda: ("torchao.optim", "AdamW8bit"))
+    monkeypatch.setattr(installed, "eight_bit", lambda: ("torchao.optim", "AdamW8bit"))
     assert load_workload(path).optimisation.optimiser == "adamw_8bit"
     assert optimiser.name_of(load_workload(path).optimisation) == "torchao.optim.AdamW8bit"

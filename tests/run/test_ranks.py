@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.config import plugins
+from harness.config import installed, plugins
 from harness.config.errors import UserError
 from harness.config.workloads import load_workload
-from harness.distill import optimiser
 from harness.records.record import read_record
 from harness.run.events import Failed
 from harness.run.plan import make_plan
@@ -174,7 +173,7 @@ def test_processes_that_cannot_share_a_trial_are_refused(
 def test_a_sharded_student_never_has_8_bit_states(
     write_workload: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimiser, "eight_bit", lambda: ("torchao.optim", "AdamW8bit"))
+    monkeypatch.setattr(installed, "eight_bit", lambda: ("torchao.optim", "AdamW8bit"))
     if_available = {"optimisation__optimiser": "adamw_8bit_if_available"}
     for changes, found in (({}, "adamw_8bit"), (SHARED, "adamw")):
         assert load_workload(str(write_workload(**if_available, **changes))).optimisation.optimiser == found

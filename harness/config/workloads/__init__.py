@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from harness.config import Workload
+from harness.config import Workload, installed
 from harness.config.errors import unknown
 from harness.config.yaml import parse, read_yaml
 
@@ -34,8 +34,6 @@ def _decided(workload: Workload) -> Workload:
     settings = workload.optimisation
     if settings.optimiser != "adamw_8bit_if_available":
         return workload
-    # Torch is imported for workloads that ask for it only: `harness list` reads them all.
-    from harness.distill.optimiser import eight_bit
-
-    found = "adamw" if workload.resources.shard_student or eight_bit() is None else "adamw_8bit"
-    return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": found})})
+    # Asked for such workloads alone, because it imports torch: `harness list` reads all workloads.
+    optimiser = "adamw" if workload.resources.shard_student or installed.eight_bit() is None else "adamw_8bit"
+    return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": optimiser})})

@@ -13,12 +13,12 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
+from harness.config import installed
 from harness.config.errors import UserError
 from harness.cost.bench.memory import GIB, Optimizer, account
 from harness.cost.rig import Rig, Setting, make_rig
 from harness.cost.shapes import build, load_pair
 from harness.cost.variants import Variant, variant
-from harness.distill.optimiser import eight_bit
 from harness.distill.score import slices
 from harness.models import head_of, trunk
 from harness.trial.meter import LiveBytes
@@ -171,7 +171,7 @@ def _optimiser(rig: Rig, optimizer: Optimizer) -> torch.optim.Optimizer | None:
         return None
     if optimizer == "adamw":
         return torch.optim.AdamW(rig.student.parameters(), lr=1e-5, fused=True)
-    found = eight_bit()
+    found = installed.eight_bit()
     if found is None:
         raise UserError("--optimizer adamw_8bit needs torchao or bitsandbytes: pip install 'selective-kd-harness[gpu]'")
     made = getattr(importlib.import_module(found[0]), found[1])(rig.student.parameters(), lr=1e-5)
