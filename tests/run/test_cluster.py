@@ -99,8 +99,8 @@ def test_a_cache_is_built_by_all_nodes(
     grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
     results = tmp_path / "results"
     run = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "run", str(grid), "--address", line(nodes, ":"), "--results", str(results),
-         "--reports", str(tmp_path / "reports")],
+        [sys.executable, "-m", "harness.cli", "run", str(grid), "--address", line(nodes, ":"),
+         "--results", str(results), "--reports", str(tmp_path / "reports")],
         cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
