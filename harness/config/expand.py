@@ -167,9 +167,14 @@ def _sample_parts(samples: Samples | None) -> dict[str, str]:
     }
 
 
-def describe_classes(choice: Choice) -> str:
-    """Name a class policy with its options: "rs 64", "top k 12 renormalise", "rs 64 proposal 0.5"."""
-    budget = CLASSES[choice.name].traits["budget"]
+def describe_classes(choice: Choice, *, budget: str | None = None) -> str:
+    """Name a class policy with its options: "rs 64", "top k 12 renormalise", "rs 64 proposal 0.5".
+
+    Args:
+        choice: the policy.
+        budget: the option that says how much is kept, which comes first; looked up, which imports it, if None.
+    """
+    budget = budget or CLASSES[choice.name].traits["budget"]
     words = [choice.name.replace("_", " ")]
     for option, value in sorted(choice.options.items(), key=lambda item: item[0] != budget):
         if option == budget:

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from harness.cli import main as cli
 from harness.cli.catalogue import KINDS, print_catalogue
+from harness.cli.components import of_registry, of_source
 from harness.cli.doctor import examine
 from harness.cli.extras import TRAINING
 from harness.config.errors import UnknownNameError
 from harness.config.expand import presets
-from strategies.registry import CLASSES, CRITERIA, POLICIES, SAMPLES, SIGNALS
+from strategies.registry import CLASSES, CRITERIA, POLICIES, REGISTRIES, SAMPLES, SIGNALS, Registry
 
 PROJECT = Path(__file__).parents[2]
 
@@ -42,6 +43,34 @@ def test_list_names_everything_registered_with_its_paper(capsys: pytest.CaptureF
 def test_list_of_one_kind_holds_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert "reverse_kl" in printed(capsys, "criteria")
     assert "student_entropy" not in printed(capsys, "policies")
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_what_is_read_off_the_source_is_what_the_registry_holds(registry: Registry) -> None:
+    assert of_source(registry) == of_registry(registry)
+
+
+def test_list_imports_no_torch() -> None:
+    listed = "import sys; from harness.cli import main; main.app(['list'], standalone_mode=False)"
+    code = f"{listed}; assert not {{'torch', 'transformers', 'pandas'}} & set(sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+    )
+
+
+def test_a_component_that_says_only_when_it_runs_what_it_is_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "told_late"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "mine.py").write_text(
+        "from strategies.registry import signal\nPAPER = 'a paper'\n\n\n"
+        "@signal('mine', source=PAPER)\ndef mine(*, targets):\n    return targets\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="malformed node"):
+        of_source(Registry(kind="signal", package="told_late"))
 
 
 def test_list_of_an_unknown_kind_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,17 @@ def built_in() -> list[str]:
 
 
 def load_workload(name: str) -> Workload:
-    """Load a workload by its built-in name or the path of a YAML file.
+    """Load a workload by its built-in name or the path of a YAML file, with the optimiser that it comes down to here.
+
+    Raises:
+        UserError: as `read_workload`.
+        UnknownNameError: as `read_workload`.
+    """
+    return _decided(read_workload(name))
+
+
+def read_workload(name: str) -> Workload:
+    """Read a workload as it is written.
 
     Raises:
         UserError: the file is missing or wrong; names the key and the value.
@@ -26,7 +36,7 @@ def load_workload(name: str) -> Workload:
     if not name.endswith((".yaml", ".yml")) and name not in built_in():
         raise unknown("workload", name, built_in())
     fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
-    return _decided(parse(Workload, fields, where=str(path)))
+    return parse(Workload, fields, where=str(path))
 
 
 def _decided(workload: Workload) -> Workload:
@@ -34,6 +44,6 @@ def _decided(workload: Workload) -> Workload:
     settings = workload.optimisation
     if settings.optimiser != "adamw_8bit_if_available":
         return workload
-    # Asked for such workloads alone, because it imports torch: `harness list` reads all workloads.
+    # Asked for such workloads alone, because it imports torch.
     optimiser = "adamw" if workload.resources.shard_student or installed.eight_bit() is None else "adamw_8bit"
     return workload.model_copy(update={"optimisation": settings.model_copy(update={"optimiser": optimiser})})
