@@ -9,17 +9,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.frame import Frames, load
-from harness.records.record import (
-    Cost,
-    Failure,
-    Manifest,
-    ManifestEntry,
-    Metric,
-    Record,
-    Rollouts,
-    Samples,
-    write_record,
-)
+from harness.records.layout import Results
+from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Rollouts, Samples
+from harness.records.store import write_record
 
 SEEDS = (1, 2, 3)
 ITEMS = 200
@@ -118,7 +110,7 @@ def grid(
                 failure=Failure(kind="MemoryError", message="out of memory", traceback="") if lost else None,
             )
             extra = items.assign(confidence=np.nan, correct=np.nan)
-            write_record(folder, record, {} if lost else {"items": extra})
+            write_record(Results(folder), record, {} if lost else {"items": extra})
     manifest = Manifest(
         grid="synthetic",
         hypothesis="",

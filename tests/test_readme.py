@@ -17,7 +17,8 @@ from harness.config.expand import load_grid
 from harness.config.workloads import load_workload
 from harness.data.text import texts
 from harness.data.tokens import prepare
-from harness.records.record import read_manifest, read_record
+from harness.records.layout import Results
+from harness.records.store import read_manifest, read_record
 from harness.run.plan import make_plan
 
 PROJECT = Path(__file__).parent.parent
@@ -88,7 +89,7 @@ def test_a_workload_of_ones_own_text_is_what_the_block_says(
     file = tmp_path / "my_workload.yaml"
     file.write_text(yaml.safe_dump(fields), encoding="utf-8")
     grid = write_grid(["full_kd", "se_kd"], split="test")
-    plan = make_plan(grid, tmp_path / "results", workload=str(file), seeds=(1337,))
+    plan = make_plan(grid, Results(tmp_path / "results"), workload=str(file), seeds=(1337,))
     assert plan.grid.name == f"{load_grid(grid).name}-my_workload"
     assert [trial.strategy.label for trial in plan.todo] == ["Full KD", "SE-KD 20%"]
     data = load_workload(str(file)).data

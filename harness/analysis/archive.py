@@ -10,8 +10,9 @@ import pandas as pd
 
 from harness.analysis.frame import is_report, record_path
 from harness.records.files import sealed
-from harness.records.integrity import read_table
+from harness.records.layout import Results
 from harness.records.record import TABLES, Manifest
+from harness.records.store import read_table
 
 TABLE_LIMIT_BYTES = 4 * 2**20
 
@@ -63,7 +64,7 @@ def _copy_table(source: Path, manifest: Manifest, target: Path) -> None:
             shutil.copyfile(source / "records" / target.name, target)
         return
     trials = dict.fromkeys(entry.trial_id for entry in manifest.trials)
-    found = {trial: read_table(source, trial, target.stem) for trial in trials}
+    found = {trial: read_table(Results(source), trial, target.stem) for trial in trials}
     parts = [table.assign(trial_id=trial) for trial, table in found.items() if table is not None]
     if parts:
         pd.concat(parts, ignore_index=True).to_parquet(target, index=False, compression="zstd")

@@ -8,7 +8,9 @@ import pandas as pd
 
 from harness.analysis.metrics import QUALITY
 from harness.config.errors import UserError
-from harness.records.record import TABLES, Manifest, ManifestEntry, Record, read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.record import TABLES, Manifest, ManifestEntry, Record
+from harness.records.store import read_record
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def record_path(folder: Path, trial_id: str) -> Path:
     """Return where a results folder, or a report's own folder, keeps a trial's record."""
     if is_report(folder):
         return folder / "records" / f"{trial_id}.json"
-    return trial_folder(folder, trial_id) / "record.json"
+    return Results(folder).record(trial_id)
 
 
 def is_report(folder: Path) -> bool:
@@ -115,7 +117,7 @@ def _table_frame(folder: Path, manifest: Manifest, name: str) -> pd.DataFrame | 
         path = folder / "records" / f"{name}.parquet"
         parts = _by_trial(_read_table(path), path) if path.exists() else {}
     else:
-        paths = {trial: trial_folder(folder, trial) / f"{name}.parquet" for trial in trials}
+        paths = {trial: Results(folder).trial(trial) / f"{name}.parquet" for trial in trials}
         parts = {trial: _read_table(path) for trial, path in paths.items() if path.exists()}
     blocks = [_labelled(parts[entry.trial_id], entry) for entry in manifest.trials if entry.trial_id in parts]
     return pd.concat(blocks, ignore_index=True) if blocks else None

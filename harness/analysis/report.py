@@ -30,7 +30,8 @@ from harness.analysis.write.markdown import to_markdown, to_markdown_table
 from harness.analysis.write.terminal import print_table
 from harness.config.errors import UserError
 from harness.records.files import clear_litter, temporary
-from harness.records.record import Manifest, read_manifest
+from harness.records.record import Manifest
+from harness.records.store import read_manifest
 
 COMPARED = "compared"
 

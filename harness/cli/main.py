@@ -11,6 +11,7 @@ from harness.cli.extras import explain_missing
 from harness.cli.new import new_app
 from harness.cli.options import Plugins
 from harness.config.errors import UnknownNameError, UserError, one_line
+from harness.records.layout import Results
 from harness.run.terminal import command_line as _command_line
 from harness.run.terminal import console as _console
 
@@ -33,7 +34,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(bench_app, name="bench")
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
-Results = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
+ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
 Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
 WorkloadName = Annotated[
     str | None,
@@ -69,7 +70,7 @@ def options(
 @app.command()
 def run(
     grid: GridFile,
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
     reports: Reports = Path("reports"),
     workload: WorkloadName = None,
     seeds: Seeds = None,
@@ -118,12 +119,14 @@ def run(
     load_plugins(plugin or ())
     check_writable(results)
     check_writable(reports)
+    place = Results.at(results, mirror)
+    if not dry_run:
+        complete(place, console)
     how = How(
         options=Options(
             checkpoint_every=parse_interval(checkpoint_every),
             deterministic=deterministic,
             keep_students=keep_students,
-            mirror=None if dry_run else complete(results, mirror, console),
         ),
         address=address,
         trackers=parse_trackers(track or ("tensorboard",)),
@@ -132,7 +135,7 @@ def run(
     )
     plan = make_plan(
         grid,
-        results,
+        place,
         workload=workload,
         seeds=_seeds(seeds),
         labels=tuple(only or ()),
@@ -142,10 +145,10 @@ def run(
         rebuild=rebuild,
     )
     if dry_run:
-        print_plan(console, plan, results)
-        tell_elsewhere(plan, results, mirror, console)
+        print_plan(console, plan, place)
+        tell_elsewhere(plan, place, console)
         return
-    raise typer.Exit(code=run_plan(plan, results, reports, console, command=whole_command(plan, results), how=how))
+    raise typer.Exit(code=run_plan(plan, place, reports, console, command=whole_command(plan, place), how=how))
 
 
 @app.command()
@@ -154,7 +157,7 @@ def plan(
         Path | None,
         typer.Argument(help="Grid file; without one, the paper's main strategies on --workload.", metavar="[GRID]"),
     ] = None,
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
     workload: WorkloadName = None,
     seeds: Seeds = None,
     only: Only = None,
@@ -173,16 +176,17 @@ def plan(
     from harness.config.plugins import load_plugins
 
     load_plugins(plugin or ())
+    place = Results(results)
     if grid is None or gpu is not None or calibrate:
         from harness.cost.forecast.show import forecast_and_print
 
         part = (seeds, only, sample) != (None, None, None)
-        forecast_and_print(_console(), grid, workload, gpu=gpu, mfu=mfu, results=results, steps=calibrate, part=part)
+        forecast_and_print(_console(), grid, workload, gpu=gpu, mfu=mfu, results=place, steps=calibrate, part=part)
         return
     from harness.run.plan import make_plan, print_plan
 
-    made = make_plan(grid, results, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
-    print_plan(_console(), made, results)
+    made = make_plan(grid, place, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
+    print_plan(_console(), made, place)
 
 
 @app.command()
@@ -209,13 +213,13 @@ def report(
 @app.command()
 def export(
     trial: Annotated[str, typer.Argument(help="The trial's id, or how it begins.", metavar="TRIAL")],
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
     to: Annotated[Path | None, typer.Option(help="A new folder; exports/TRIAL if left out.", metavar="DIR")] = None,
 ) -> None:
     """Write a trained student's folder for from_pretrained, with a model card; its run kept it (--keep-students)."""
     from harness.records.export import export as export_student
 
-    typer.echo(str(export_student(results, trial, to)))
+    typer.echo(str(export_student(Results(results), trial, to)))
 
 
 @app.command("list")
@@ -243,11 +247,11 @@ def doctor() -> None:
 
 
 @cache_app.command("ls")
-def cache_ls(results: Results = Path("results")) -> None:
+def cache_ls(results: ResultsFolder = Path("results")) -> None:
     """List teacher caches: what of, how large, whether complete."""
     from harness.teacher.manage import print_caches
 
-    print_caches(_console(), results / "cache")
+    print_caches(_console(), Results(results).cache)
 
 
 @cache_app.command("build")
@@ -255,7 +259,7 @@ def cache_build(
     what: Annotated[
         str, typer.Argument(help="Grid file, workload file, or the name of a workload.", metavar="GRID|WORKLOAD")
     ],
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
     plugin: Plugins = None,
 ) -> None:
     """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
@@ -267,31 +271,31 @@ def cache_build(
     console = _console()
     load_plugins(plugin or ())
     check_writable(results)
-    build_caches(what, results, console)
-    print_caches(console, results / "cache")
+    build_caches(what, Results.at(results), console)
+    print_caches(console, Results(results).cache)
 
 
 @cache_app.command("verify")
 def cache_verify(
     key: Annotated[str | None, typer.Argument(help="Only this cache; all if left out.", metavar="KEY")] = None,
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
 ) -> None:
     """Check every checksum; names bad files and exits with 1 if there is one."""
     from harness.teacher.manage import verify_caches
 
-    if verify_caches(_console(), results / "cache", key):
+    if verify_caches(_console(), Results(results).cache, key):
         raise typer.Exit(code=1)
 
 
 @cache_app.command("rm")
 def cache_rm(
     key: Annotated[str, typer.Argument(help="The cache's key, see `harness cache ls`.", metavar="KEY")],
-    results: Results = Path("results"),
+    results: ResultsFolder = Path("results"),
 ) -> None:
     """Remove a teacher cache; the next run that needs it builds it again."""
     from harness.teacher.manage import remove_cache
 
-    removed = remove_cache(results / "cache", key)
+    removed = remove_cache(Results(results).cache, key)
     typer.echo(f"removed {removed.path} ({removed.num_bytes:,} bytes)")
 
 

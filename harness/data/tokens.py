@@ -20,8 +20,9 @@ from harness.config.errors import UserError
 from harness.data.encode import Encoded, digest, pad
 from harness.data.packing import pack, remove_scratch
 from harness.data.text import TextSplit
-from harness.records import lock, mirror
+from harness.records import lock
 from harness.records.files import sealed, unsealed, written
+from harness.records.layout import Results
 
 # S = sequences of a data set, B = sequences of a batch, L = positions
 
@@ -193,7 +194,7 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
     made = {
         split: _encode(data, folder, split, tokenizer, scratch=_scratch(place))
         for split, place in places.items()
-        if not (place / "meta.json").exists() and not mirror.fetch(place, "cache")
+        if not (place / "meta.json").exists() and not Results.at(place.parent.parent).fetch(place)
     }
     for split, each in made.items():
         with written(places[split], first_stays=True) as partial:
@@ -202,7 +203,7 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
             (partial / "meta.json").write_text(sealed(json.dumps(each.meta)) + "\n", encoding="utf-8")
         remove_scratch(_scratch(places[split]))
-        mirror.offer(places[split], "cache")
+        Results.at(places[split].parent.parent).offer(places[split])
 
 
 def _encode(

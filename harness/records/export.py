@@ -7,22 +7,19 @@ import yaml
 
 from harness.config.errors import UserError, unknown
 from harness.records.files import written
-from harness.records.record import Metric, Record, read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.record import Metric, Record
+from harness.records.store import read_record
 
 # Of a normal distribution, for 95%.
 _Z = 1.959964
 
 
-def student_folder(results: Path, trial_id: str) -> Path:
-    """Return where a trial's weights are, if they were kept."""
-    return results / "students" / trial_id
-
-
-def export(results: Path, trial: str, to: Path | None) -> Path:
+def export(results: Results, trial: str, to: Path | None) -> Path:
     """Copy a trial's student with its record and a model card.
 
     Args:
-        results: the results root.
+        results: where the trial ran.
         trial: the trial's id, or how it begins.
         to: a folder that does not exist yet; `exports/<trial id>` if None.
 
@@ -33,14 +30,14 @@ def export(results: Path, trial: str, to: Path | None) -> Path:
         UserError: no trial of this id, or several; it failed; its weights were not kept; the folder exists.
     """
     record = _record(results, trial)
-    source, target = student_folder(results, record.trial_id), to or Path("exports") / record.trial_id
+    source, target = results.student(record.trial_id), to or Path("exports") / record.trial_id
     if not source.is_dir():
         raise UserError(_not_kept(record))
     if target.exists():
         raise UserError(f"{target} exists already; choose another folder with --to")
     with written(target) as partial:
         shutil.copytree(source, partial)
-        shutil.copy(trial_folder(results, record.trial_id) / "record.json", partial / "record.json")
+        shutil.copy(results.record(record.trial_id), partial / "record.json")
         (partial / "README.md").write_text(card(record), encoding="utf-8")
     return target
 
@@ -110,16 +107,16 @@ def _value(metric: Metric) -> str:
     return f"{metric.value:.5g} ± {_Z * metric.stderr:.2g}"
 
 
-def _record(results: Path, trial: str) -> Record:
-    known = sorted(path.parent.name for path in (results / "trials").glob("*/record.json"))
-    found = [each for each in known if each.startswith(trial)]
-    if not found:
+def _record(results: Results, trial: str) -> Record:
+    known = results.trial_ids()
+    ids = [each for each in known if each.startswith(trial)]
+    if not ids:
         raise unknown("trial", trial, known)
-    if len(found) > 1:
-        raise UserError(f"{len(found)} trials begin like {trial!r}: {', '.join(found[:5])}")
-    record = read_record(trial_folder(results, found[0]) / "record.json")
+    if len(ids) > 1:
+        raise UserError(f"{len(ids)} trials begin like {trial!r}: {', '.join(ids[:5])}")
+    record = read_record(results.record(ids[0]))
     if record.status != "finished":
-        raise UserError(f"trial {found[0]} ({record.label}) failed, so there is no student to export")
+        raise UserError(f"trial {ids[0]} ({record.label}) failed, so there is no student to export")
     return record
 
 

@@ -31,27 +31,15 @@ A record is the only thing the analysis layer sees of a trial. It lies in `<resu
 A grid's folder `<results>/<grid>/manifest.json` lists the trials it consists of; several grids may share a trial.
 """
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import Slug
-from harness.config.errors import UserError
-from harness.records import mirror
-from harness.records.files import checksum, sealed, unsealed, write_json, written
 
 SCHEMA = 1
 
 TABLES = ("items", "reliability", "curve", "samples", "overlap", "shown", "kept_tokens", "profile")
-
-REMEDY = "`harness run GRID --rebuild` moves it to results/trash and runs its trial again"
-
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -268,86 +256,3 @@ class Manifest(_Frozen):
     split: str
     command: str
     trials: tuple[ManifestEntry, ...]
-
-
-def trial_folder(results: Path, trial_id: str) -> Path:
-    """Return where a trial of this id keeps its files."""
-    return results / "trials" / trial_id
-
-
-def write_record(results: Path, record: Record, tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Write a trial's files, `record.json` last, and return its path.
-
-    A failed attempt never replaces a finished record. Where the results folder has a mirror, they are copied there.
-
-    Args:
-        results: the results folder.
-        record: the trial's record.
-        tables: what lies beside it, by a name in `TABLES`.
-    """
-    assert set(tables) <= set(TABLES), "a table the analysis layer does not know would never be read"
-    folder = trial_folder(results, record.trial_id)
-    path = folder / "record.json"
-    if record.status == "failed" and path.exists() and read_record(path).status == "finished":
-        return path
-    checksums = {}
-    for name, table in tables.items():
-        with written(folder / f"{name}.parquet") as partial:
-            table.to_parquet(partial, index=False, compression="zstd")
-            checksums[name] = checksum(partial)
-    write_json(path, sealed(record.model_copy(update={"tables": checksums}).model_dump_json()))
-    mirror.offer(folder, "trials")
-    return path
-
-
-def write_manifest(results: Path, manifest: Manifest) -> None:
-    """Say which trials a grid consists of."""
-    write_json(results / manifest.grid / "manifest.json", sealed(manifest.model_dump_json()))
-
-
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        UserError: the file is not a record this version can read; names the file and the reason.
-    """
-    return _parse(Record, path, "record", REMEDY)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a grid's manifest.
-
-    Raises:
-        UserError: the file is missing or not a manifest; names the file and the reason.
-    """
-    if not path.exists():
-        raise UserError(f"no manifest at {path}: run the grid first, or give the folder of a grid that has run")
-    return _parse(Manifest, path, "manifest", "run the grid again")
-
-
-def _parse(model: type[M], path: Path, kind: str, remedy: str) -> M:
-    try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no {kind} at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable {kind} ({error}); {remedy}") from None
-    found = payload.get("schema_version") if isinstance(payload, dict) else None
-    if found != SCHEMA:
-        raise UserError(f"{path} has {kind} schema {found!r}, this version reads {SCHEMA}; {remedy}")
-    try:
-        payload = unsealed(payload)
-    except ValueError as error:
-        raise UserError(f"{path} is not a whole {kind}: {error}; {remedy}") from None
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path} is not a whole {kind}: {place}: {problem['msg']}; {remedy}") from None
-
-
-def finished(results: Path, trial_id: str) -> bool:
-    """Tell whether a trial has a finished record."""
-    path = trial_folder(results, trial_id) / "record.json"
-    return path.exists() and read_record(path).status == "finished"

@@ -20,10 +20,11 @@ from harness.distill.parts import Resumable
 from harness.distill.train import NotFiniteError
 from harness.models.devices import device_of
 from harness.records import lock
-from harness.records.export import student_folder
 from harness.records.files import written
+from harness.records.layout import Results
 from harness.records.mirror import MirrorError
-from harness.records.record import Failure, History, Record, finished, read_record, trial_folder, write_record
+from harness.records.record import Failure, History, Record
+from harness.records.store import finished, read_record, write_record
 from harness.run.limits import memory_limit
 from harness.trial.checkpoint import Interval, Keeper, Stopped
 from harness.trial.execute import now, run_trial
@@ -44,19 +45,17 @@ class Options:
         deterministic: whether operations that have a deterministic form use it; a GPU's are slower then.
         memory_bytes: how much a trial on the CPU may take at most; no limit if None.
         keep_students: whether a trained student's weights stay, under `students/`, for `harness export`.
-        mirror: storage that the results folder is copied to, wherever the trial runs; none if None.
     """
 
     checkpoint_every: Interval = field(default_factory=lambda: Interval(seconds=600.0))
     deterministic: bool = False
     memory_bytes: int | None = None
     keep_students: bool = False
-    mirror: str | None = None
 
 
 def run_and_write(
     trial: Trial,
-    results: Path,
+    results: Results,
     *,
     options: Options | None = None,
     on_step: OnStep | None = None,
@@ -70,7 +69,7 @@ def run_and_write(
 
     Args:
         trial: what to run.
-        results: the results root.
+        results: where it leaves its record and checkpoints.
         options: where and how; the defaults if None.
         on_step: called after every optimiser step.
         on_wait: told who holds the trial, once, if somebody does.
@@ -83,7 +82,7 @@ def run_and_write(
     options = options or Options()
     with _holding(results, trial, on_wait, stop) as held:
         if finished(results, trial.id):
-            record = _record(results, trial)
+            record = read_record(results.record(trial.id))
             if shows_enough(trial, record.diagnostics):
                 return record
         earlier, started, keepers = _earlier(results, trial), now(), list[Keeper]()
@@ -101,7 +100,7 @@ def run_and_write(
             with _limited(trial, options), gather() as group:
                 outcome = run_trial(
                     trial,
-                    cache=results / "cache",
+                    cache=results.cache,
                     on_step=stepped,
                     keep=keep,
                     keep_student=partial(save_student, results, trial.id) if options.keep_students else None,
@@ -117,15 +116,15 @@ def run_and_write(
         write_record(results, record, outcome.tables)
         for keeper in keepers:
             keeper.discard()
-        return _record(results, trial)
+        return read_record(results.record(trial.id))
 
 
-def help_run(trial: Trial, results: Path, *, options: Options, rank: int, meeting: Path) -> None:
+def help_run(trial: Trial, results: Results, *, options: Options, rank: int, meeting: Path) -> None:
     """Train a student together with the process that runs its trial; nothing is written here.
 
     Args:
         trial: what is run.
-        results: the results root.
+        results: where it leaves its record and checkpoints.
         options: where and how.
         rank: this process's number; the one that runs the trial is 0.
         meeting: the file at which the processes meet.
@@ -137,12 +136,12 @@ def help_run(trial: Trial, results: Path, *, options: Options, rank: int, meetin
     resources = trial.workload.resources
     meet = joined(rank, resources.data_parallel, meeting, sharded=resources.shard_student)
     with _limited(trial, options), meet as group:
-        distil(trial, cache=results / "cache", on_step=None, keep=keep, group=group)
+        distil(trial, cache=results.cache, on_step=None, keep=keep, group=group)
 
 
 def _keeper(
     trial: Trial,
-    results: Path,
+    results: Results,
     options: Options,
     device: str,
     parts: Mapping[str, Resumable],
@@ -151,7 +150,7 @@ def _keeper(
     stop: Callable[[], bool],
 ) -> Keeper:
     return Keeper(
-        checkpoint_folder(results, trial.id),
+        results,
         trial=trial.id,
         conditions=conditions(trial, options),
         interval=options.checkpoint_every,
@@ -171,24 +170,19 @@ def _limited(trial: Trial, options: Options) -> Iterator[None]:
         yield
 
 
-def save_student(results: Path, trial_id: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_student(results: Results, trial_id: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a student's weights and tokenizer, whole or not at all; those that are there already are the same.
 
     Raises:
         UserError: they cannot be written; names the folder and the reason.
     """
-    with written(student_folder(results, trial_id), first_stays=True) as partial_folder:
+    with written(results.student(trial_id), first_stays=True) as partial_folder:
         student.save_pretrained(partial_folder)
         tokenizer.save_pretrained(partial_folder)
 
 
-def checkpoint_folder(results: Path, trial_id: str) -> Path:
-    """Return where a trial of this id keeps its checkpoint while it is unfinished."""
-    return results / "checkpoints" / trial_id
-
-
 def lock_name(trial_id: str) -> str:
-    """Return the name of a trial's lock, under `<results>/locks`."""
+    """Return the name of a trial's lock, in `Results.locks`."""
     return f"trial-{trial_id}"
 
 
@@ -207,12 +201,12 @@ def conditions(trial: Trial, options: Options) -> dict[str, str]:
     }
 
 
-def record_lost(trial: Trial, results: Path, reason: Reason, error: BaseException) -> None:
+def record_lost(trial: Trial, results: Results, reason: Reason, error: BaseException) -> None:
     """Write the record of an attempt that could not write it: its process was killed, or never knew the trial.
 
     Args:
         trial: what was run.
-        results: the results root.
+        results: where it leaves its record and checkpoints.
         reason: `lost`, `memory` if the system has killed for want of it, `input` if the worker refused the trial.
         error: what the scheduler says.
     """
@@ -260,7 +254,7 @@ def reason_of(error: BaseException) -> Reason:
 
 @contextmanager
 def _holding(
-    results: Path, trial: Trial, on_wait: Callable[[str], None] | None, stop: Callable[[], bool]
+    results: Results, trial: Trial, on_wait: Callable[[str], None] | None, stop: Callable[[], bool]
 ) -> Iterator[lock.Held]:
     """Hold a trial's lock, after waiting for whoever holds it."""
     with ExitStack() as stack:
@@ -269,7 +263,7 @@ def _holding(
             try:
                 timeout_s = _SECONDS_BETWEEN_LOOKS
                 name = lock_name(trial.id)
-                mine = stack.enter_context(lock.held(results / "locks", name, doing="run", timeout_s=timeout_s))
+                mine = stack.enter_context(lock.held(results.locks, name, doing="run", timeout_s=timeout_s))
             except lock.LockedError as error:
                 if on_wait is not None and not told:
                     on_wait(str(error))
@@ -280,13 +274,9 @@ def _holding(
         yield mine
 
 
-def _record(results: Path, trial: Trial) -> Record:
-    return read_record(trial_folder(results, trial.id) / "record.json")
-
-
-def _earlier(results: Path, trial: Trial) -> Record | None:
+def _earlier(results: Results, trial: Trial) -> Record | None:
     """Return the record of the attempt before this one, which failed."""
-    path = trial_folder(results, trial.id) / "record.json"
+    path = results.record(trial.id)
     return read_record(path) if path.exists() else None
 
 

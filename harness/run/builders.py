@@ -8,7 +8,7 @@ import torch
 
 from harness.config import Workload
 from harness.config.errors import UserError
-from harness.records.mirror import mirror_of
+from harness.records.layout import Results
 from harness.run.guard import guarded
 from harness.run.session import available_cpus, ray, session
 from harness.teacher.inputs import Part, build_part
@@ -20,19 +20,19 @@ _RETRIES = 1
 
 
 def spreading(
-    workload: Workload, results: Path, *, address: str | None, said: Callable[[str], None]
+    workload: Workload, results: Results, *, address: str | None, said: Callable[[str], None]
 ) -> Callable[[Part], Spread] | None:
     """Return what spreads the building of a cache; None where this process builds as fast alone.
 
     Args:
         workload: the workload.
-        results: the results root, which every process sees.
+        results: where the cache is, for every process.
         address: of a running Ray cluster; a Ray of this machine alone if None.
         said: told what becomes of the processes.
     """
     alone = address is None and (workload.resources.gpus == 0 or torch.cuda.device_count() < 2)
     # Machines that only share a mirror have folders of their own.
-    apart = address is not None and mirror_of(results) is not None
+    apart = address is not None and results.mirror is not None
     if alone or apart or workload.teacher is None:
         return None
 
@@ -40,7 +40,7 @@ def spreading(
         def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
             scratch = Path(tempfile.mkdtemp(prefix="harness-"))
             with guarded(scratch), session(available_cpus(), address, scratch):
-                build_together(part, numbers, waiting, cache=results.resolve() / "cache", said=said)
+                build_together(part, numbers, waiting, cache=results.resolved().cache, said=said)
 
         return spread
 

@@ -18,8 +18,8 @@ from harness.distill.probe import probe, probe_shadows
 from harness.distill.train import count_steps
 from harness.models import layers_of
 from harness.models.shapes import num_layers, num_tokens, shape_model
-from harness.records.integrity import is_finished
-from harness.records.record import finished, read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.store import finished, is_whole, read_record
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_reads_cache
 from harness.trial.trial import Trial, make_trials, only, shows_enough
@@ -54,7 +54,7 @@ class Plan:
 
 def make_plan(
     path: Path,
-    results: Path,
+    results: Results,
     *,
     workload: str | None = None,
     seeds: tuple[int, ...] | None = None,
@@ -68,7 +68,7 @@ def make_plan(
 
     Args:
         path: the grid file.
-        results: the results root.
+        results: where finished trials are looked for.
         workload: instead of the grid's.
         seeds: run only these of the grid's seeds.
         labels: run only the strategies whose label begins like one of these.
@@ -134,11 +134,11 @@ def _watched(grid: Grid, every: int) -> Grid:
     return grid.model_copy(update={"diagnostics": before.model_copy(update={"every": every})})
 
 
-def _done(results: Path, trial: Trial, *, rebuild: bool) -> bool:
+def _done(results: Results, trial: Trial, *, rebuild: bool) -> bool:
     """Tell whether nothing is left to run: a finished record, with the looks and sequences its grid asks for."""
-    if not is_finished(results, trial.id, rebuild=rebuild):
+    if not is_whole(results, trial.id, rebuild=rebuild):
         return False
-    return shows_enough(trial, read_record(trial_folder(results, trial.id) / "record.json").diagnostics)
+    return shows_enough(trial, read_record(results.record(trial.id)).diagnostics)
 
 
 def _sampled(grid: Grid, num: int) -> Grid:
@@ -160,7 +160,7 @@ def reads_cache(trial: Trial) -> bool:
     return compile_strategy(trial.strategy).reads_teacher or prepass_reads_cache(trial.strategy)
 
 
-def print_plan(console: Console, plan: Plan, results: Path) -> None:
+def print_plan(console: Console, plan: Plan, results: Results) -> None:
     """Print one line per row: trials finished and to run, FLOPs per trial, seconds seen so far."""
     table = Table(title=f"{plan.grid.name} on {plan.workload.name}", title_justify="left")
     table.add_column("strategy")
@@ -186,10 +186,10 @@ def print_plan(console: Console, plan: Plan, results: Path) -> None:
     )
 
 
-def _seconds(results: Path, trial: Trial) -> float | None:
+def _seconds(results: Results, trial: Trial) -> float | None:
     if not finished(results, trial.id):
         return None
-    return sum(read_record(trial_folder(results, trial.id) / "record.json").cost.wall_s.values())
+    return sum(read_record(results.record(trial.id)).cost.wall_s.values())
 
 
 def check_batches(strategy: Strategy, workload: Workload) -> None:

@@ -18,6 +18,7 @@ from harness.distill.objective import compile_strategy
 from harness.evaluate.evaluation import prepare_items
 from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import device_of
+from harness.records.layout import Results
 from harness.run.plan import Plan, make_plan, reads_cache
 from harness.teacher.inputs import Inputs, Part, Progress, prepare_inputs, prepare_tokens
 from harness.teacher.scored import prepare_scored
@@ -28,7 +29,7 @@ from harness.trial.trial import Trial
 
 
 def prepare_plan(
-    plan: Plan, results: Path, console: Console, *, spread: Callable[[Part], Spread] | None = None
+    plan: Plan, results: Results, console: Console, *, spread: Callable[[Part], Spread] | None = None
 ) -> None:
     """Build what a plan's missing trials share; `spread` as in `harness.teacher.inputs.prepare_inputs`."""
     prepare_shared(
@@ -47,7 +48,7 @@ def prepare_shared(
     workload: Workload,
     found: Mapping[str, str],
     split: Split,
-    results: Path,
+    results: Results,
     console: Console,
     *,
     needs_train_cache: bool,
@@ -60,7 +61,7 @@ def prepare_shared(
         workload: the workload.
         found: its fingerprints.
         split: the reported split.
-        results: the results root.
+        results: where they are kept.
         console: where to show progress.
         needs_train_cache: whether a trial trains from the teacher's hidden states.
         trials: trials whose scores of training sequences and positions are built too.
@@ -78,7 +79,7 @@ def prepare_shared(
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
 
-        cache = results / "cache"
+        cache = results.cache
         _check_models(workload, cache)
         tokenizer = load_tokenizer(workload.student, workload.folder)
         prepare_tokens(workload, found, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
@@ -135,12 +136,12 @@ def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: 
             prepare_scored(trial, compile_strategy(trial.strategy).stored_scores, inputs, cache=cache, on_progress=show)
 
 
-def build_caches(what: str, results: Path, console: Console) -> None:
+def build_caches(what: str, results: Results, console: Console) -> None:
     """Build the teacher caches that a grid's trials read, or all that a workload's trials could.
 
     Args:
         what: a grid file, a workload file, or the name of a built-in workload.
-        results: the results root.
+        results: where they are kept.
         console: where to show progress.
 
     Raises:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from harness.distill.group import ALONE, Group, RankLostError, joined
-from harness.run.attempt import Options, checkpoint_folder, help_run
+from harness.records.layout import Results
+from harness.run.attempt import Options, help_run
 from harness.run.session import ray
 from harness.trial.trial import Trial, from_config
 
@@ -22,14 +23,14 @@ _SECONDS_TO_NOTICE = 60.0
 
 @contextmanager
 def gathered(
-    trial: Trial, payload: Mapping[str, Any], results: Path, options: Options, resources: Mapping[str, float]
+    trial: Trial, payload: Mapping[str, Any], results: Results, options: Options, resources: Mapping[str, float]
 ) -> Iterator[Group]:
     """Start the other processes of a trial, meet them, and end them with the trial.
 
     Args:
         trial: what they train together.
         payload: the trial as plain data.
-        results: the results root, which all of them see.
+        results: the results folder, which all of them see.
         options: where and how.
         resources: what each of them occupies, by Ray's names.
 
@@ -42,7 +43,7 @@ def gathered(
     if size == 1 or not trial.strategy.train:
         yield ALONE
         return
-    folder = checkpoint_folder(results, trial.id)
+    folder = results.checkpoints(trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / f"meeting-{secrets.token_hex(8)}"
     start = _remote.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
@@ -50,7 +51,7 @@ def gathered(
     others: list[ray.ObjectRef[None]] = []
     try:
         _introduce(helpers, payload)
-        others += [each.help.remote(str(results), options, rank + 1, str(meeting)) for rank, each in enumerate(helpers)]
+        others += [each.help.remote(results, options, rank + 1, str(meeting)) for rank, each in enumerate(helpers)]
         threading.Thread(target=_watch, args=(others, done), daemon=True).start()
         with joined(0, size, meeting, sharded=trial.workload.resources.shard_student) as group:
             yield group
@@ -70,9 +71,9 @@ class _Helper:
         """Read the trial, which may not be possible here."""
         self.trial = from_config(payload)
 
-    def help(self, results: str, options: Options, rank: int, meeting: str) -> None:
+    def help(self, results: Results, options: Options, rank: int, meeting: str) -> None:
         """Train with the others."""
-        help_run(self.trial, Path(results), options=options, rank=rank, meeting=Path(meeting))
+        help_run(self.trial, results, options=options, rank=rank, meeting=Path(meeting))
 
 
 _remote: Any = ray.remote(_Helper)

@@ -12,10 +12,10 @@ from rich.console import Console
 from harness.analysis.report import print_report, write_report
 from harness.config.errors import UserError
 from harness.distill.parts import StaleError
-from harness.records.integrity import is_finished_or_damaged
-from harness.records.mirror import attach, exchange, mirror_at, mirror_of
-from harness.records.record import Manifest, ManifestEntry, trial_folder, write_manifest
-from harness.run.attempt import Options, checkpoint_folder, conditions
+from harness.records.layout import Results
+from harness.records.record import Manifest, ManifestEntry
+from harness.records.store import is_whole_or_damaged, write_manifest
+from harness.run.attempt import Options, conditions
 from harness.run.events import Outcome, Watcher, Watchers
 from harness.run.plan import Plan
 from harness.run.prepare import prepare_plan
@@ -49,33 +49,32 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
-def complete(results: Path, uri: str | None, console: Console) -> str | None:
-    """Exchange finished work with the results folder's mirror, if it has one or is given one; return where that is.
+def complete(results: Results, console: Console) -> None:
+    """Exchange finished work with the results folder's mirror, if it has one, and note which that is.
 
     Raises:
-        UserError: the mirror cannot be reached, or the folder has another one.
+        UserError: the mirror cannot be reached.
     """
-    mirror = mirror_of(results) if uri is None else attach(results, uri)
-    if mirror is None:
-        return None
-    fetched, copied = exchange(mirror)
+    if results.mirror is None:
+        return
+    results.note_mirror()
+    fetched, copied = results.exchange()
     if fetched or copied:
-        console.print(f"{mirror.uri}: {fetched} trials fetched, {copied} copied.", highlight=False, markup=False)
-    return mirror.uri
+        line = f"{results.mirror.uri}: {fetched} trials fetched, {copied} copied."
+        console.print(line, highlight=False, markup=False)
 
 
-def tell_elsewhere(plan: Plan, results: Path, uri: str | None, console: Console) -> None:
-    """Say how many of the trials to run a run would find at the mirror that the results folder has or is given.
+def tell_elsewhere(plan: Plan, results: Results, console: Console) -> None:
+    """Say how many of the trials to run a run would find at the results folder's mirror, if it has one.
 
     Raises:
         UserError: the mirror cannot be read.
     """
-    mirror = mirror_of(results) if uri is None else mirror_at(results, uri)
-    if mirror is None:
+    if results.mirror is None:
         return
-    there = set(mirror.names("trials"))
-    found = sum(trial.id in there for trial in plan.todo)
-    console.print(f"{mirror.uri} has {found} of the {len(plan.todo)} trials to run.", highlight=False, markup=False)
+    there = set(results.copies(results.trials))
+    line = f"{results.mirror.uri} has {sum(trial.id in there for trial in plan.todo)} of the {len(plan.todo)}"
+    console.print(f"{line} trials to run.", highlight=False, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +96,12 @@ class How:
     rebuild: bool = False
 
 
-def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, command: str, how: How) -> int:
+def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, command: str, how: How) -> int:
     """Run the missing trials of a plan, then write and print its report.
 
     Args:
         plan: a checked grid.
-        results: the results root.
+        results: where trials leave their records.
         reports: where the report's folder goes.
         console: where to write.
         command: how to do this again, for the report.
@@ -126,12 +125,12 @@ def run_plan(plan: Plan, results: Path, reports: Path, console: Console, *, comm
         if outcome.pending:
             return _INTERRUPTED
         code = 1 if outcome.failed else 0
-    report = write_report(results, plan.grid.name, reports)
+    report = write_report(results.root, plan.grid.name, reports)
     print_report(report, console)
     return code
 
 
-def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
+def settle(plan: Plan, results: Results, console: Console, how: How) -> None:
     """Look at what an earlier run left of the trials to run, before anything is started.
 
     A checkpoint that is whole stays, and its trial goes on from it.
@@ -139,14 +138,14 @@ def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
     Raises:
         UserError: a checkpoint is damaged and nobody asked to rebuild; or another process runs the trial.
     """
-    trash, moved, kept, mirror = Trash.of(results, plan.grid.name), 0, 0, mirror_of(results)
+    trash, moved, kept = Trash(results=results, folder=results.trash(plan.grid.name)), 0, 0
     for trial in plan.todo:
         # Whatever a trial has that is not to be gone on from: a finished record that is to be made again, or damage.
-        over = how.fresh or is_finished_or_damaged(results, trial.id)
+        over = how.fresh or is_whole_or_damaged(results, trial.id)
         if not over:
             try:
                 wanted = conditions(trial, how.options)
-                kept += check(checkpoint_folder(results, trial.id), trial.id, wanted) is not None
+                kept += check(results, trial.id, wanted) is not None
             except StaleError as error:
                 console.print(f"{trial.name} starts over: {error}.", highlight=False, markup=False, soft_wrap=True)
                 over = True
@@ -155,24 +154,24 @@ def settle(plan: Plan, results: Path, console: Console, how: How) -> None:
                     raise
                 over = True
         moved += over and trash.take(trial, record=True)
-        if over and mirror is not None:
-            mirror.remove("checkpoints", trial.id)
+        if over:
+            results.withdraw(results.checkpoints(trial.id))
     if kept:
         console.print(f"{kept} trials go on from their checkpoints.", highlight=False)
     if moved:
         console.print(f"What was left of {moved} trials is now in {trash.folder}.", highlight=False, soft_wrap=True)
 
 
-def whole_command(plan: Plan, results: Path) -> str:
+def whole_command(plan: Plan, results: Results) -> str:
     """Return what makes a report again: the command as typed, without what chose a part where nothing is missing.
 
     The report shows all trials that have a record, whichever command made them.
     """
-    missing = {trial.id for trial in plan.trials if not (trial_folder(results, trial.id) / "record.json").exists()}
+    missing = {trial.id for trial in plan.trials if not results.record(trial.id).exists()}
     return command_line(without=_OF_A_PART if missing <= {trial.id for trial in plan.todo} else None)
 
 
-def write_plan(plan: Plan, results: Path, command: str) -> None:
+def write_plan(plan: Plan, results: Results, command: str) -> None:
     """Say which trials the grid consists of."""
     manifest = Manifest(
         grid=plan.grid.name,
@@ -186,7 +185,7 @@ def write_plan(plan: Plan, results: Path, command: str) -> None:
     write_manifest(results, manifest)
 
 
-def _spreading(plan: Plan, results: Path, console: Console, how: How) -> Callable[[Part], Spread] | None:
+def _spreading(plan: Plan, results: Results, console: Console, how: How) -> Callable[[Part], Spread] | None:
     _choose_interface(how)
     from harness.run.builders import spreading
 
@@ -204,7 +203,7 @@ def _choose_interface(how: How) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
 
 
-def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
+def _schedule(plan: Plan, results: Results, console: Console, how: How) -> Outcome:
     _choose_interface(how)
     from harness.run.schedule import run_trials
     from harness.run.tracking import Board, make_loggers
@@ -215,7 +214,7 @@ def _schedule(plan: Plan, results: Path, console: Console, how: How) -> Outcome:
     progress = Progress(console=console, total=len(plan.todo))
     watchers: tuple[Watcher, ...] = (progress,)
     if "tensorboard" in how.trackers:
-        watchers += (Board(results / "tensorboard" / plan.grid.name, results, progress.said),)
+        watchers += (Board(results.tensorboard(plan.grid.name), results, progress.said),)
     with progress.shown():
         outcome = run_trials(
             plan.todo,

@@ -10,8 +10,9 @@ from typing import Any
 
 from harness.config import Resources
 from harness.config.errors import UserError
-from harness.records.mirror import attach, mirror_of
-from harness.records.record import Failure, finished, read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.record import Failure
+from harness.records.store import finished, read_record
 from harness.run.attempt import Options, Reason, record_lost, run_and_write
 from harness.run.events import Failed, Outcome, Watcher
 from harness.run.guard import guarded
@@ -29,7 +30,7 @@ _WORTH_A_RETRY = ("memory", "lost")
 
 def run_trials(
     trials: Sequence[Trial],
-    results: Path,
+    results: Results,
     watcher: Watcher,
     *,
     options: Options | None = None,
@@ -42,7 +43,7 @@ def run_trials(
 
     Args:
         trials: what to run; all of one workload.
-        results: the results root; each trial leaves its record there.
+        results: where each trial leaves its record.
         watcher: told of every event.
         options: where and how; the defaults if None.
         address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
@@ -106,14 +107,14 @@ def _fit(
     resources: Resources,
     relay: "_Relay",
     storage: Path,
-    results: Path,
+    results: Results,
     options: Options,
     loggers: Sequence[tune.Callback],
 ) -> None:
     payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
     each = _resources(by_id.values())
     trainable = tune.with_parameters(
-        _trainable, payloads=payloads, results=str(results.resolve()), options=options, stop=str(relay.stop), each=each
+        _trainable, payloads=payloads, results=results.resolved(), options=options, stop=str(relay.stop), each=each
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * resources.data_parallel)),
@@ -179,15 +180,14 @@ def _trainable(
     config: dict[str, Any],
     *,
     payloads: dict[str, Any],
-    results: str,
+    results: Results,
     options: Options,
     stop: str,
     each: dict[str, float],
 ) -> None:
     """Run one trial in a worker, telling the driver about it every few seconds."""
     payload = payloads[config["trial"]["id"]]
-    if options.mirror is not None:
-        attach(Path(results), options.mirror)  # where this worker runs, the folder may be another one
+    results.note_mirror()  # where this worker runs, the folder may be another one
     try:
         trial = from_config(payload)
     except UserError as error:  # a plugin that is another one where this worker runs
@@ -210,12 +210,12 @@ def _trainable(
         if not stopping():
             record = run_and_write(
                 trial,
-                Path(results),
+                results,
                 options=options,
                 on_step=on_step,
                 on_wait=lambda holder: tune.report({"waits_for": holder}),
                 stop=stopping,
-                gather=lambda: gathered(trial, payload, Path(results), options, each),
+                gather=lambda: gathered(trial, payload, results, options, each),
             )
             final = {name: metric.value for name, metric in record.metrics.items()}
     except Stopped as stopped:
@@ -230,7 +230,7 @@ class _Relay(tune.Callback):
     def __init__(
         self,
         by_id: Mapping[str, Trial],
-        results: Path,
+        results: Results,
         watcher: Watcher,
         failed: dict[str, Failed],
         stop: Path,
@@ -287,9 +287,7 @@ class _Relay(tune.Callback):
 
     def _fetch(self, trial: Trial) -> None:
         """Fetch what a worker elsewhere has left on the mirror."""
-        mirror = mirror_of(self._results)
-        if mirror is not None:
-            mirror.fetch("trials", trial.id, replace=True)
+        self._results.fetch(self._results.trial(trial.id), changed=True)
 
     def _fail(self, trial: Trial, failure: Failure) -> None:
         self.active.discard(trial.id)
@@ -302,7 +300,7 @@ class _Relay(tune.Callback):
 
     def _stamp(self, trial: Trial) -> int | None:
         """Return when a trial's record was written, None if there is none."""
-        path = trial_folder(self._results, trial.id) / "record.json"
+        path = self._results.record(trial.id)
         return path.stat().st_mtime_ns if path.exists() else None
 
     def _recorded_failure(self, trial: Trial) -> Failure | None:
@@ -310,7 +308,7 @@ class _Relay(tune.Callback):
         if self._stamp(trial) == self._before.get(trial.id):
             return None
         try:
-            return read_record(trial_folder(self._results, trial.id) / "record.json").failure
+            return read_record(self._results.record(trial.id)).failure
         except UserError:
             return None
 

@@ -13,7 +13,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from harness.config.errors import UserError, unknown
-from harness.records.record import read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.store import read_record
 from harness.trial.trial import Trial
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Board:
     Written at once and without a thread, so that a full disk is an error here: it ends the writing, not the run.
     """
 
-    def __init__(self, folder: Path, results: Path, said: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, results: Results, said: Callable[[str], None]) -> None:
         """Write under a folder, one folder for each trial.
 
         Args:
@@ -90,7 +91,7 @@ class Board:
     def ended(self, trial: Trial, error: str | None) -> None:
         """Write a finished trial's metrics, and close its file."""
         if error is None:
-            record = read_record(trial_folder(self._results, trial.id) / "record.json")
+            record = read_record(self._results.record(trial.id))
             metrics = {f"final/{name}": metric.value for name, metric in record.metrics.items()}
             self._write(trial, self._steps.get(trial.id, 0), metrics)
         writer = self._writers.pop(trial.id, None)

@@ -1,13 +1,12 @@
 """What is started over is moved aside, not deleted."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.config.errors import UserError
 from harness.records import lock
-from harness.records.record import trial_folder
-from harness.run.attempt import checkpoint_folder, lock_name
+from harness.records.layout import Results
+from harness.run.attempt import lock_name
 from harness.trial.trial import Trial
 
 _SECONDS_FOR_A_LOCK = 1.0
@@ -18,17 +17,12 @@ class Trash:
     """One folder for what one command moves aside.
 
     Attributes:
-        results: the results root.
-        folder: `<results>/trash/<time>-<grid>`; made when something is moved.
+        results: what it is moved out of.
+        folder: where to, `Results.trash`; made when something is moved.
     """
 
-    results: Path
+    results: Results
     folder: Path
-
-    @staticmethod
-    def of(results: Path, name: str) -> "Trash":
-        """Name a trash folder after the time and what is moved."""
-        return Trash(results=results, folder=results / "trash" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}")
 
     def take(self, trial: Trial, *, record: bool) -> bool:
         """Move a trial's checkpoints, and its record and tables if asked to; tell whether there was anything.
@@ -36,14 +30,14 @@ class Trash:
         Raises:
             UserError: another process runs the trial, or it cannot be moved.
         """
-        places = [checkpoint_folder(self.results, trial.id)] + ([trial_folder(self.results, trial.id)] * record)
+        places = [self.results.checkpoints(trial.id)] + [self.results.trial(trial.id)] * record
         found = [path for path in places if path.exists()]
         if not found:
             return False
         try:
-            with lock.held(self.results / "locks", lock_name(trial.id), doing="moved", timeout_s=_SECONDS_FOR_A_LOCK):
+            with lock.held(self.results.locks, lock_name(trial.id), doing="moved", timeout_s=_SECONDS_FOR_A_LOCK):
                 for path in found:
-                    target = self.folder / path.relative_to(self.results)
+                    target = self.folder / path.relative_to(self.results.root)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     path.rename(target)
         except lock.LockedError as error:

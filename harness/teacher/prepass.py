@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.config.errors import UserError
-from harness.records import mirror
 from harness.records.files import checksum, written
+from harness.records.layout import Results
 
 # S = training sequences
 
@@ -46,7 +46,7 @@ def open_prepass(folder: Path, key: str) -> Prepass | None:
         UserError: a file is not what was written, to the byte; names it.
     """
     path = folder / f"prepass-{key}"
-    if not (path / "meta.json").exists() and not mirror.fetch(path, "cache"):
+    if not (path / "meta.json").exists() and not Results.at(folder.parent).fetch(path):
         return None
     meta = _read_meta(path)
     stored = (path / "scores.npy").read_bytes() if (path / "scores.npy").exists() else b""
@@ -88,7 +88,7 @@ def store_prepass(
             "sha256": checksum(partial / "scores.npy"),
         }
         (partial / "meta.json").write_text(_render(meta) + "\n", encoding="utf-8")
-    mirror.offer(path, "cache")
+    Results.at(folder.parent).offer(path)
     finished = open_prepass(folder, key)
     assert finished is not None
     return finished

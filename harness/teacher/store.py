@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.config.errors import UserError
-from harness.records import mirror
+from harness.records.layout import Results
 from harness.teacher.files import (
     FORMAT,
     Arrays,
@@ -135,7 +135,7 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
         UserError: a file is not what the description says, or the cache is made from something else; names it.
     """
     path = folder / f"{kind}-{key_of(kind, ingredients)}"
-    if not (path / "meta.json").exists() and not mirror.fetch(path, "cache"):
+    if not (path / "meta.json").exists() and not Results.at(folder.parent).fetch(path):
         return None
     meta = read_meta(path)
     _check_ingredients(path, meta, kind, ingredients)
@@ -225,7 +225,7 @@ def build_store(
         write_sealed(path / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
         for beside in path.glob("shard-*.json"):
             beside.unlink()
-        mirror.offer(path, "cache")
+        Results.at(folder.parent).offer(path)
     finished = open_store(folder, kind, ingredients)
     assert finished is not None
     return finished

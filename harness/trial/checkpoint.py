@@ -1,8 +1,9 @@
 """A trial's checkpoint: all that training needs to go on as if it had never stopped, bit for bit.
 
-`<folder>/step-<steps done>/` holds `state.json`, sealed by its own checksum, and `tensors.safetensors`, whose checksum
-stands in it. The folder appears by a rename after everything in it is on the disk, and only then is the one before it
-removed. Selection noise and data order are functions of seed and step, so no generator of theirs is stored.
+Among a trial's checkpoints, `step-<steps done>/` holds `state.json`, sealed by its own checksum, and
+`tensors.safetensors`, whose checksum stands in it. The folder appears by a rename after everything in it is on the
+disk, and only then is the one before it removed. Selection noise and data order are functions of seed and step, so no
+generator of theirs is stored.
 """
 
 import re
@@ -22,7 +23,7 @@ from harness.distill.group import ALONE, Group
 from harness.distill.parts import Generators, Resumable, StaleError
 from harness.distill.tree import branches, check_tree, put_together, take_apart
 from harness.records.files import checksum, clear_litter, temporary, written
-from harness.records.mirror import mirror_of
+from harness.records.layout import Results
 from harness.teacher.files import File, Sealed, read_sealed, size_problem, write_sealed
 
 _REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
@@ -82,36 +83,36 @@ def parse_interval(text: str) -> Interval:
     return Interval(seconds=number * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]) if unit else Interval(steps=number)
 
 
-def find(folder: Path, trial: str) -> tuple[Path, State] | None:
+def find(results: Results, trial: str) -> tuple[Path, State] | None:
     """Return the newest checkpoint of a trial, None if there is none; its tensors are not looked at.
 
     Raises:
         UserError: it is damaged, or another trial's; names the file.
     """
-    found = sorted(folder.glob("step-*"))
-    copy = mirror_of(folder.parent.parent)
-    if not found and copy is not None:
-        copies = copy.names("checkpoints", folder.name)[-1:]
-        found = [folder / name for name in copies if copy.fetch("checkpoints", f"{folder.name}/{name}")]
-    if not found:
+    folder = results.checkpoints(trial)
+    steps = sorted(folder.glob("step-*"))
+    if not steps:
+        steps = [path for name in results.copies(folder)[-1:] if results.fetch(path := folder / name)]
+    if not steps:
         return None
+    newest = steps[-1]
     try:
-        state = read_sealed(found[-1] / _STATE, State)
+        state = read_sealed(newest / _STATE, State)
     except (OSError, ValueError):
-        raise UserError(f"checkpoint {found[-1] / _STATE} is damaged; {_REMEDY}") from None
-    if state.trial != trial or found[-1].name != _name(state.step):
-        raise UserError(f"checkpoint {found[-1]} is of step {state.step} of trial {state.trial}; {_REMEDY}")
-    return found[-1], state
+        raise UserError(f"checkpoint {newest / _STATE} is damaged; {_REMEDY}") from None
+    if state.trial != trial or newest.name != _name(state.step):
+        raise UserError(f"checkpoint {newest} is of step {state.step} of trial {state.trial}; {_REMEDY}")
+    return newest, state
 
 
-def check(folder: Path, trial: str, conditions: Mapping[str, str]) -> int | None:
+def check(results: Results, trial: str, conditions: Mapping[str, str]) -> int | None:
     """Check every byte of a trial's newest checkpoint and return its step; None if there is none.
 
     Raises:
         UserError: it is damaged; names the file.
         StaleError: it was made under other conditions; names the first that differs.
     """
-    found = find(folder, trial)
+    found = find(results, trial)
     if found is None:
         return None
     path, state = found
@@ -138,7 +139,7 @@ class Keeper:
 
     def __init__(
         self,
-        folder: Path,
+        results: Results,
         *,
         trial: str,
         conditions: Mapping[str, str],
@@ -149,10 +150,10 @@ class Keeper:
         stop: Callable[[], bool],
         group: Group = ALONE,
     ) -> None:
-        """Keep checkpoints in a folder.
+        """Keep checkpoints of a trial.
 
         Args:
-            folder: of this trial alone.
+            results: where.
             trial: its id.
             conditions: what the last bits of the result depend on.
             interval: how often to save.
@@ -165,11 +166,11 @@ class Keeper:
         """
         self.resumed_at: tuple[int, ...] = ()
         self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)
-        self._folder, self._trial, self._conditions = folder, trial, dict(conditions)
+        self._results, self._trial, self._conditions = results, trial, dict(conditions)
+        self._folder = results.checkpoints(trial)
         self._interval, self._device, self._stop = interval, device, stop
         self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
         self._group = group
-        self._mirror = mirror_of(folder.parent.parent)
         self._saved, self._checked, self._last, self._took = False, False, time.monotonic(), 0.0
 
     def restore(self, parts: Mapping[str, Resumable]) -> None:
@@ -182,9 +183,9 @@ class Keeper:
         self._parts |= parts
         if self._group.rank == 0:
             clear_litter(self._folder)
-        if check(self._folder, self._trial, self._conditions) is None:
+        if check(self._results, self._trial, self._conditions) is None:
             return
-        found = find(self._folder, self._trial)
+        found = find(self._results, self._trial)
         assert found is not None, "just checked"
         path, state = found
         saved, tensors = branches(state.parts), load_file(path / _TENSORS)
@@ -229,8 +230,7 @@ class Keeper:
     def discard(self) -> None:
         """Remove the trial's checkpoints: it has a record."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        if self._mirror is not None:
-            self._mirror.remove("checkpoints", self._folder.name)
+        self._results.withdraw(self._folder)
 
     def _due(self, step: int, num_steps: int) -> bool:
         if step == num_steps:
@@ -272,11 +272,10 @@ class Keeper:
                 gone = temporary(other, "retired")
                 other.replace(gone)
                 shutil.rmtree(gone, ignore_errors=True)
-        if self._mirror is not None:
-            older = self._mirror.names("checkpoints", self._folder.name)
-            self._mirror.offer("checkpoints", f"{self._folder.name}/{path.name}")
-            for name in {*older} - {path.name}:
-                self._mirror.remove("checkpoints", f"{self._folder.name}/{name}")
+        older = self._results.copies(self._folder)
+        self._results.offer(path)
+        for name in {*older} - {path.name}:
+            self._results.withdraw(self._folder / name)
         self._saved, self._last = True, time.monotonic()
         self._took = self._last - started
 

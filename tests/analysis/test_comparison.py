@@ -11,7 +11,9 @@ from harness.analysis.compared import compare_runs
 from harness.analysis.comparison import Run, differences, match, pair_trials
 from harness.analysis.document import Table, Text
 from harness.analysis.frame import load
-from harness.records.record import Cost, Manifest, ManifestEntry, Metric, Record, write_record
+from harness.records.layout import Results
+from harness.records.record import Cost, Manifest, ManifestEntry, Metric, Record
+from harness.records.store import write_record
 
 HERE = [1.10, 1.14, 1.12]
 THERE = [1.20, 1.22, 1.25]
@@ -40,7 +42,7 @@ def run(folder: Path, prefix: str, rows: dict[str, tuple[str, list[float | None]
                     started_at="2026-01-01T00:00:00Z",
                     finished_at="2026-01-02T00:00:00Z",
                 )
-                write_record(folder, record, {})
+                write_record(Results(folder), record, {})
     manifest = Manifest(
         grid="g", hypothesis="", workload="tiny", baseline=None, split="test", command="c", trials=tuple(entries)
     )

@@ -19,7 +19,8 @@ from harness.analysis.document import Plot
 from harness.analysis.figures import MAKERS, cost, curves, document_plots, dots, place, style, sweep, trade, varied
 from harness.analysis.figures.marks import in_turn
 from harness.analysis.figures.values import METHOD_SECONDS, read
-from harness.records.record import Manifest, read_manifest
+from harness.records.record import Manifest
+from harness.records.store import read_manifest
 
 REPORT = Path(__file__).parents[2] / "reports" / "multi_axis"
 BUDGETS = (0.01, 0.1, 0.5)

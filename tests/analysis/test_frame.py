@@ -7,7 +7,9 @@ import pytest
 
 from harness.analysis.frame import load
 from harness.config.errors import UserError
-from harness.records.record import Manifest, ManifestEntry, Record, write_record
+from harness.records.layout import Results
+from harness.records.record import Manifest, ManifestEntry, Record
+from harness.records.store import write_record
 
 ENTRIES = (
     ManifestEntry(trial_id="b", label="Full KD", seed=1),
@@ -44,7 +46,7 @@ def results(tmp_path: Path) -> Path:
             started_at="",
             finished_at="",
         )
-        write_record(tmp_path / "results", record, tables[entry.trial_id])
+        write_record(Results(tmp_path / "results"), record, tables[entry.trial_id])
     return tmp_path / "results"
 
 

@@ -19,18 +19,9 @@ from harness.analysis.report import Report, rebuild, write_report
 from harness.analysis.write.terminal import print_table
 from harness.config.errors import UnknownNameError, UserError
 from harness.records.files import write_json
-from harness.records.record import (
-    Cost,
-    Failure,
-    Manifest,
-    ManifestEntry,
-    Metric,
-    Record,
-    Selection,
-    read_manifest,
-    trial_folder,
-    write_record,
-)
+from harness.records.layout import Results
+from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Selection
+from harness.records.store import read_manifest, write_record
 
 GRID = "synthetic"
 ODD = "Random | 20% & x_1 $k"
@@ -105,7 +96,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         values = SEEDLESS[entry.label] if entry.seed is None else SEEDED[entry.label][entry.seed]
         items = pd.DataFrame({"task": "tiny", "item": range(5), "metric": "accuracy", "value": 1.0}) if values else None
-        write_record(folder, record(entry, values), {} if items is None else {"items": items})
+        write_record(Results(folder), record(entry, values), {} if items is None else {"items": items})
     return folder
 
 
@@ -227,7 +218,7 @@ def test_hostile_texts_stay_texts(results: Path, tmp_path: Path):
     )
     failure = Failure(kind=bad, message="</style>" + bad, traceback="")
     payload = record(entries()[0], None).model_copy(update={"label": bad, "failure": failure})
-    write_record(folder, payload, {})
+    write_record(Results(folder), payload, {})
     page = read(write_report(folder, GRID, tmp_path / "reports"), "report.html")
     assert bad not in page
     assert page.count("<script") == page.count("</style") == 1
@@ -323,7 +314,7 @@ def test_mixed_versions_are_a_warning(results: Path, tmp_path: Path):
     for entry in entries()[2:5]:
         values = SEEDED["Full KD"][entry.seed or 0]
         changes = {"core": f"core{entry.seed}", "environment": {"torch": f"2.{entry.seed}"}}
-        write_record(folder, record(entry, values).model_copy(update=changes), {})
+        write_record(Results(folder), record(entry, values).model_copy(update=changes), {})
     text = " ".join(write_report(folder, GRID, tmp_path / "reports").warnings)
     assert "core0, core1, core2" in text
     assert "different torch: 2.0, 2.1, 2.2" in text
@@ -341,7 +332,7 @@ def test_unusable_input_is_named(results: Path, report: Report, tmp_path: Path):
     with pytest.raises(UserError, match="is not a report"):
         rebuild(results)
     swapped = altered(results, tmp_path / "c")
-    source = trial_folder(results, "t00") / "record.json"
-    write_json(trial_folder(swapped, "t01") / "record.json", source.read_text())
+    source = Results(results).record("t00")
+    write_json(Results(swapped).record("t01"), source.read_text())
     with pytest.raises(UserError, match="the manifest expects t01"):
         load(swapped, read_manifest(report.folder / "manifest.json"))

@@ -16,7 +16,8 @@ from harness.analysis.published import load as load_published
 from harness.analysis.strategies import Method, method
 from harness.analysis.tables import document_tables
 from harness.analysis.tables.beside import agree
-from harness.records.record import Manifest, Record, read_manifest
+from harness.records.record import Manifest, Record
+from harness.records.store import read_manifest
 
 SAMPLED = {"classes": component("rs", draws=64), "teacher": "sampled"}
 STRATEGIES = {

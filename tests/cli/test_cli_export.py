@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from harness.cli.main import app
 from harness.config.errors import UnknownNameError, UserError
 from harness.records.export import export
+from harness.records.layout import Results
 from harness.records.record import Record
 from harness.run import attempt
 from harness.run.attempt import Options, run_and_write
@@ -23,7 +24,7 @@ def test_an_exported_student_is_the_one_that_was_evaluated(
 ) -> None:
     results = tmp_path / "results"
     grid = write_grid(["no_kd", "se_kd"], workload=str(workload_file))
-    untrained, trial = make_plan(grid, results, seeds=(1,)).todo
+    untrained, trial = make_plan(grid, Results(results), seeds=(1,)).todo
     trained: dict[str, torch.Tensor] = {}
     save = attempt.save_student
 
@@ -32,7 +33,7 @@ def test_an_exported_student_is_the_one_that_was_evaluated(
         save(place, trial_id, student, tokenizer)  # type: ignore[arg-type]
 
     monkeypatch.setattr(attempt, "save_student", spy)
-    record = run_and_write(trial, results, options=Options(keep_students=True))
+    record = run_and_write(trial, Results(results), options=Options(keep_students=True))
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["export", trial.id[:10], "--results", str(results)])
     assert done.exit_code == 0, done.output
@@ -55,19 +56,19 @@ def test_an_exported_student_is_the_one_that_was_evaluated(
         {key: value for key, value in json.loads((folder / "record.json").read_text()).items() if key != "checksum"}
     ).trial_id == trial.id  # fmt: skip
     with pytest.raises(UserError, match="exists already"):
-        export(results, trial.id, folder)
-    run_and_write(untrained, results, options=Options(keep_students=True))
+        export(Results(results), trial.id, folder)
+    run_and_write(untrained, Results(results), options=Options(keep_students=True))
     with pytest.raises(UserError, match="trains nothing"):
-        export(results, untrained.id, None)
+        export(Results(results), untrained.id, None)
 
 
 def test_weights_that_were_not_kept_say_what_getting_them_costs(
     write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:
-    (trial,) = make_plan(write_grid(["sft"], workload=str(workload_file)), tmp_path, seeds=(1,)).todo
-    run_and_write(trial, tmp_path)
+    (trial,) = make_plan(write_grid(["sft"], workload=str(workload_file)), Results(tmp_path), seeds=(1,)).todo
+    run_and_write(trial, Results(tmp_path))
     assert not (tmp_path / "students").exists()
     with pytest.raises(UserError, match=r"Train it again, \d+ s: harness run GRID --only 'SFT .*--seeds 1 --force"):
-        export(tmp_path, trial.id, None)
+        export(Results(tmp_path), trial.id, None)
     with pytest.raises(UnknownNameError):
-        export(tmp_path, "zzz", None)
+        export(Results(tmp_path), "zzz", None)

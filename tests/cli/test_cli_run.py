@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.cli import main as cli
-from harness.records.record import read_manifest, read_record
+from harness.records.store import read_manifest, read_record
 
 PROJECT = Path(__file__).parents[2]
 

@@ -19,7 +19,8 @@ from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.config.workloads import load_workload
 from harness.models import fingerprint, load_model, load_tokenizer
-from harness.records.record import read_manifest, read_record
+from harness.records.layout import Results
+from harness.records.store import read_manifest, read_record
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = sorted([*(PROJECT / "harness").rglob("*.py"), *(PROJECT / "strategies").rglob("*.py")])
@@ -64,13 +65,13 @@ def test_training_checkpoints_and_going_on_unpickle_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was unpickled")
 
-    trial = make_plan(write_grid(["gls_ce"], workload=str(workload_file)), tmp_path / "results").todo[0]
+    trial = make_plan(write_grid(["gls_ce"], workload=str(workload_file)), Results(tmp_path / "results")).todo[0]
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
     options, asked = Options(checkpoint_every=Interval(steps=1)), iter([False, True])
     with pytest.raises(Stopped):
-        run_and_write(trial, tmp_path / "results", options=options, stop=lambda: next(asked))
-    record = run_and_write(trial, tmp_path / "results", options=options)
+        run_and_write(trial, Results(tmp_path / "results"), options=options, stop=lambda: next(asked))
+    record = run_and_write(trial, Results(tmp_path / "results"), options=options)
     assert record.history.resumed_at == (2,)
     suffixes = {path.suffix for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".jsonl", ".safetensors", ".npy", ".parquet"}

@@ -16,6 +16,7 @@ from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.config.expand import load_grid, presets
 from harness.config.workloads import load_workload
 from harness.models import check_same_vocabulary, load_model, load_tokenizer
+from harness.records.layout import Results
 from harness.run.plan import make_plan
 from harness.trial.identity import fingerprints
 from harness.trial.trial import make_trials
@@ -337,7 +338,7 @@ def test_a_missing_data_file_is_refused(write_workload: WriteWorkload) -> None:
 def test_too_few_tokens_for_one_batch_are_refused(write_workload: WriteWorkload, write_grid: WriteGrid) -> None:
     path = write_workload(data__train_tokens=96)
     with pytest.raises(UserError, match="workload 'variant': 3 sequences do not fill one batch of 4"):
-        make_plan(write_grid(["full_kd"], workload=str(path)), path.parent / "results")
+        make_plan(write_grid(["full_kd"], workload=str(path)), Results(path.parent / "results"))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_classes_that_cannot_be_kept_are_refused_before_anything_runs(
     classes: dict[str, Any], message: str, workload_file: Path, write_grid: WriteGrid, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        make_plan(write_grid([strategy(classes=classes)], workload=str(workload_file)), tmp_path / "results")
+        make_plan(write_grid([strategy(classes=classes)], workload=str(workload_file)), Results(tmp_path / "results"))
 
 
 # ---- anything at all

@@ -26,6 +26,7 @@ from harness.cost.forecast.show import print_forecast
 from harness.data.tokens import find_prepared
 from harness.models import layers_of, load_model, load_tokenizer, tokenizer_fingerprint
 from harness.models.shapes import configuration, num_tokens
+from harness.records.layout import Results
 from harness.trial.execute import run_trial
 from harness.trial.identity import fingerprints
 from harness.trial.trial import Trial
@@ -186,7 +187,7 @@ def longer(write_workload: Callable[..., Path]) -> str:
 def test_what_does_not_fit_says_what_would(
     longer: str, write_grid: Callable[..., Path], tmp_path: Path, capsys: Any
 ) -> None:
-    found = make_forecast(write_grid(["full_kd", "se_kd_3x"]), longer, gpu=SMALL, mfu=0.5, results=tmp_path)
+    found = make_forecast(write_grid(["full_kd", "se_kd_3x"]), longer, gpu=SMALL, mfu=0.5, results=Results(tmp_path))
     console = Console(width=200)
     print_forecast(console, found)
     printed = capsys.readouterr().out
@@ -198,7 +199,7 @@ def test_what_does_not_fit_says_what_would(
     assert {"hidden", "sampled", "prepass", "tokens", "heldout states"} <= shared
     # A GPU that holds nothing: everything is tried, nothing is enough, and a larger one is named.
     none = replace(SMALL, memory_gib=1.0)
-    tight = make_forecast(write_grid(["full_kd", "full_kd_dense"]), longer, gpu=none, results=tmp_path)
+    tight = make_forecast(write_grid(["full_kd", "full_kd_dense"]), longer, gpu=none, results=Results(tmp_path))
     most = max(range(2), key=lambda number: tight.rows[number].fullest)
     assert not tight.rows[1 - most].changes, "what helps the largest helps all"
     changes = {each.what: each for each in tight.rows[most].changes}
@@ -216,7 +217,7 @@ def test_a_trial_of_several_processes_takes_a_share_of_the_hours(
     longer: str, write_grid: Callable[..., Path], tmp_path: Path, capsys: Any
 ) -> None:
     grid = write_grid(["full_kd"])
-    alone = make_forecast(grid, longer, gpu=SMALL, results=tmp_path)
+    alone = make_forecast(grid, longer, gpu=SMALL, results=Results(tmp_path))
     resources = alone.workload.resources.model_copy(update={"data_parallel": 4})
     shared = replace(alone, workload=alone.workload.model_copy(update={"resources": resources}))
     hours, fourth = (found.hours_of(found.rows[0]) for found in (alone, shared))
@@ -234,7 +235,7 @@ def test_calibration_measures_steps_and_predicts_from_them(
     monkeypatch.setattr(calibrate.time, "perf_counter", lambda: float(next(ticks)))
     assert measure_step_s(presets()["se_kd"], workload, steps=3) == 1.0
     assert next(ticks) == 2 * (2 + 3)  # two looks at the clock for each step
-    found = make_forecast(write_grid(["full_kd"]), longer, gpu=None, results=tmp_path, step_s=lambda *_: 7.0)
+    found = make_forecast(write_grid(["full_kd"]), longer, gpu=None, results=Results(tmp_path), step_s=lambda *_: 7.0)
     assert found.hours_of(found.rows[0]) == 7.0 * 25 / 3600
     with pytest.raises(UserError, match="finds no GPU here"):
         measure_step_s(presets()["se_kd"], changed(workload, resources__gpus=1.0), steps=3)
@@ -251,6 +252,6 @@ def test_the_table_of_gpus_is_in_order() -> None:
 
 def test_bad_questions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes a grid file, or --workload"):
-        make_forecast(None, None, gpu=None, results=tmp_path)
+        make_forecast(None, None, gpu=None, results=Results(tmp_path))
     with pytest.raises(UserError, match=r"in \(0, 1\]; it is 35"):
-        make_forecast(None, "tiny", gpu=None, mfu=35, results=tmp_path)
+        make_forecast(None, "tiny", gpu=None, mfu=35, results=Results(tmp_path))

@@ -22,6 +22,7 @@ from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.distill.shards import assemble, own, shard
 from harness.distill.train import train
 from harness.models import compute_activations_anew, layers_of
+from harness.records.layout import Results
 from harness.trial.checkpoint import Interval, Keeper, Stopped
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -110,7 +111,7 @@ def distil_all(rank: int, size: int, folder: Path) -> dict[tuple[Any, ...], Outc
             found |= {(*case, sharded): distil(*case, group, micro_batch_size=size) for case in CASES}
             if sharded:
                 found |= {(name,): distil("gls", torch.float32, group, **SHARDED[name]) for name in SHARDED}
-                found |= {("resumed",): stop_and_go_on(group, folder / "checkpoints")}
+                found |= {("resumed",): stop_and_go_on(group, folder)}
     return found
 
 
@@ -119,7 +120,7 @@ def stop_and_go_on(group: Group, folder: Path) -> Outcome:
     for stop in (Asked(2), Asked(1000)):
         interval = Interval(steps=1) if group.rank == 0 else Interval()
         settings: dict[str, Any] = {"trial": "t", "conditions": {}, "micro_batch_size": 3, "device": "cpu", "parts": {}}
-        keeper = Keeper(folder, interval=interval, stop=stop, group=group, **settings)
+        keeper = Keeper(Results(folder), interval=interval, stop=stop, group=group, **settings)
         with suppress(Stopped):
             found = distil("latf", torch.float64, group, keeper=keeper, master_weights=True)
     return found | {"resumed_at": keeper.resumed_at}
@@ -185,7 +186,7 @@ def test_a_sharded_student_goes_on_from_a_checkpoint(outcomes: list[dict[Any, Ou
     same(resumed, distil("latf", torch.float64, ALONE, master_weights=True), torch.float64)
     # Its checkpoint is that of a student that is whole.
     settings: dict[str, Any] = {"trial": "t", "conditions": {}, "micro_batch_size": 3, "device": "cpu", "parts": {}}
-    keeper = Keeper(folder / "checkpoints", interval=Interval(), stop=lambda: False, **settings)
+    keeper = Keeper(Results(folder), interval=Interval(), stop=lambda: False, **settings)
     again = distil("latf", torch.float64, ALONE, keeper=keeper, master_weights=True)
     assert keeper.resumed_at == (2, 4)
     assert (again["curve"] == resumed["curve"]).all()

@@ -20,6 +20,7 @@ from harness.distill.rollout import Writer, generate, pick_tokens
 from harness.distill.step import accumulate
 from harness.distill.train import Training, train
 from harness.models import head_of
+from harness.records.layout import Results
 from harness.run.plan import predict_flops
 from harness.trial.checkpoint import Interval, Keeper, Stopped
 from harness.trial.execute import run_trial
@@ -229,7 +230,7 @@ def test_training_that_stops_and_goes_on_writes_the_same(
 
     def keeper(stop: Callable[[], bool]) -> Keeper:
         given = {"trial": "t", "conditions": {}, "micro_batch_size": 2, "parts": {}, "device": "cpu"}
-        return Keeper(tmp_path / "kept", interval=Interval(), stop=stop, **given)
+        return Keeper(Results(tmp_path), interval=Interval(), stop=stop, **given)
 
     with pytest.raises(Stopped):
         trained(tokens, make_pair(torch.float32), strategy, make_core, keeper=keeper(lambda: next(asked)))

@@ -16,6 +16,7 @@ from harness.evaluate import evaluation as module
 from harness.evaluate.evaluation import check_evaluation, fingerprint, prepare_items
 from harness.evaluate.rows import find_source, load_from_hub
 from harness.evaluate.suite import SuiteTask, resolve_suite
+from harness.records.layout import Results
 from harness.run.plan import make_plan
 
 OWN_TASK = """
@@ -139,7 +140,7 @@ def test_a_plan_refuses_a_wrong_file(
     )
     grid = write_grid(["no_kd"], workload=str(workload))
     with pytest.raises(UserError, match=r"rows\.jsonl, row 0: answer is missing; rows of gsm8k hold question \(text\)"):
-        make_plan(grid, tmp_path / "results")
+        make_plan(grid, Results(tmp_path / "results"))
 
 
 def test_a_trial_is_identified_by_what_its_files_hold(
@@ -149,7 +150,7 @@ def test_a_trial_is_identified_by_what_its_files_hold(
         workload = write_workload(
             evaluation={"suite": ["gsm8k"], "num_items": 4, "batch_size": 4, "data_files": {"gsm8k": name}}
         )
-        return make_plan(write_grid(["no_kd"], workload=str(workload)), tmp_path / "results").trials[0].id
+        return make_plan(write_grid(["no_kd"], workload=str(workload)), Results(tmp_path / "results")).trials[0].id
 
     jsonl(tmp_path / "rows.jsonl", ROWS["gsm8k"])
     before = trial_id("rows.jsonl")

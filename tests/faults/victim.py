@@ -26,6 +26,7 @@ from rich.console import Console
 import harness.evaluate.runner  # noqa: F401 - lm-eval takes seconds to import
 from harness.analysis.report import write_report
 from harness.config.errors import UnknownNameError, UserError
+from harness.records.layout import Results
 from harness.run.attempt import Options, run_and_write
 from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
@@ -63,7 +64,7 @@ class Fate:
 
 def obey(order: dict[str, Any], fate: Fate) -> None:
     """Do the parts of an order: prepare, trials, report."""
-    results, reports, console = Path(order["results"]), Path(order["reports"]), Console(quiet=True)
+    results, reports, console = Results(Path(order["results"])), Path(order["reports"]), Console(quiet=True)
     options = Options(checkpoint_every=Interval(steps=order.get("every")), memory_bytes=order.get("memory"))
     how = How(options=options, rebuild=order.get("rebuild", False), fresh=order.get("fresh", False))
     labels = (order["only"],) if "only" in order else ()
@@ -73,12 +74,12 @@ def obey(order: dict[str, Any], fate: Fate) -> None:
         prepare_plan(plan, results, console)
     if "trials" in order["do"]:
         for trial in plan.todo:
-            _keep_weights(results / "weights" / f"{trial.id}.sha256")
+            _keep_weights(results.root / "weights" / f"{trial.id}.sha256")
             on_step = _hog(order["hog"]) if "hog" in order else _last(order["last"]) if "last" in order else fate
             run_and_write(trial, results, options=options, on_step=on_step)
     write_plan(plan, results, "harness run")
     if "report" in order["do"]:
-        write_report(results, plan.grid.name, reports)
+        write_report(results.root, plan.grid.name, reports)
 
 
 def _last(step: int) -> Callable[[int, int, float], None]:

@@ -15,6 +15,7 @@ from harness.cost.forecast.gpus import Gpu
 from harness.models import devices as placement
 from harness.models import load_model, trunk, trunk_layers
 from harness.models.devices import spread_layers, teacher_devices
+from harness.records.layout import Results
 
 
 def workload_with(write_workload: Callable[..., Path], **resources: object) -> Workload:
@@ -83,7 +84,7 @@ def test_a_plan_counts_each_gpu_by_itself(
     def fullest(**resources: object) -> dict[str, int]:
         workload = write_workload(**{f"resources__{name}": value for name, value in resources.items()})
         grid = write_grid(entries, workload=str(workload), seeds=[1])
-        found = make_forecast(grid, None, gpu=gpu, results=tmp_path / "results")
+        found = make_forecast(grid, None, gpu=gpu, results=Results(tmp_path / "results"))
         return {row.label: row.fullest for row in found.rows}
 
     alone, apart = fullest(gpus=1), fullest(gpus=1, teacher_gpus=1)

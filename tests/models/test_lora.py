@@ -21,6 +21,7 @@ from harness.distill.step import accumulate
 from harness.models import load_model, trunk
 from harness.models.lora import adapt, targets_of
 from harness.records.export import export
+from harness.records.layout import Results
 from harness.run.attempt import Options, run_and_write
 from harness.run.plan import make_plan, predict_flops
 from harness.trial.execute import run_trial
@@ -39,7 +40,9 @@ def make_trial(
 ) -> Callable[..., Trial]:
     def make(preset: str = "se_kd", lora: dict[str, Any] | None = LORA, **changes: Any) -> Trial:
         workload = write_workload(lora=lora, **changes)
-        (trial,) = make_plan(write_grid([preset], workload=str(workload), seeds=[1]), tmp_path / "results").trials
+        (trial,) = make_plan(
+            write_grid([preset], workload=str(workload), seeds=[1]), Results(tmp_path / "results")
+        ).trials
         return trial
 
     return make
@@ -98,9 +101,9 @@ def test_the_student_with_its_adapters_added_is_evaluated_and_exported(
 ) -> None:
     results = tmp_path / "results"
     trial = make_trial(lora={**LORA, "head": head, "targets": ["q_proj", "down_proj"]})
-    record = run_and_write(trial, results, options=Options(keep_students=True))
+    record = run_and_write(trial, Results(results), options=Options(keep_students=True))
     assert record.seeds["lora"] > 0
-    folder = export(results, trial.id, tmp_path / "student")
+    folder = export(Results(results), trial.id, tmp_path / "student")
     exported = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     before = load_model(trial.workload.student, trial.workload.folder, dtype=torch.float32).state_dict()
     assert exported.keys() == before.keys()

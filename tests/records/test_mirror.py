@@ -13,8 +13,9 @@ from conftest import Asked
 from rich.console import Console
 
 from harness.config.errors import UserError
-from harness.records.mirror import MirrorError, attach, exchange, mirror_of
-from harness.records.record import read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.mirror import MirrorError
+from harness.records.store import read_record
 from harness.run.attempt import Options, reason_of, run_and_write
 from harness.run.plan import make_plan
 from harness.run.run import complete, tell_elsewhere
@@ -39,7 +40,7 @@ def uri() -> Iterator[str]:
 @pytest.fixture
 def trial(write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path) -> Trial:
     grid = write_grid(["se_kd"], workload=str(workload_file), seeds=[1])
-    (found,) = make_plan(grid, tmp_path / "nowhere").trials
+    (found,) = make_plan(grid, Results(tmp_path / "nowhere")).trials
     return found
 
 
@@ -50,132 +51,125 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_another_machine_has_what_one_has_made(
     uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    attach(here, uri)
+    here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
+    complete(here, Console(quiet=True))
     run_and_write(trial, here, options=OPTIONS)
-    assert complete(there, uri, Console(quiet=True)) == uri
-    assert content(trial_folder(there, trial.id)) == content(trial_folder(here, trial.id))
-    assert exchange(attach(there, uri)) == (0, 0)
+    complete(there, Console(quiet=True))
+    assert Results.at(there.root) == there, "it is noted"
+    assert content(there.trial(trial.id)) == content(here.trial(trial.id))
+    assert there.exchange() == (0, 0)
     # Its caches are fetched when they are asked for: the teacher is not run again.
-    shutil.rmtree(trial_folder(there, trial.id))
-    shutil.rmtree(there / "cache", ignore_errors=True)
+    shutil.rmtree(there.trial(trial.id))
+    shutil.rmtree(there.cache, ignore_errors=True)
     monkeypatch.setattr(teachers, "_load", lambda *_: pytest.fail("the teacher's states were there"))
     again = run_and_write(trial, there, options=OPTIONS)
-    assert again.metrics == read_record(trial_folder(here, trial.id) / "record.json").metrics
+    assert again.metrics == read_record(here.record(trial.id)).metrics
     for kind in ("hidden", "tokens"):
-        for folder in (here / "cache").glob(f"{kind}-*"):
-            assert content(there / "cache" / folder.name) == content(folder)
+        for folder in here.cache.glob(f"{kind}-*"):
+            assert content(there.cache / folder.name) == content(folder)
 
 
 def test_a_plan_says_what_is_elsewhere_and_fetches_nothing(
     uri: str, write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:
-    here, there, told = tmp_path / "here", tmp_path / "there", Console(record=True, width=200)
+    here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
+    told = Console(record=True, width=200)
     plan = make_plan(write_grid(["no_kd", "se_kd"], workload=str(workload_file), seeds=[1]), there)
-    tell_elsewhere(plan, there, None, told)
+    tell_elsewhere(plan, Results(there.root), told)
     assert told.export_text() == "", "it has no mirror"
-    attach(here, uri)
     run_and_write(next(each for each in plan.trials if each.strategy.train), here, options=OPTIONS)
-    tell_elsewhere(plan, there, uri, told)
+    tell_elsewhere(plan, there, told)
     assert told.export_text() == f"{uri} has 1 of the 2 trials to run.\n"
-    assert not there.exists()
+    assert not there.root.exists()
 
 
 def test_a_trial_goes_on_where_another_machine_stopped(uri: str, trial: Trial, tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    attach(here, uri)
+    here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
     with pytest.raises(Stopped):
         run_and_write(trial, here, options=OPTIONS, stop=Asked(3))  # before training, and after two steps
-    mirror = attach(there, uri)
-    assert len(mirror.names("checkpoints", trial.id)) == 1, "older ones are gone"
+    checkpoints = here.checkpoints(trial.id)
+    assert there.copies(there.checkpoints(trial.id)) == [path.name for path in checkpoints.iterdir()], "no older ones"
     record = run_and_write(trial, there, options=OPTIONS)
-    assert record.history.resumed_at == (int(mirror_step(here, trial)),)
-    assert mirror.names("checkpoints", trial.id) == []
-    alone = run_and_write(trial, tmp_path / "alone", options=OPTIONS)
+    (folder,) = checkpoints.iterdir()
+    assert record.history.resumed_at == (int(folder.name.removeprefix("step-")),)
+    assert here.copies(checkpoints) == []
+    alone = run_and_write(trial, Results(tmp_path / "alone"), options=OPTIONS)
     assert record.metrics == alone.metrics, "bit for bit"
 
 
-def mirror_step(results: Path, trial: Trial) -> str:
-    (folder,) = (results / "checkpoints" / trial.id).glob("step-*")
-    return folder.name.removeprefix("step-")
-
-
 def test_what_was_copied_in_part_does_not_exist(uri: str, trial: Trial, tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    run_and_write(trial, here, options=OPTIONS)
-    mirror = attach(here, uri)
-    assert exchange(mirror) == (0, 1), "made before there was a mirror"
+    here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
+    run_and_write(trial, Results(here.root), options=OPTIONS)
+    assert here.exchange() == (0, 1), "made before there was a mirror"
     storage, root = fsspec.core.url_to_fs(uri)
     storage.rm(f"{root}/trials/{trial.id}/record.json")
-    assert exchange(attach(there, uri)) == (0, 0)
-    assert not (there / "trials").exists()
-    assert exchange(mirror) == (0, 1), "the next run makes up for it"
-    assert exchange(attach(there, uri)) == (1, 0)
+    assert there.exchange() == (0, 0)
+    assert not there.trials.exists()
+    assert here.exchange() == (0, 1), "the next run makes up for it"
+    assert there.exchange() == (1, 0)
 
 
 def test_a_newer_record_takes_the_older_ones_place_where_it_is_asked_for(
     uri: str, trial: Trial, tmp_path: Path
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    attach(here, uri)
+    here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
     run_and_write(trial, here, options=OPTIONS)
-    mirror = attach(there, uri)
-    stale = trial_folder(there, trial.id)
+    stale = there.trial(trial.id)
     stale.mkdir(parents=True)
-    (stale / "record.json").write_text("{}")
-    assert not mirror.fetch("trials", trial.id)
-    assert mirror.fetch("trials", trial.id, replace=True)
-    assert content(stale) == content(trial_folder(here, trial.id))
-    assert not mirror.fetch("trials", trial.id, replace=True), "it is the same"
+    there.record(trial.id).write_text("{}")
+    assert not there.fetch(stale)
+    assert there.fetch(stale, changed=True)
+    assert content(stale) == content(here.trial(trial.id))
+    assert not there.fetch(stale, changed=True), "it is the same"
     assert [path.name for path in stale.parent.iterdir()] == [trial.id]
 
 
 def test_a_mirror_that_cannot_be_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--mirror nothing://x: Protocol not known: nothing"):
-        attach(tmp_path, "nothing://x")
-    assert mirror_of(tmp_path) is None
-    attach(tmp_path, uri)
+        Results.at(tmp_path, "nothing://x")
+    assert Results.at(tmp_path).mirror is None
+    Results.at(tmp_path, uri).note_mirror()
     with pytest.raises(UserError, match="is mirrored at memory"):
-        attach(tmp_path, "memory://other")
+        Results.at(tmp_path, "memory://other")
     (tmp_path / "mirror.json").write_text("[]")
     with pytest.raises(UserError, match="is not readable; remove it"):
-        mirror_of(tmp_path)
+        Results.at(tmp_path)
 
 
 def test_a_storage_that_fails_says_so_and_the_record_stays(
     uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror = attach(tmp_path, uri)
-    run_and_write(trial, tmp_path, options=OPTIONS)
+    results = Results.at(tmp_path, uri)
+    run_and_write(trial, results, options=OPTIONS)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("no credentials")
 
-    monkeypatch.setattr(mirror._fs, "put_file", refuse)
+    monkeypatch.setattr(results.mirror._fs, "put_file", refuse)
     with pytest.raises(UserError, match=f"trials/{trial.id} cannot be written to: PermissionError: no credentials"):
-        mirror.offer("trials", trial.id)
-    assert read_record(trial_folder(tmp_path, trial.id) / "record.json").status == "finished"
+        results.offer(results.trial(trial.id))
+    assert read_record(results.record(trial.id)).status == "finished"
 
 
 def test_a_newer_record_does_not_exist_before_it_is_whole(
     uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror = attach(tmp_path / "here", uri)
-    run_and_write(trial, tmp_path / "here", options=OPTIONS)
-    put = mirror._fs.put_file
+    results = Results.at(tmp_path, uri)
+    run_and_write(trial, results, options=OPTIONS)
+    put = results.mirror._fs.put_file
 
     def stop(path: str, target: str) -> None:
         if target.endswith("record.json"):
             raise ConnectionError("gone")
         put(path, target)
 
-    monkeypatch.setattr(mirror._fs, "put_file", stop)
+    monkeypatch.setattr(results.mirror._fs, "put_file", stop)
     with pytest.raises(MirrorError) as failed:
-        mirror.offer("trials", trial.id)
+        results.offer(results.trial(trial.id))
     assert reason_of(failed.value) == "lost", "a second attempt is worth it"
-    assert mirror.names("trials") == [], "tables of one attempt beside the record of another are no trial"
+    assert results.copies(results.trials) == [], "tables of one attempt beside the record of another are no trial"
     monkeypatch.undo()
-    assert exchange(mirror) == (0, 1)
+    assert results.exchange() == (0, 1)
 
 
 @pytest.mark.faults

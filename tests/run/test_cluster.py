@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.record import read_manifest, read_record
+from harness.records.layout import Results
+from harness.records.store import read_manifest, read_record
 from harness.run.plan import make_plan
 from harness.trial.execute import run_trial
 
@@ -87,7 +88,7 @@ def test_a_grid_outlives_a_node(
     hit = [record for record in records if record.history.attempts > 1]
     assert len(hit) == 1, "one trial was on the node"
     assert hit[0].history.resumed_at
-    (trial,) = [each for each in make_plan(grid, tmp_path / "elsewhere").todo if each.id == hit[0].trial_id]
+    (trial,) = [each for each in make_plan(grid, Results(tmp_path / "elsewhere")).todo if each.id == hit[0].trial_id]
     alone = run_trial(trial, cache=results / "cache").record
     assert hit[0].metrics == alone.metrics, "bit for bit"
 
@@ -105,7 +106,7 @@ def test_a_cache_is_built_by_all_nodes(
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 processes build the teacher's cache." in run.stdout
-    (trial,) = make_plan(grid, tmp_path / "elsewhere").todo
+    (trial,) = make_plan(grid, Results(tmp_path / "elsewhere")).todo
     alone = run_trial(trial, cache=tmp_path / "cache").record
     for path in (tmp_path / "cache").glob("hidden-*/*.safetensors"):
         assert (results / "cache" / path.parent.name / path.name).read_bytes() == path.read_bytes()

@@ -14,7 +14,8 @@ import yaml
 from harness.config import installed, plugins
 from harness.config.errors import UserError
 from harness.config.workloads import load_workload
-from harness.records.record import read_record
+from harness.records.layout import Results
+from harness.records.store import read_record
 from harness.run.events import Failed
 from harness.run.plan import make_plan
 from harness.run.schedule import run_trials, second_attempt
@@ -95,7 +96,7 @@ def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
 
     # One process, here, undisturbed.
     plugins.load_plugins([plugin])
-    (trial,) = make_plan(grid, tmp_path / "elsewhere").todo
+    (trial,) = make_plan(grid, Results(tmp_path / "elsewhere")).todo
     assert trial.id == entry["trial_id"], "how many processes there are is no part of what is computed"
     alone = run_trial(trial, cache=results / "cache").record
     assert record.metrics.keys() == alone.metrics.keys()
@@ -146,9 +147,9 @@ def test_more_processes_than_the_machine_has_are_refused(
 ) -> None:
     optimisation = {"optimisation__batch_size": 512, "optimisation__micro_batch_size": 1, "data__train_tokens": 32768}
     workload = write_workload(resources__data_parallel=512, **optimisation)
-    plan = make_plan(write_grid(["full_kd"], workload=str(workload)), tmp_path / "results")
+    plan = make_plan(write_grid(["full_kd"], workload=str(workload)), Results(tmp_path / "results"))
     with pytest.raises(UserError, match=r"512 processes \(resources.data_parallel\) of 1 threads"):
-        run_trials(plan.todo, tmp_path / "results", None)  # type: ignore[arg-type]  # nobody is told of anything
+        run_trials(plan.todo, Results(tmp_path / "results"), None)  # type: ignore[arg-type]  # nobody is told of anything
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_second_attempt_has_micro_batches_for_all_processes(
 ) -> None:
     optimisation = {"data__train_tokens": 4096, "optimisation__batch_size": 30, "optimisation__micro_batch_size": 15}
     workload = write_workload(**SHARED | {"resources__shard_student": sharded}, **optimisation)
-    (trial, *_) = make_plan(write_grid(["full_kd"], workload=str(workload)), tmp_path / "results").todo
+    (trial, *_) = make_plan(write_grid(["full_kd"], workload=str(workload)), Results(tmp_path / "results")).todo
     again = second_attempt(trial, {trial.id: Failed(reason="memory", line="no room")})
     assert again is not None
     assert again.workload.optimisation.micro_batch_size == size
@@ -212,4 +213,4 @@ def test_what_looks_at_whole_batches_is_refused(
 ) -> None:
     workload = write_workload(resources__data_parallel=2)
     with pytest.raises(UserError, match=reason):
-        make_plan(write_grid([entry], workload=str(workload), **fields), tmp_path / "results")
+        make_plan(write_grid([entry], workload=str(workload), **fields), Results(tmp_path / "results"))

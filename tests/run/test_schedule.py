@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from harness.records.record import read_record
+from harness.records.layout import Results
+from harness.records.store import read_record
 from harness.run.events import Failed
 from harness.run.plan import make_plan
 from harness.run.schedule import _Relay
@@ -29,7 +30,7 @@ def test_a_trial_that_its_worker_refuses_is_recorded_with_the_reason(
     write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:
     """A plugin that is another one where the worker runs, say: nobody killed it, and no second attempt would help."""
-    (trial,) = make_plan(write_grid(["no_kd"], workload=str(workload_file)), tmp_path / "results").todo
+    (trial,) = make_plan(write_grid(["no_kd"], workload=str(workload_file)), Results(tmp_path / "results")).todo
     heard, failed = Heard(), dict[str, Failed]()
     relay = _Relay({trial.id: trial}, tmp_path / "results", heard, failed, tmp_path / "stop")  # type: ignore[arg-type]
     tunes = SimpleNamespace(config={"trial": {"id": trial.id}})

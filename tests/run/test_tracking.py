@@ -8,7 +8,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from harness.config.errors import UnknownNameError, UserError
-from harness.records.record import write_record
+from harness.records.layout import Results
+from harness.records.store import write_record
 from harness.run.plan import make_plan
 from harness.run.tracking import Board, make_loggers, parse_trackers
 from harness.trial.execute import run_trial
@@ -27,14 +28,16 @@ def events(path: Path) -> list[Event]:
 
 @pytest.fixture
 def trial(write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path) -> Trial:
-    return make_plan(write_grid(["full_kd"], workload=str(workload_file), seeds=[1]), tmp_path / "results").todo[0]
+    return make_plan(
+        write_grid(["full_kd"], workload=str(workload_file), seeds=[1]), Results(tmp_path / "results")
+    ).todo[0]
 
 
 def test_losses_and_metrics_are_written_as_they_come(trial: Trial, tmp_path: Path) -> None:
     said: list[str] = []
-    board = Board(tmp_path / "board", tmp_path / "results", said.append)
+    board = Board(tmp_path / "board", Results(tmp_path / "results"), said.append)
     outcome = run_trial(trial, cache=tmp_path / "cache")
-    write_record(tmp_path / "results", outcome.record, outcome.tables)
+    write_record(Results(tmp_path / "results"), outcome.record, outcome.tables)
     board.started(trial)
     board.advanced(trial, 1, 3, 2.5)
     (path,) = tmp_path.glob("board/Full-KD-seed-1-*/events*")
@@ -53,7 +56,7 @@ def test_losses_and_metrics_are_written_as_they_come(trial: Trial, tmp_path: Pat
 def test_a_disk_that_cannot_be_written_ends_the_writing_only(trial: Trial, tmp_path: Path) -> None:
     (tmp_path / "board").write_text("a file where a folder should be")
     said: list[str] = []
-    board = Board(tmp_path / "board", tmp_path / "results", said.append)
+    board = Board(tmp_path / "board", Results(tmp_path / "results"), said.append)
     board.advanced(trial, 1, 3, 2.5)
     board.advanced(trial, 2, 3, 2.5)
     board.ended(trial, "failed")

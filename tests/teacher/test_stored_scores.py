@@ -8,6 +8,7 @@ from rich.console import Console
 
 from harness.cost.forecast.disk import caches
 from harness.distill.objective import compile_strategy
+from harness.records.layout import Results
 from harness.records.record import Record
 from harness.run.plan import make_plan, predict_flops
 from harness.run.prepare import prepare_plan
@@ -33,7 +34,7 @@ def make_trial(
     def make(workload: dict[str, object] | None = None, *, signal: str = "teacher_entropy", **changes: object) -> Trial:
         fields = {**ENTROPY, "position": {**ENTROPY["position"], "signal": signal}, **changes}
         grid = write_grid([{"label": "x", **fields}], workload=str(write_workload(**(workload or {}))), seeds=[1])
-        (trial,) = make_plan(grid, tmp_path / "results").trials
+        (trial,) = make_plan(grid, Results(tmp_path / "results")).trials
         return trial
 
     return make
@@ -124,8 +125,8 @@ def test_predictions_hold(signal: str, make_trial: Callable[..., Trial], tmp_pat
 
 def test_a_run_scores_before_its_trials_start(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     make_trial()
-    plan = make_plan(tmp_path / "question.yaml", tmp_path / "results")
-    prepare_plan(plan, tmp_path / "results", Console(quiet=True))
+    plan = make_plan(tmp_path / "question.yaml", Results(tmp_path / "results"))
+    prepare_plan(plan, Results(tmp_path / "results"), Console(quiet=True))
     assert len(list((tmp_path / "results" / "cache").glob("scores-*"))) == 1
     trial = plan.trials[0]
     assert trial.id != Trial(**{**vars(trial), "strategy": trial.strategy.model_copy(update={"teacher": "online"})}).id

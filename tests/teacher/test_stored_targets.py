@@ -7,6 +7,7 @@ import pytest
 
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
+from harness.records.layout import Results
 from harness.run.plan import make_plan, predict_flops
 from harness.teacher import live as teachers
 from harness.trial.execute import Outcome, run_trial
@@ -30,7 +31,7 @@ def make_trial(
     def make(workload: dict[str, object] | None = None, **changes: object) -> Trial:
         fields = {key: value for key, value in {**THREE_AXES, **changes}.items() if value is not None}
         grid = write_grid([{"label": "3X", **fields}], workload=str(write_workload(**(workload or {}))), seeds=[1])
-        (trial,) = make_plan(grid, tmp_path / "results").trials
+        (trial,) = make_plan(grid, Results(tmp_path / "results")).trials
         return trial
 
     return make

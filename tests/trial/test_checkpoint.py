@@ -1,5 +1,6 @@
 """Checkpoints: training that stops and goes on ends bit for bit where training that did not stop ends."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.data.tokens import Tokens
 from harness.distill.parts import StaleError
 from harness.distill.train import NotFiniteError, Training, train
 from harness.distill.tree import check_tree, put_together, take_apart
+from harness.records.layout import Results
 from harness.trial.checkpoint import Interval, Keeper, Stopped, check, find, parse_interval
 
 OPTIMISATION = Optimisation(
@@ -51,7 +53,7 @@ def distil(make_pair: Callable[..., Any], make_core: Callable[..., Any], tmp_pat
         keeper = None
         if folder is not None:
             settings = {"interval": Interval(), "conditions": {"core": "a"}, "micro_batch_size": 2, "trial": "t"}
-            keeper = Keeper(tmp_path / folder, device="cpu", parts={}, stop=stop, **{**settings, **changes})
+            keeper = Keeper(Results(tmp_path / folder), device="cpu", parts={}, stop=stop, **{**settings, **changes})
         strategy = LATF if preset == "latf" else presets()[preset].model_copy(update={"samples": None})
         done = train(make_core(strategy, pair), tokens, OPTIMISATION, keeper=keeper)
         return pair.student, done
@@ -83,18 +85,18 @@ def test_training_that_stops_and_goes_on_is_training_that_did_not_stop(preset: s
 
 def test_watching_and_saving_change_nothing(distil: Callable[..., Any], tmp_path: Path) -> None:
     same(distil("gls_ce"), distil("gls_ce", "often", interval=Interval(steps=1)))
-    assert [path.name for path in (tmp_path / "often").iterdir()] == [f"step-{STEPS:09d}"]
+    assert [path.name for path in Results(tmp_path / "often").checkpoints("t").iterdir()] == [f"step-{STEPS:09d}"]
 
 
 def test_a_part_between_two_stops_is_saved_by_steps_and_by_seconds(distil: Callable[..., Any], tmp_path: Path) -> None:
     distil("sft", "steps", interval=Interval(steps=5))
-    assert find(tmp_path / "steps", "t")[1].step == STEPS  # saved once, so once more before the evaluation
+    assert find(Results(tmp_path / "steps"), "t")[1].step == STEPS  # saved once, so once more before the evaluation
     distil("sft", "seconds", interval=Interval(seconds=3600.0))
     distil("sft", "never", interval=Interval())
-    assert find(tmp_path / "seconds", "t") is None
-    assert find(tmp_path / "never", "t") is None
+    assert find(Results(tmp_path / "seconds"), "t") is None
+    assert find(Results(tmp_path / "never"), "t") is None
     distil("sft", "always", interval=Interval(seconds=1e-9))
-    assert find(tmp_path / "always", "t") is not None
+    assert find(Results(tmp_path / "always"), "t") is not None
 
 
 def test_it_says_where_training_went_on_and_with_which_micro_batches(
@@ -103,14 +105,14 @@ def test_it_says_where_training_went_on_and_with_which_micro_batches(
     for place, size in ((2, 4), (1, 2), (1, 2)):
         with pytest.raises(Stopped):
             distil("sft", "split", stop=Asked(place), micro_batch_size=size)
-    _, state = find(tmp_path / "split", "t")
+    _, state = find(Results(tmp_path / "split"), "t")
     assert (state.step, state.resumed_at, state.micro_batch_sizes) == (4, (2, 3), (4, 2))
 
 
 def stopped(distil: Callable[..., Any], tmp_path: Path) -> Path:
     with pytest.raises(Stopped):
         distil("gls_ce", "kept", stop=Asked(3))
-    return tmp_path / "kept" / "step-000000003"
+    return Results(tmp_path / "kept").checkpoints("t") / "step-000000003"
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
@@ -140,7 +142,8 @@ def test_a_damaged_checkpoint_is_refused_by_its_name(
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(
     changes: dict[str, Any], said: str, distil: Callable[..., Any], tmp_path: Path
 ) -> None:
-    stopped(distil, tmp_path)
+    folder = stopped(distil, tmp_path).parent
+    shutil.copytree(folder, folder.with_name("other"))
     with pytest.raises(UserError, match=said):
         distil("gls_ce", "kept", **changes)
 
@@ -181,7 +184,7 @@ def test_what_is_not_finite_is_never_saved(
     monkeypatch.setattr(module, "accumulate", broken)
     with pytest.raises(NotFiniteError, match=r"step 5: loss nan.*sequences \["):
         distil("sft", "nan", interval=Interval(steps=1))
-    assert find(tmp_path / "nan", "t")[1].step == 5
+    assert find(Results(tmp_path / "nan"), "t")[1].step == 5
 
 
 def test_the_last_good_one_stays_when_saving_fails(
@@ -201,8 +204,8 @@ def test_the_last_good_one_stays_when_saving_fails(
     monkeypatch.setattr(module, "save_file", full)
     with pytest.raises(UserError, match=r"step-000000003 cannot be written: No space left on device"):
         distil("sft", "full", interval=Interval(steps=1))
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["step-000000002"]
-    assert check(tmp_path / "full", "t", {"core": "a"}) == 2
+    assert [path.name for path in Results(tmp_path / "full").checkpoints("t").iterdir()] == ["step-000000002"]
+    assert check(Results(tmp_path / "full"), "t", {"core": "a"}) == 2
     monkeypatch.setattr(module, "save_file", original)
     same(distil("sft"), distil("sft", "full"))
 

@@ -17,7 +17,9 @@ from harness.config import Diagnostics
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.config.workloads import load_workload
-from harness.records.record import TABLES, read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.record import TABLES
+from harness.records.store import read_record
 from harness.run.attempt import run_and_write
 from harness.run.plan import make_plan
 from harness.trial.execute import Outcome, run_trial
@@ -139,17 +141,17 @@ def test_a_finished_trial_is_run_again_for_diagnostics_it_does_not_have(
 ) -> None:
     def todo(every: int | None = None, **fields: Any) -> list[str]:
         grid = write_grid(["no_kd", "sft"], workload=str(workload_file), seeds=[1], **fields)
-        plan = make_plan(grid, tmp_path / "results", diagnostics=every)
+        plan = make_plan(grid, Results(tmp_path / "results"), diagnostics=every)
         return [trial.strategy.label for trial in plan.todo]
 
     grid = write_grid(["no_kd", "sft"], workload=str(workload_file), seeds=[1])
-    for trial in make_plan(grid, tmp_path / "results").todo:
-        run_and_write(trial, tmp_path / "results")
+    for trial in make_plan(grid, Results(tmp_path / "results")).todo:
+        run_and_write(trial, Results(tmp_path / "results"))
     assert todo() == []
     assert todo(2) == todo(diagnostics={"every": 2}) == ["SFT (no teacher)"], "No KD trains nothing to look at"
-    (again,) = make_plan(grid, tmp_path / "results", diagnostics=1).todo
-    record = run_and_write(again, tmp_path / "results")
-    folder = trial_folder(tmp_path / "results", again.id)
+    (again,) = make_plan(grid, Results(tmp_path / "results"), diagnostics=1).todo
+    record = run_and_write(again, Results(tmp_path / "results"))
+    folder = Results(tmp_path / "results").trial(again.id)
     assert all((folder / f"{name}.parquet").exists() for name in FOUR)
     assert read_record(folder / "record.json") == record
     assert todo() == todo(1) == todo(3) == todo(diagnostics={"every": 2, "sequences": 1}) == []
@@ -174,9 +176,9 @@ def test_the_option_takes_a_number_of_steps(
     write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:
     grid = write_grid(["sft"], workload=str(workload_file), diagnostics={"every": 7, "sequences": 2})
-    assert make_plan(grid, tmp_path, diagnostics=3).grid.diagnostics == Diagnostics(every=3, sequences=2)
+    assert make_plan(grid, Results(tmp_path), diagnostics=3).grid.diagnostics == Diagnostics(every=3, sequences=2)
     with pytest.raises(UserError, match="--diagnostics is 0"):
-        make_plan(grid, tmp_path, diagnostics=0)
+        make_plan(grid, Results(tmp_path), diagnostics=0)
 
 
 @pytest.fixture
@@ -197,6 +199,6 @@ def test_a_broken_signal_is_told_before_anything_runs(
     broken: str, write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:
     grid = write_grid(["sft"], workload=str(workload_file))
-    assert make_plan(grid, tmp_path).todo
+    assert make_plan(grid, Results(tmp_path)).todo
     with pytest.raises(UserError, match=f"signal '{broken}' must return one number per position"):
-        make_plan(grid, tmp_path, diagnostics=1)
+        make_plan(grid, Results(tmp_path), diagnostics=1)

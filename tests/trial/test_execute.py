@@ -21,7 +21,8 @@ from harness.distill.train import NotFiniteError, count_steps, data_order, learn
 from harness.evaluate.calibration import expected_calibration_error
 from harness.evaluate.heldout import measure_heldout
 from harness.models import head_of, load_model, trunk
-from harness.records.record import finished, read_record, trial_folder, write_record
+from harness.records.layout import Results
+from harness.records.store import finished, read_record, write_record
 from harness.run.attempt import failed_record, run_and_write
 from harness.run.plan import make_plan, predict_flops, reads_cache
 from harness.teacher.inputs import prepare_inputs
@@ -246,15 +247,15 @@ def test_a_trial_that_diverges_leaves_a_failed_record_and_raises(
     loaded = load_workload(str(write_workload(student={"path": str(folder)})))
     trial = make_trial("sft", loaded=loaded)
     with pytest.raises(NotFiniteError, match=r"step 0: loss nan, gradient norm nan; sequences \["):
-        run_and_write(trial, tmp_path / "results")
-    record = read_record(trial_folder(tmp_path / "results", trial.id) / "record.json")
+        run_and_write(trial, Results(tmp_path / "results"))
+    record = read_record(Results(tmp_path / "results").record(trial.id))
     assert record.status == "failed"
     assert record.failure is not None
     assert record.failure.kind == "NotFiniteError"
     assert "step 0" in record.failure.message
     assert "Traceback" in record.failure.traceback
     assert "train.py" in record.failure.traceback
-    assert not finished(tmp_path / "results", trial.id)
+    assert not finished(Results(tmp_path / "results"), trial.id)
 
 
 def test_a_model_that_is_not_finite_is_not_scored(
@@ -263,23 +264,23 @@ def test_a_model_that_is_not_finite_is_not_scored(
     folder = _not_a_number(checkpoints, tmp_path, "student")
     trial = make_trial("no_kd", loaded=load_workload(str(write_workload(student={"path": str(folder)}))))
     with pytest.raises(FloatingPointError):
-        run_and_write(trial, tmp_path / "results")
-    assert read_record(trial_folder(tmp_path / "results", trial.id) / "record.json").status == "failed"
+        run_and_write(trial, Results(tmp_path / "results"))
+    assert read_record(Results(tmp_path / "results").record(trial.id)).status == "failed"
 
 
 def test_a_finished_record_is_written_and_not_overwritten_by_a_failure(
     make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial("no_kd")
-    written = run_and_write(trial, tmp_path)
-    assert finished(tmp_path, trial.id)
-    folder = trial_folder(tmp_path, trial.id)
+    written = run_and_write(trial, Results(tmp_path))
+    assert finished(Results(tmp_path), trial.id)
+    folder = Results(tmp_path).trial(trial.id)
     assert read_record(folder / "record.json") == written
     assert (folder / "items.parquet").exists()
     # A failure that comes late, of a process that did not wait, replaces nothing; nor does running it again.
-    write_record(tmp_path, failed_record(trial, written.started_at, "error", ValueError("late"), ""), {})
+    write_record(Results(tmp_path), failed_record(trial, written.started_at, "error", ValueError("late"), ""), {})
     monkeypatch.setattr("harness.run.attempt.run_trial", lambda *args, **kwargs: 1 / 0)
-    assert run_and_write(trial, tmp_path) == written
+    assert run_and_write(trial, Results(tmp_path)) == written
     assert read_record(folder / "record.json") == written
 
 
@@ -291,8 +292,8 @@ def test_a_trial_that_failed_and_then_finished_tells_both(
         patched.setattr("harness.run.attempt.run_trial", lambda *args, **kwargs: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                run_and_write(trial, tmp_path)
-    written = run_and_write(trial, tmp_path)
+                run_and_write(trial, Results(tmp_path))
+    written = run_and_write(trial, Results(tmp_path))
     assert written.status == "finished"
     assert written.history.attempts == 3
     assert written.history.failures == ("ZeroDivisionError: division by zero",) * 2
@@ -306,15 +307,15 @@ def test_a_plan_lists_each_trial_once_and_leaves_finished_ones_out(
 ) -> None:
     twin = {"preset": "se_kd", "label": "the same under another name"}
     path = write_grid(["no_kd", "se_kd", twin, "sft"], workload=str(workload_file))
-    plan = make_plan(path, tmp_path)
+    plan = make_plan(path, Results(tmp_path))
     assert len(plan.rows) == 7
     assert len(plan.trials) == len(plan.todo) == 5
     assert twin["label"] not in {trial.strategy.label for trial in plan.trials}, "the first row's name is in the record"
     assert plan.needs_train_cache
-    run_and_write(plan.trials[0], tmp_path)
-    assert len(make_plan(path, tmp_path).todo) == 4
-    assert len(make_plan(path, tmp_path, force=True).todo) == 5
-    assert not make_plan(path, tmp_path, labels=("sft", "no kd")).needs_train_cache
+    run_and_write(plan.trials[0], Results(tmp_path))
+    assert len(make_plan(path, Results(tmp_path)).todo) == 4
+    assert len(make_plan(path, Results(tmp_path), force=True).todo) == 5
+    assert not make_plan(path, Results(tmp_path), labels=("sft", "no kd")).needs_train_cache
 
 
 def test_only_cached_teacher_reading_trials_read_the_cache(make_trial: Callable[..., Trial]) -> None:

@@ -19,7 +19,8 @@ from harness.config.legality import check_strategy, check_workload, components
 from harness.config.workloads import load_workload
 from harness.distill import train as train_module
 from harness.distill.train import data_order
-from harness.records.record import read_record, trial_folder
+from harness.records.layout import Results
+from harness.records.store import read_record
 from harness.run.attempt import run_and_write
 from harness.run.plan import Plan, make_plan, predict_flops, reads_cache
 from harness.run.prepare import prepare_plan
@@ -170,8 +171,8 @@ def test_the_record_states_the_choice_and_its_cost(make_trial: MakeTrial, cache:
     shutil.copytree(cache, results / "cache")
     first, second = (make_trial(seed=seed) for seed in (1, 2))
     for trial, source in ((first, "built"), (second, "reused")):
-        run_and_write(trial, results)
-        record = read_record(trial_folder(results, trial.id) / "record.json")
+        run_and_write(trial, Results(results))
+        record = read_record(Results(results).record(trial.id))
         assert record.samples is not None
         assert record.samples.model_dump() == {"num_samples": 12, "kept_samples": 6, "prepass": source}
         assert {"load", "prepass", "cache", "train", "eval"} <= record.cost.wall_s.keys()
@@ -181,7 +182,7 @@ def test_the_record_states_the_choice_and_its_cost(make_trial: MakeTrial, cache:
         assert record.cost.flops["prepass_teacher_head"] == record.cost.flops["prepass_teacher_trunk"] == 0
         assert record.seeds.keys() == {"global", "samples"}
         assert record.sources.keys() >= {"sample policy top", "signal student_entropy", "policy all"}
-        table = pd.read_parquet(trial_folder(results, trial.id) / "samples.parquet")
+        table = pd.read_parquet(Results(results).trial(trial.id) / "samples.parquet")
         assert list(table.columns) == ["index", "score", "kept"]
         assert table["index"].tolist() == list(range(12))
         assert table["kept"].sum() == 6
@@ -330,9 +331,9 @@ def test_a_grid_builds_each_prepass_once_before_its_trials(
         {"preset": "topsmp", "label": "{sample_signal}", "samples": {"budget": 0.5},
          "sweep": {"samples.signal": ["student_entropy", "kl"]}},
     ]  # fmt: skip
-    plan = make_plan(write_grid(entries, workload=str(workload_file)), tmp_path)
+    plan = make_plan(write_grid(entries, workload=str(workload_file)), Results(tmp_path))
     assert isinstance(plan, Plan)
-    prepare_plan(plan, tmp_path, Console(quiet=True))
+    prepare_plan(plan, Results(tmp_path), Console(quiet=True))
     inputs = prepare_inputs(
         plan.workload, plan.todo[0].fingerprints, "validation", cache=tmp_path / "cache", needs_train_cache=False
     )
@@ -352,11 +353,13 @@ def test_a_student_that_gives_no_numbers_fails_its_trials_not_the_grid(
     tensors["model.layers.0.mlp.up_proj.weight"][:] = 1e38
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     path = write_workload(student={"path": str(folder)})
-    plan = make_plan(write_grid([{"preset": "topsmp", "samples": {"budget": 0.5}}], workload=str(path)), tmp_path)
-    prepare_plan(plan, tmp_path, Console(quiet=True))
+    plan = make_plan(
+        write_grid([{"preset": "topsmp", "samples": {"budget": 0.5}}], workload=str(path)), Results(tmp_path)
+    )
+    prepare_plan(plan, Results(tmp_path), Console(quiet=True))
     with pytest.raises(FloatingPointError):
-        run_and_write(plan.todo[0], tmp_path)
-    record = read_record(trial_folder(tmp_path, plan.todo[0].id) / "record.json")
+        run_and_write(plan.todo[0], Results(tmp_path))
+    record = read_record(Results(tmp_path).record(plan.todo[0].id))
     assert record.failure is not None
     assert "signal 'student_entropy' scores 12 of 12 training sequences as not finite" in record.failure.message
 
@@ -470,7 +473,7 @@ def test_fewer_sequences_than_a_batch_are_refused_before_anything_runs(
 ) -> None:
     grid = write_grid([{"preset": "topsmp", "samples": {"budget": 0.2}}], workload=str(workload_file))
     with pytest.raises(UserError) as caught:
-        make_plan(grid, tmp_path)
+        make_plan(grid, Results(tmp_path))
     assert str(caught.value) == (
         "strategy 'TopSmp 20%': samples.budget 0.2 keeps 2 of the 12 training sequences of workload 'workload': "
         "2 sequences do not fill one batch of 4"

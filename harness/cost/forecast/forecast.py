@@ -18,6 +18,7 @@ from harness.data import text
 from harness.data.tokens import Tokens, find_prepared
 from harness.distill.train import count_steps
 from harness.models import load_tokenizer, tokenizer_fingerprint
+from harness.records.layout import Results
 from harness.run.plan import check_batches
 from harness.trial.meter import shape_of
 from harness.trial.trial import Trial, make_trials
@@ -127,7 +128,7 @@ def make_forecast(
     *,
     gpu: Gpu | None,
     mfu: float = MFU,
-    results: Path,
+    results: Results,
     step_s: Callable[[Strategy, Workload], float] | None = None,
     on_row: Callable[[str], None] | None = None,
 ) -> Forecast:
@@ -175,7 +176,7 @@ def make_forecast(
         rows=tuple(rows),
         shared_flops=_shared(rows, loaded),
         cache_bytes=cache_footprint(loaded) if loaded.teacher is not None else 0,
-        free_bytes=shutil.disk_usage(_existing(results)).free,
+        free_bytes=shutil.disk_usage(_existing(results.root)).free,
     )
 
 
@@ -224,16 +225,16 @@ def _row(trials: Sequence[Trial], tokens: Tokens | None) -> Row:
     )
 
 
-def _packed(workload: Workload, results: Path) -> Tokens | None:
+def _packed(workload: Workload, results: Results) -> Tokens | None:
     """Find the packed training text of an earlier run, None if there is none or its tokenizer is not here."""
-    if not any((results / "cache").glob("tokens-train-*")):
+    if not any(results.cache.glob("tokens-train-*")):
         return None
     try:
         tokenizer = tokenizer_fingerprint(load_tokenizer(workload.student, workload.folder))
     except UserError:
         return None
     key = f"{text.fingerprint(workload.data, workload.folder)}-{tokenizer}"
-    return find_prepared(workload.data, "train", source_key=key, cache=results / "cache")
+    return find_prepared(workload.data, "train", source_key=key, cache=results.cache)
 
 
 def _shared(rows: Sequence[Row], workload: Workload) -> float:

@@ -11,6 +11,7 @@ from harness.cost.forecast.calibrate import measure_step_s
 from harness.cost.forecast.forecast import Forecast, Row, make_forecast
 from harness.cost.forecast.gpus import gpu_named, usable_gib
 from harness.cost.forecast.memory import GIB
+from harness.records.layout import Results
 
 _SIGNS = {"exact": "", "at most": "≤ ", "about": "≈ "}
 
@@ -22,7 +23,7 @@ def forecast_and_print(
     *,
     gpu: str | None,
     mfu: float,
-    results: Path,
+    results: Results,
     steps: int,
     part: bool,
 ) -> None:
