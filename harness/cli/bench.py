@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Plugins
-from harness.run.terminal import command_line, console
+from harness.cli.shared import Plugins, command_line, console
 
 bench_app = typer.Typer(
     help="What selection saves: memory, operations, seconds and storage of the paper's variants.",

@@ -2,21 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.bench import bench_app
-from harness.cli.extras import explain_missing
+from harness.cli.cache import cache_app
 from harness.cli.new import new_app
-from harness.cli.options import Plugins
+from harness.cli.shared import Plugins, ResultsFolder, check_writable, command_line, console, explain_missing
 from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.records.layout import Results
-from harness.run.terminal import command_line as _command_line
-from harness.run.terminal import console as _console
+
+if TYPE_CHECKING:
+    from harness.run.plan import Plan
 
 # What a shell says of a process that Ctrl-C ended.
 INTERRUPTED = 130
+# Options of `harness run` that choose what is run, with whether a value follows.
+_OF_A_PART = {"--only": True, "--seeds": True, "--force": False, "--fresh": False, "--rebuild": False}
 
 app = typer.Typer(
     name="harness",
@@ -29,12 +32,10 @@ app = typer.Typer(
 workload_app = typer.Typer(help="The models and data that strategies are applied to.", no_args_is_help=True)
 app.add_typer(workload_app, name="workload")
 app.add_typer(new_app, name="new")
-cache_app = typer.Typer(help="The teacher caches that trials read.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(bench_app, name="bench")
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
-ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
 Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
 WorkloadName = Annotated[
     str | None,
@@ -111,23 +112,21 @@ def run(
     from harness.config.plugins import load_plugins
     from harness.run.attempt import Options
     from harness.run.plan import make_plan, print_plan
-    from harness.run.run import How, check_writable, complete, run_plan, tell_elsewhere, whole_command
-    from harness.run.tracking import parse_trackers
+    from harness.run.run import print_mirror_status, run_plan, sync_mirror
+    from harness.run.watchers import parse_trackers
     from harness.trial.checkpoint import parse_interval
 
-    console = _console()
+    terminal = console()
     load_plugins(plugin or ())
     check_writable(results)
     check_writable(reports)
     place = Results.at(results, mirror)
     if not dry_run:
-        complete(place, console)
-    how = How(
-        options=Options(
-            checkpoint_every=parse_interval(checkpoint_every),
-            deterministic=deterministic,
-            keep_students=keep_students,
-        ),
+        sync_mirror(place, terminal)
+    options = Options(
+        checkpoint_every=parse_interval(checkpoint_every),
+        deterministic=deterministic,
+        keep_students=keep_students,
         address=address,
         trackers=parse_trackers(track or ("tensorboard",)),
         fresh=fresh,
@@ -145,10 +144,12 @@ def run(
         rebuild=rebuild,
     )
     if dry_run:
-        print_plan(console, plan, place)
-        tell_elsewhere(plan, place, console)
+        print_plan(terminal, plan, place)
+        print_mirror_status(plan, place, terminal)
         return
-    raise typer.Exit(code=run_plan(plan, place, reports, console, command=whole_command(plan, place), how=how))
+    raise typer.Exit(
+        code=run_plan(plan, place, reports, terminal, command=_whole_command(plan, place), options=options)
+    )
 
 
 @app.command()
@@ -181,12 +182,12 @@ def plan(
         from harness.cost.forecast.show import forecast_and_print
 
         part = (seeds, only, sample) != (None, None, None)
-        forecast_and_print(_console(), grid, workload, gpu=gpu, mfu=mfu, results=place, steps=calibrate, part=part)
+        forecast_and_print(console(), grid, workload, gpu=gpu, mfu=mfu, results=place, steps=calibrate, part=part)
         return
     from harness.run.plan import make_plan, print_plan
 
     made = make_plan(grid, place, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
-    print_plan(_console(), made, place)
+    print_plan(console(), made, place)
 
 
 @app.command()
@@ -207,7 +208,7 @@ def report(
     else:
         whole = folder.resolve()
         made = write_report(whole.parent, whole.name, reports, compare=compare)
-    print_report(made, _console())
+    print_report(made, console())
 
 
 @app.command()
@@ -235,7 +236,7 @@ def list_(
     from harness.config.plugins import load_plugins
 
     load_plugins(plugin or ())
-    print_catalogue(_console(), kind)
+    print_catalogue(console(), kind)
 
 
 @app.command()
@@ -243,60 +244,7 @@ def doctor() -> None:
     """Show versions and devices, and whether the hub can be reached."""
     from harness.cli.doctor import examine
 
-    examine(_console())
-
-
-@cache_app.command("ls")
-def cache_ls(results: ResultsFolder = Path("results")) -> None:
-    """List teacher caches: what of, how large, whether complete."""
-    from harness.teacher.manage import print_caches
-
-    print_caches(_console(), Results(results).cache)
-
-
-@cache_app.command("build")
-def cache_build(
-    what: Annotated[
-        str, typer.Argument(help="Grid file, workload file, or the name of a workload.", metavar="GRID|WORKLOAD")
-    ],
-    results: ResultsFolder = Path("results"),
-    plugin: Plugins = None,
-) -> None:
-    """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
-    from harness.config.plugins import load_plugins
-    from harness.run.prepare import build_caches
-    from harness.run.run import check_writable
-    from harness.teacher.manage import print_caches
-
-    console = _console()
-    load_plugins(plugin or ())
-    check_writable(results)
-    build_caches(what, Results.at(results), console)
-    print_caches(console, Results(results).cache)
-
-
-@cache_app.command("verify")
-def cache_verify(
-    key: Annotated[str | None, typer.Argument(help="Only this cache; all if left out.", metavar="KEY")] = None,
-    results: ResultsFolder = Path("results"),
-) -> None:
-    """Check every checksum; names bad files and exits with 1 if there is one."""
-    from harness.teacher.manage import verify_caches
-
-    if verify_caches(_console(), Results(results).cache, key):
-        raise typer.Exit(code=1)
-
-
-@cache_app.command("rm")
-def cache_rm(
-    key: Annotated[str, typer.Argument(help="The cache's key, see `harness cache ls`.", metavar="KEY")],
-    results: ResultsFolder = Path("results"),
-) -> None:
-    """Remove a teacher cache; the next run that needs it builds it again."""
-    from harness.teacher.manage import remove_cache
-
-    removed = remove_cache(Results(results).cache, key)
-    typer.echo(f"removed {removed.path} ({removed.num_bytes:,} bytes)")
+    examine(console())
 
 
 @workload_app.command("build")
@@ -327,7 +275,7 @@ def main() -> None:
         app(standalone_mode=True)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            typer.echo(f"harness: stopped; to go on: {_command_line()}", err=True)
+            typer.echo(f"harness: stopped; to go on: {command_line()}", err=True)
         raise
     except (UserError, UnknownNameError) as error:
         if debug:
@@ -350,3 +298,12 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
     return tuple(dict.fromkeys(chosen))
+
+
+def _whole_command(plan: "Plan", results: Results) -> str:
+    """Return what makes a report again: the command as typed, without what chose a part where nothing is missing.
+
+    The report shows all trials that have a record, whichever command made them.
+    """
+    missing = {trial.id for trial in plan.trials if not results.record(trial.id).exists()}
+    return command_line(without=_OF_A_PART if missing <= {trial.id for trial in plan.todo} else None)

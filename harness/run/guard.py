@@ -1,26 +1,53 @@
-"""Ends what a run started when the run itself is gone: a small process that outlives its parent by a moment.
+"""How a run ends: Ctrl-C stops it with checkpoints, and a small process ends what it started once it is gone.
 
 Ray's own processes and workers notice a killed driver after a second to a minute, each in its own way, and some never.
-This one reads from a pipe whose other end only the driver holds: however the driver dies, the pipe closes. Everything
+The guard reads from a pipe whose other end only the driver holds: however the driver dies, the pipe closes. Everything
 that was started with the run's mark in its environment is then killed, and the run's scratch folder removed.
 """
 
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
 MARK = "HARNESS_RUN"
 _SECONDS_TO_END = 10.0
+# A scheduler that takes a machine away sends SIGTERM first.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_LOOK_S, _SECONDS_BETWEEN_LOOKS = 0.5, 60.0
+
+
+@contextmanager
+def interruptible(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Turn the first interruption into a file that the workers look for, and the second into KeyboardInterrupt.
+
+    Args:
+        stop: the file.
+        say: told of the first interruption.
+    """
+
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+        say("Stopping: every running trial takes its step to the end and saves its state. Again: stop at once.")
+
+    before = {number: signal.signal(number, interrupted) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -36,13 +36,15 @@ class Plan:
         grid: the grid.
         workload: the workload it runs on.
         trials: every trial of the grid, in its order, each id once.
-        todo: those to run: asked for, and without a finished record that has the diagnostics the grid asks for.
+        chosen: those that are asked for.
+        todo: those to run: chosen, and without a finished record that has the diagnostics the grid asks for.
         rows: label and trial of every row and seed; labels that compute the same share a trial.
     """
 
     grid: Grid
     workload: Workload
     trials: tuple[Trial, ...]
+    chosen: tuple[Trial, ...]
     todo: tuple[Trial, ...]
     rows: tuple[tuple[str, Trial], ...]
 
@@ -50,6 +52,16 @@ class Plan:
     def needs_train_cache(self) -> bool:
         """Whether a trial to run trains from the teacher's cached states."""
         return any(reads_cache(trial) for trial in self.todo)
+
+    @property
+    def state(self) -> str:
+        """How many trials are to run, are finished and are not chosen, in words."""
+        num_finished, num_left_out = len(self.chosen) - len(self.todo), len(self.trials) - len(self.chosen)
+        left_out = f", {num_left_out} are not chosen" if num_left_out else ""
+        if not self.todo:
+            return f"All {num_finished} {'chosen ' * bool(left_out)}trials of {self.grid.name} are finished{left_out}"
+        finished = f", {num_finished} are finished already" if num_finished else ""
+        return f"{self.grid.name}: {len(self.todo)} trials to run{finished}{left_out}"
 
 
 def make_plan(
@@ -118,13 +130,10 @@ def make_plan(
     unique = dict[str, Trial]()
     for trial in trials:
         unique.setdefault(trial.id, trial)  # the first row's name and source stand in the record
-    todo = tuple(
-        trial
-        for trial in unique.values()
-        if trial.id in wanted and (force or not _done(results, trial, rebuild=rebuild))
-    )
+    chosen = tuple(trial for trial in unique.values() if trial.id in wanted)
+    todo = tuple(trial for trial in chosen if force or not _done(results, trial, rebuild=rebuild))
     rows = tuple((trial.strategy.label, trial) for trial in trials)
-    return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), todo=todo, rows=rows)
+    return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), chosen=chosen, todo=todo, rows=rows)
 
 
 def _watched(grid: Grid, every: int) -> Grid:
@@ -161,27 +170,33 @@ def reads_cache(trial: Trial) -> bool:
 
 
 def print_plan(console: Console, plan: Plan, results: Results) -> None:
-    """Print one line per row: trials finished and to run, FLOPs per trial, seconds seen so far."""
+    """Print one line per row: trials to run, finished and not chosen, FLOPs per trial, seconds seen so far."""
     table = Table(title=f"{plan.grid.name} on {plan.workload.name}", title_justify="left")
     table.add_column("strategy")
-    for heading in ("to run", "finished", "GFLOP per trial", "s per trial"):
+    num_left_out = len(plan.trials) - len(plan.chosen)
+    headings = ("to run", "finished", *(("not chosen",) if num_left_out else ()), "GFLOP per trial", "s per trial")
+    for heading in headings:
         table.add_column(heading, justify="right")
-    todo = {trial.id for trial in plan.todo}
+    todo, chosen = {trial.id for trial in plan.todo}, {trial.id for trial in plan.chosen}
     total, num_rows = 0.0, len({label for label, _ in plan.rows})
     for label in dict.fromkeys(label for label, _ in plan.rows):
         trials = [trial for name, trial in plan.rows if name == label]
-        missing = [trial for trial in trials if trial.id in todo]
+        num_missing = sum(trial.id in todo for trial in trials)
+        num_chosen = sum(trial.id in chosen for trial in trials)
         flops = sum(predict_flops(trials[0]).values())
-        total += flops * len(missing)
-        seconds = [seen for trial in trials if (seen := _seconds(results, trial)) is not None]
-        shown = f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
-        table.add_row(label, str(len(missing)), str(len(trials) - len(missing)), f"{flops / 1e9:.1f}", shown)
+        total += flops * num_missing
+        seconds = [spent for trial in trials if (spent := _seconds(results, trial)) is not None]
+        counts = [num_missing, num_chosen - num_missing, *([len(trials) - num_chosen] if num_left_out else [])]
+        mean_s = f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
+        table.add_row(label, *map(str, counts), f"{flops / 1e9:.1f}", mean_s)
     if num_rows <= _MOST_ROWS:
         console.print(table)
     else:
         console.print(f"{plan.grid.name} on {plan.workload.name}: {num_rows:,} strategies, too many to list.")
     console.print(
-        f"{len(plan.todo)} of {len(plan.trials)} trials to run, {total / 1e9:,.0f} GFLOP of training in all"
+        f"{len(plan.todo)} of {len(plan.trials)} trials to run"
+        + (f" ({num_left_out} are not chosen)" if num_left_out else "")
+        + f", {total / 1e9:,.0f} GFLOP of training in all"
         + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
     )
 

@@ -1,13 +1,14 @@
 """What trials share, prepared before they start, with a progress bar for each part."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from harness.config import Split, Workload
@@ -31,70 +32,84 @@ from harness.trial.trial import Trial
 def prepare_plan(
     plan: Plan, results: Results, console: Console, *, spread: Callable[[Part], Spread] | None = None
 ) -> None:
-    """Build what a plan's missing trials share; `spread` as in `harness.teacher.inputs.prepare_inputs`."""
-    prepare_shared(
-        plan.workload,
-        plan.todo[0].fingerprints,
-        plan.grid.split,
-        results,
-        console,
-        needs_train_cache=plan.needs_train_cache,
-        trials=plan.todo,
-        spread=spread,
-    )
-
-
-def prepare_shared(
-    workload: Workload,
-    found: Mapping[str, str],
-    split: Split,
-    results: Results,
-    console: Console,
-    *,
-    needs_train_cache: bool,
-    trials: Sequence[Trial] = (),
-    spread: Callable[[Part], Spread] | None = None,
-) -> None:
-    """Build a workload's shared inputs with all cores, before workers share them out.
+    """Build what a plan's missing trials share, with all cores, before workers share them out.
 
     Args:
-        workload: the workload.
-        found: its fingerprints.
-        split: the reported split.
-        results: where they are kept.
+        plan: a checked grid, with a trial to run.
+        results: where it is kept.
         console: where to show progress.
-        needs_train_cache: whether a trial trains from the teacher's hidden states.
-        trials: trials whose scores of training sequences and positions are built too.
-        spread: lets other processes build parts of the teacher's caches.
+        spread: lets other processes build parts of the teacher's caches: `harness.run.cluster.spreading`.
     """
-    import torch
+    cache, digests = results.cache, plan.todo[0].fingerprints
+    with _bars(console) as show:
+        inputs = _prepare_inputs(
+            plan.workload, digests, plan.grid.split, cache, show, train=plan.needs_train_cache, spread=spread
+        )
+        _prepare_prepasses(plan.todo, inputs, cache, show)
+        _prepare_scores(plan.todo, inputs, cache, show)
 
-    torch.set_num_threads(os.cpu_count() or 1)
+
+def build_caches(what: str, results: Results, console: Console) -> None:
+    """Build the teacher caches that a grid's trials read, or all that a workload's trials could.
+
+    Args:
+        what: a grid file, a workload file, or the name of a built-in workload.
+        results: where it is kept.
+        console: where to show progress.
+
+    Raises:
+        UserError: the file is wrong, or the workload has no teacher.
+        UnknownNameError: no built-in workload of this name; suggests the nearest.
+    """
+    if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
+        plan = make_plan(Path(what), results)
+        workload = plan.workload
+        splits: tuple[Split, ...] = (plan.grid.split,)
+        train = any(reads_cache(trial) for trial in plan.trials)
+    else:
+        workload, splits, train = load_workload(what), ("validation", "test"), True
+    if workload.teacher is None:
+        raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
+    digests = fingerprints(workload)
+    for split in splits:
+        with _bars(console) as show:
+            _prepare_inputs(workload, digests, split, results.cache, show, train=train)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    """Show a progress bar for each thing that is built."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)  # type: ignore[arg-type]
+            bars.update(tasks[name], completed=done)
 
-        cache = results.cache
-        _check_models(workload, cache)
-        tokenizer = load_tokenizer(workload.student, workload.folder)
-        prepare_tokens(workload, found, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
-        prepare_items(workload.evaluation, workload.folder, split, cache)
-        inputs = prepare_inputs(
-            workload,
-            found,
-            split,
-            cache=cache,
-            needs_train_cache=needs_train_cache,
-            on_progress=show,
-            spread=spread,
-        )
-        _prepare_prepasses(trials, inputs, cache, show)
-        _prepare_scores(trials, inputs, cache, show)
+        yield show
+
+
+def _prepare_inputs(
+    workload: Workload,
+    digests: Mapping[str, str],
+    split: Split,
+    cache: Path,
+    show: Progress,
+    *,
+    train: bool,
+    spread: Callable[[Part], Spread] | None = None,
+) -> Inputs:
+    """Build tokens, items and the teacher's hidden states; those of the training text only if `train`."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    _check_models(workload, cache)
+    tokenizer = load_tokenizer(workload.student, workload.folder)
+    prepare_tokens(workload, digests, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
+    prepare_items(workload.evaluation, workload.folder, split, cache)
+    return prepare_inputs(
+        workload, digests, split, cache=cache, needs_train_cache=train, on_progress=show, spread=spread
+    )
 
 
 def _check_models(workload: Workload, cache: Path) -> None:
@@ -134,29 +149,3 @@ def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: 
     for trial in trials:
         if trial.strategy.train and trial.strategy.samples is None:
             prepare_scored(trial, compile_strategy(trial.strategy).stored_scores, inputs, cache=cache, on_progress=show)
-
-
-def build_caches(what: str, results: Results, console: Console) -> None:
-    """Build the teacher caches that a grid's trials read, or all that a workload's trials could.
-
-    Args:
-        what: a grid file, a workload file, or the name of a built-in workload.
-        results: where they are kept.
-        console: where to show progress.
-
-    Raises:
-        UserError: the file is wrong, or the workload has no teacher.
-        UnknownNameError: no built-in workload of this name; suggests the nearest.
-    """
-    if what.endswith((".yaml", ".yml")) and "strategies" in read_yaml(Path(what)):
-        plan = make_plan(Path(what), results)
-        workload = plan.workload
-        splits: tuple[Split, ...] = (plan.grid.split,)
-        needed = any(reads_cache(trial) for trial in plan.trials)
-    else:
-        workload, splits, needed = load_workload(what), ("validation", "test"), True
-    if workload.teacher is None:
-        raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
-    found = fingerprints(workload)
-    for split in splits:
-        prepare_shared(workload, found, split, results, console, needs_train_cache=needed)

@@ -3,23 +3,22 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import Resources
 from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
 from harness.run.attempt import Options, Reason, record_lost, run_and_write
-from harness.run.events import Failed, Outcome, Watcher
-from harness.run.guard import guarded
-from harness.run.interrupt import interruptible
+from harness.run.cluster import available_cpus, gathered, make_loggers, ray, session, tune
+from harness.run.guard import guarded, interruptible
 from harness.run.limits import count_oom_kills, memory_share
-from harness.run.ranks import gathered
-from harness.run.session import available_cpus, ray, session, tune
+from harness.run.plan import Plan
+from harness.run.watchers import Failed, Outcome, Watcher
 from harness.trial.checkpoint import Stopped
 from harness.trial.trial import Trial, as_config, from_config
 
@@ -28,60 +27,42 @@ _SECONDS_BETWEEN_REPORTS = 2.0
 _WORTH_A_RETRY = ("memory", "lost")
 
 
-def run_trials(
-    trials: Sequence[Trial],
-    results: Results,
-    watcher: Watcher,
-    *,
-    options: Options | None = None,
-    address: str | None = None,
-    loggers: Callable[[], list[tune.Callback]] = list,
-) -> Outcome:
-    """Run trials side by side, as many as the machine holds; one that fails does not stop the others.
+def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options) -> Outcome:
+    """Run a plan's missing trials side by side, as many as the machine holds; one that fails does not stop the others.
 
     A trial whose worker was lost, or that ran out of memory, is tried once more after the others.
 
     Args:
-        trials: what to run; all of one workload.
+        plan: what to run.
         results: where each trial leaves its record.
         watcher: told of every event.
-        options: where and how; the defaults if None.
-        address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
-        loggers: makes callbacks of Tune that are told of the same: see `harness.run.tracking.make_loggers`.
+        options: where and how.
 
     Raises:
         UserError: a trial asks for more than the machine has.
     """
-    if not trials:
-        return Outcome(finished=(), failed={}, pending=())
-    options, resources = options or Options(), trials[0].workload.resources
-    num_cpus = available_cpus()
-    wanted = resources.cpus * resources.data_parallel
-    if address is None and wanted > num_cpus:
+    trials, resources, num_cpus = plan.todo, plan.workload.resources, available_cpus()
+    if options.address is None and resources.cpus * resources.data_parallel > num_cpus:
         raise UserError(
             f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {resources.cpus} threads "
             f"(resources.cpus), and this machine has {num_cpus}: lower one in the workload"
         )
-    if address is None and options.memory_bytes is None:
+    if options.address is None and options.memory_bytes is None:
         options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
-    scratch = Path(tempfile.mkdtemp(prefix="harness-"))
-    by_id, failed, stop = {trial.id: trial for trial in trials}, dict[str, Failed](), scratch / "stop"
-
-    def fit(chosen: Mapping[str, Trial], name: str) -> None:
-        relay = _Relay(chosen, results, watcher, failed, stop)
-        _fit(chosen, resources, relay, scratch / name, results, options, loggers())
-
-    with guarded(scratch), interruptible(stop, watcher.said), session(num_cpus, address, scratch):
+    scratch, failed = Path(tempfile.mkdtemp(prefix="harness-")), dict[str, Failed]()
+    stop = scratch / "stop"
+    with guarded(scratch), interruptible(stop, watcher.message), session(num_cpus, options.address, scratch):
         _check_gpus(trials)
-        fit(by_id, "first")
-        again = {trial.id: smaller for trial in trials if (smaller := second_attempt(trial, failed)) is not None}
+        loggers = partial(make_loggers, options.trackers, plan.grid.name)
+        _fit(_Relay(trials, results, watcher, failed, stop), options, scratch / "first", loggers())
+        again = [smaller for trial in trials if (smaller := second_attempt(trial, failed)) is not None]
         if again and not stop.exists():
-            for trial in again.values():
+            for trial in again:
                 watcher.retried(trial, failed.pop(trial.id).line)
-            fit(again, "second")
-    done = tuple(trial_id for trial_id in by_id if trial_id not in failed and finished(results, trial_id))
-    pending = tuple(trial_id for trial_id in by_id if trial_id not in failed and trial_id not in done)
-    return Outcome(finished=done, failed={key: each.line for key, each in failed.items()}, pending=pending)
+            _fit(_Relay(again, results, watcher, failed, stop), options, scratch / "second", loggers())
+    ended = tuple(trial.id for trial in trials if trial.id not in failed and finished(results, trial.id))
+    pending = tuple(trial.id for trial in trials if trial.id not in failed and trial.id not in ended)
+    return Outcome(finished=ended, failed={key: each.line for key, each in failed.items()}, pending=pending)
 
 
 def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
@@ -102,24 +83,22 @@ def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
     return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
 
 
-def _fit(
-    by_id: Mapping[str, Trial],
-    resources: Resources,
-    relay: "_Relay",
-    storage: Path,
-    results: Results,
-    options: Options,
-    loggers: Sequence[tune.Callback],
-) -> None:
-    payloads = {trial_id: as_config(trial) for trial_id, trial in by_id.items()}
-    each = _resources(by_id.values())
+def _fit(relay: "_Relay", options: Options, storage: Path, loggers: Sequence[tune.Callback]) -> None:
+    trials = tuple(relay.trials.values())
+    each = _resources(trials)
     trainable = tune.with_parameters(
-        _trainable, payloads=payloads, results=results.resolved(), options=options, stop=str(relay.stop), each=each
+        _trainable,
+        payloads={trial.id: as_config(trial) for trial in trials},
+        results=relay.results.resolved(),
+        options=options,
+        stop=str(relay.stop),
+        each=each,
     )
+    num_processes = trials[0].workload.resources.data_parallel
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * resources.data_parallel)),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(each)] * num_processes)),
         # Trackers show a trial's configuration, so it says who the trial is.
-        param_space={"trial": tune.grid_search([_who(trial) for trial in by_id.values()])},
+        param_space={"trial": tune.grid_search([_who(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             # A warm worker is handed the next trial: a ten-second trial does not pay ten seconds of imports.
             reuse_actors=True,
@@ -142,23 +121,19 @@ def _who(trial: Trial) -> dict[str, Any]:
     return {"id": trial.id, "label": trial.strategy.label, "seed": trial.seed, "workload": trial.workload.name}
 
 
-def _resources(trials: Iterable[Trial]) -> dict[str, float]:
+def _resources(trials: Sequence[Trial]) -> dict[str, float]:
     """Return what each process of a trial occupies: enough for any of them."""
-    resources, wanted = _first(trials).workload.resources, _gpus(trials)
+    resources, wanted = trials[0].workload.resources, _gpus(trials)
     # A GPU that is asked for where there is none leaves trials pending for ever, without a word.
     gpus = wanted if ray.cluster_resources().get("GPU", 0) >= min(wanted, 1) else 0
     return {"CPU": float(resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
-def _gpus(trials: Iterable[Trial]) -> float:
+def _gpus(trials: Sequence[Trial]) -> float:
     """Return the GPUs of a process, a teacher's own among them if one of the trials runs it."""
-    resources = _first(trials).workload.resources
+    resources = trials[0].workload.resources
     runs = any(trial.strategy.train and trial.strategy.teacher == "online" for trial in trials)
     return resources.gpus + (resources.teacher_gpus if runs else 0)
-
-
-def _first(trials: Iterable[Trial]) -> Trial:
-    return next(iter(trials))
 
 
 def _check_gpus(trials: Sequence[Trial]) -> None:
@@ -228,15 +203,15 @@ class _Relay(tune.Callback):
     """Passes Tune's events on, and records trials whose worker died before it could."""
 
     def __init__(
-        self,
-        by_id: Mapping[str, Trial],
-        results: Results,
-        watcher: Watcher,
-        failed: dict[str, Failed],
-        stop: Path,
+        self, trials: Sequence[Trial], results: Results, watcher: Watcher, failed: dict[str, Failed], stop: Path
     ) -> None:
-        self.stop, self.active = stop, set[str]()
-        self._by_id, self._results, self._watcher, self._failed = by_id, results, watcher, failed
+        self.trials, self.results, self.stop, self.active = (
+            {each.id: each for each in trials},
+            results,
+            stop,
+            set[str](),
+        )
+        self._watcher, self._failed = watcher, failed
         self._oom_kills = count_oom_kills()
         self._before: dict[str, int | None] = {}
 
@@ -258,9 +233,9 @@ class _Relay(tune.Callback):
         if "steps" in result:
             self._watcher.advanced(ours, result["steps"], result["total"], result["loss_nats"])
         elif "waits_for" in result:
-            self._watcher.said(f"{ours.name} is {result['waits_for']}: waiting for it.")
+            self._watcher.message(f"{ours.name} is {result['waits_for']}: waiting for it.")
         elif "stopped" in result:
-            self._watcher.said(f"{ours.name}: {result['stopped']}.")
+            self._watcher.message(f"{ours.name}: {result['stopped']}.")
         elif "refused" in result:
             self._fail(ours, self._record(ours, "input", UserError(result["refused"])))
         if not result.keys().isdisjoint({"stopped", "ended"}):
@@ -270,7 +245,7 @@ class _Relay(tune.Callback):
         ours = self._ours(trial)
         self.active.discard(ours.id)
         self._fetch(ours)
-        if finished(self._results, ours.id):
+        if finished(self.results, ours.id):
             self._watcher.ended(ours, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -281,13 +256,13 @@ class _Relay(tune.Callback):
         if failure is None:
             kills, self._oom_kills = self._oom_kills, count_oom_kills()
             reason: Reason = "memory" if self._oom_kills > kills else "lost"
-            told = "the worker was killed from outside" if reason == "lost" else "the system killed it"
-            failure = self._record(ours, reason, WorkerLostError(told))
+            cause = "the worker was killed from outside" if reason == "lost" else "the system killed it"
+            failure = self._record(ours, reason, WorkerLostError(cause))
         self._fail(ours, failure)
 
     def _fetch(self, trial: Trial) -> None:
         """Fetch what a worker elsewhere has left on the mirror."""
-        self._results.fetch(self._results.trial(trial.id), changed=True)
+        self.results.fetch(self.results.trial(trial.id), changed=True)
 
     def _fail(self, trial: Trial, failure: Failure) -> None:
         self.active.discard(trial.id)
@@ -296,11 +271,11 @@ class _Relay(tune.Callback):
         self._watcher.ended(trial, line)
 
     def _ours(self, trial: Any) -> Trial:
-        return self._by_id[trial.config["trial"]["id"]]
+        return self.trials[trial.config["trial"]["id"]]
 
     def _stamp(self, trial: Trial) -> int | None:
         """Return when a trial's record was written, None if there is none."""
-        path = self._results.record(trial.id)
+        path = self.results.record(trial.id)
         return path.stat().st_mtime_ns if path.exists() else None
 
     def _recorded_failure(self, trial: Trial) -> Failure | None:
@@ -308,14 +283,14 @@ class _Relay(tune.Callback):
         if self._stamp(trial) == self._before.get(trial.id):
             return None
         try:
-            return read_record(self._results.record(trial.id)).failure
+            return read_record(self.results.record(trial.id)).failure
         except UserError:
             return None
 
     def _record(self, trial: Trial, reason: Reason, error: Exception) -> Failure:
         """Record what the worker could not, and return it."""
         try:
-            record_lost(trial, self._results, reason, error)
+            record_lost(trial, self.results, reason, error)
         except UserError as full:
             error = type(error)(f"{error}; {full}")
         return Failure(kind=type(error).__name__, message=str(error), traceback="", reason=reason)

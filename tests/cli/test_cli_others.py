@@ -16,7 +16,7 @@ from harness.cli import main as cli
 from harness.cli.catalogue import KINDS, print_catalogue
 from harness.cli.components import of_registry, of_source
 from harness.cli.doctor import examine
-from harness.cli.extras import TRAINING
+from harness.cli.shared import TRAINING
 from harness.config.errors import UnknownNameError
 from harness.config.expand import presets
 from strategies.registry import CLASSES, CRITERIA, POLICIES, REGISTRIES, SAMPLES, SIGNALS, Registry
@@ -93,7 +93,7 @@ def test_doctor_names_versions_and_says_how_the_hub_is(
 # Whatever the extra `train` installs is not there for this process.
 WITHOUT_THE_EXTRA = """
 import sys
-from harness.cli.extras import TRAINING
+from harness.cli.shared import TRAINING
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):

@@ -159,7 +159,7 @@ _LISTENERS = """
 import json, os, sys, tempfile
 from pathlib import Path
 import psutil
-from harness.run.session import ray, session
+from harness.run.cluster import ray, session
 
 with session(1, None, Path(tempfile.mkdtemp(prefix="harness-"))):
     ray.get(ray.remote(lambda: os.getpid()).remote())

@@ -28,9 +28,10 @@ from harness.analysis.report import write_report
 from harness.config.errors import UnknownNameError, UserError
 from harness.records.layout import Results
 from harness.run.attempt import Options, run_and_write
+from harness.run.leftovers import resolve_leftovers
 from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
-from harness.run.run import How, settle, write_plan
+from harness.run.run import write_plan
 from harness.trial import stages as training
 from harness.trial.checkpoint import Interval
 
@@ -65,11 +66,15 @@ class Fate:
 def obey(order: dict[str, Any], fate: Fate) -> None:
     """Do the parts of an order: prepare, trials, report."""
     results, reports, console = Results(Path(order["results"])), Path(order["reports"]), Console(quiet=True)
-    options = Options(checkpoint_every=Interval(steps=order.get("every")), memory_bytes=order.get("memory"))
-    how = How(options=options, rebuild=order.get("rebuild", False), fresh=order.get("fresh", False))
+    options = Options(
+        checkpoint_every=Interval(steps=order.get("every")),
+        memory_bytes=order.get("memory"),
+        rebuild=order.get("rebuild", False),
+        fresh=order.get("fresh", False),
+    )
     labels = (order["only"],) if "only" in order else ()
-    plan = make_plan(Path(order["grid"]), results, labels=labels, force=how.fresh, rebuild=how.rebuild)
-    settle(plan, results, console, how)
+    plan = make_plan(Path(order["grid"]), results, labels=labels, force=options.fresh, rebuild=options.rebuild)
+    resolve_leftovers(plan, results, console, options)
     if "prepare" in order["do"] and plan.todo:
         prepare_plan(plan, results, console)
     if "trials" in order["do"]:

@@ -18,7 +18,7 @@ from harness.records.mirror import MirrorError
 from harness.records.store import read_record
 from harness.run.attempt import Options, reason_of, run_and_write
 from harness.run.plan import make_plan
-from harness.run.run import complete, tell_elsewhere
+from harness.run.run import print_mirror_status, sync_mirror
 from harness.teacher import live as teachers
 from harness.trial.checkpoint import Interval, Stopped
 from harness.trial.trial import Trial
@@ -52,9 +52,9 @@ def test_another_machine_has_what_one_has_made(
     uri: str, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
-    complete(here, Console(quiet=True))
+    sync_mirror(here, Console(quiet=True))
     run_and_write(trial, here, options=OPTIONS)
-    complete(there, Console(quiet=True))
+    sync_mirror(there, Console(quiet=True))
     assert Results.at(there.root) == there, "it is noted"
     assert content(there.trial(trial.id)) == content(here.trial(trial.id))
     assert there.exchange() == (0, 0)
@@ -75,10 +75,10 @@ def test_a_plan_says_what_is_elsewhere_and_fetches_nothing(
     here, there = Results.at(tmp_path / "here", uri), Results.at(tmp_path / "there", uri)
     told = Console(record=True, width=200)
     plan = make_plan(write_grid(["no_kd", "se_kd"], workload=str(workload_file), seeds=[1]), there)
-    tell_elsewhere(plan, Results(there.root), told)
+    print_mirror_status(plan, Results(there.root), told)
     assert told.export_text() == "", "it has no mirror"
     run_and_write(next(each for each in plan.trials if each.strategy.train), here, options=OPTIONS)
-    tell_elsewhere(plan, there, told)
+    print_mirror_status(plan, there, told)
     assert told.export_text() == f"{uri} has 1 of the 2 trials to run.\n"
     assert not there.root.exists()
 

@@ -16,9 +16,10 @@ from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.records.layout import Results
 from harness.records.store import read_record
-from harness.run.events import Failed
+from harness.run.attempt import Options
 from harness.run.plan import make_plan
 from harness.run.schedule import run_trials, second_attempt
+from harness.run.watchers import Failed, Watcher
 from harness.trial.execute import run_trial
 
 PROJECT = Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def test_more_processes_than_the_machine_has_are_refused(
     workload = write_workload(resources__data_parallel=512, **optimisation)
     plan = make_plan(write_grid(["full_kd"], workload=str(workload)), Results(tmp_path / "results"))
     with pytest.raises(UserError, match=r"512 processes \(resources.data_parallel\) of 1 threads"):
-        run_trials(plan.todo, Results(tmp_path / "results"), None)  # type: ignore[arg-type]  # nobody is told of anything
+        run_trials(plan, Results(tmp_path / "results"), Watcher(), Options())
 
 
 @pytest.mark.parametrize(

