@@ -104,6 +104,17 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def num_valid(self) -> npt.NDArray[np.int64]:
+        """How many positions of each sequence have a target."""
+        if self.spans is not None:
+            starts, ends = np.asarray(self.spans, dtype=np.int64).T
+            return np.asarray(ends - np.maximum(starts, 1))
+        num_valid = np.full(len(self), self.ids.shape[1] - 1, dtype=np.int64)
+        if self.cross_document_targets:
+            return num_valid
+        return np.asarray(num_valid - (np.asarray(self.ids[:, :-1]) == self.separator).sum(axis=1))
+
     def batch(self, index: Int[Tensor, " B"]) -> Batch:
         """Return the sequences of these indices, with targets shifted by one."""
         input_ids = torch.from_numpy(self.ids[index.numpy()].astype(np.int64))

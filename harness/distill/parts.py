@@ -1,6 +1,7 @@
 """What a checkpoint is made of: anything that gives its state and takes it back."""
 
 import random
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,17 @@ class Resumable(Protocol):
 
     def load_state_dict(self, state_dict: Any) -> Any:
         """Take a state that `state_dict` returned."""
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """Saves training, and brings it back."""
+
+    def restore(self, parts: Mapping[str, Resumable]) -> None:
+        """Bring these parts to where the last checkpoint was, and save them from now on."""
+
+    def after(self, step: int, num_steps: int) -> None:
+        """Be told that a step is done; may save, and may stop training by an exception."""
 
 
 class Weights:

@@ -16,12 +16,11 @@ from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.distill.observe import Moment, Observer
 from harness.distill.optimiser import make_optimiser
-from harness.distill.parts import Weights
+from harness.distill.parts import Saver, Weights
 from harness.distill.rollout import Writer
 from harness.distill.shards import clip
 from harness.distill.step import Core, StepResult, accumulate
 from harness.distill.tally import Tally
-from harness.trial.checkpoint import Keeper
 
 # A row of the curve.
 Row = tuple[int, float, float, float, float]
@@ -100,7 +99,7 @@ def train(
     on_step: Callable[[int, int, float], None] | None = None,
     watch: AbstractContextManager[object] | None = None,
     observer: Observer | None = None,
-    keeper: Keeper | None = None,
+    keeper: Saver | None = None,
     writer: Writer | None = None,
 ) -> Training:
     """Distil the student in place.
@@ -119,7 +118,6 @@ def train(
 
     Raises:
         NotFiniteError: the loss or the gradient's norm is nan or infinite; names the step and the sequences.
-        Stopped: the keeper was asked to stop.
         ValueError: less than one batch of sequences.
     """
     num_steps = count_steps(len(tokens) if only is None else len(only), optimisation)

@@ -19,6 +19,9 @@ from harness.config.yaml import read_text
 # What a definition builds a prompt, an answer or options from: a column's name, a template, or a function.
 _READS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 
+# The kind of a row's values, by column.
+Columns = Mapping[str, str]
+
 
 class Function(str):
     """The dotted name of a function that a definition calls."""
@@ -83,6 +86,34 @@ class Definition:
         if self.config.get("output_type") != "generate_until":
             return 0
         return int((self.config.get("generation_kwargs") or {}).get("max_gen_toks", 256))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteTask:
+    """One lm-eval task of a suite.
+
+    Attributes:
+        definition: the task's definition, lm-eval's own for an official task.
+        measures: what is kept of each item: our measure by lm-eval's name for it, with the filter after a comma, e.g.
+            {"exact_match,strict-match": "accuracy"}.
+        columns: what the rows of its data hold, as far as is known before they are read.
+        generated: whether the project makes its items itself.
+    """
+
+    definition: Definition
+    measures: Mapping[str, str]
+    columns: Columns
+    generated: bool
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.definition.name
+
+    @property
+    def verifies_instructions(self) -> bool:
+        """Whether it checks responses by IFEval's verifiers, which need a sentence splitter and a language detector."""
+        return "prompt_level_strict_acc" in self.definition.metrics
 
 
 def read_definition(path: Path) -> Definition:

@@ -15,9 +15,10 @@ from harness.config import Evaluation, Split
 from harness.config.errors import UserError, unknown
 from harness.data.items import items as generate_items
 from harness.evaluate import ifeval
+from harness.evaluate.definitions import SuiteTask
 from harness.evaluate.rows import Row, Source, digest_of, find_source, load_from_hub, read_rows, to_dataset
 from harness.evaluate.scores import item_rows, reliability_table, summarise
-from harness.evaluate.suite import SuiteTask, resolve_suite
+from harness.evaluate.suite import resolve_suite
 from harness.records.files import write_json
 from harness.records.record import Metric, TaskEvaluation
 

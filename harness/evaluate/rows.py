@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import Split
 from harness.config.errors import UserError
+from harness.evaluate.definitions import Columns, SuiteTask
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from harness.evaluate.suite import SuiteTask
-
 Row = dict[str, Any]
 Half = Literal["even", "odd"]
-Columns = Mapping[str, str]
 
 _FORMATS = (".json", ".jsonl", ".parquet")
 
@@ -51,7 +49,7 @@ class Source:
     half: Half | None = None
 
 
-def find_source(task: "SuiteTask", split: Split, files: Mapping[str, str | dict[str, str]], folder: Path) -> Source:
+def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[str, str]], folder: Path) -> Source:
     """Tell where the rows of a task's split come from.
 
     Args:
@@ -131,7 +129,7 @@ def to_dataset(rows: list[Row], task: str) -> "Dataset":
         raise UserError(f"task {task!r}: a column changes its type from row to row: {error}") from None
 
 
-def load_from_hub(task: "SuiteTask", source: Source) -> "Dataset":
+def load_from_hub(task: SuiteTask, source: Source) -> "Dataset":
     """Load an official data set, from the hub or from what was downloaded before.
 
     Raises:

@@ -1,13 +1,11 @@
 """Evaluation suites: which lm-eval tasks are asked, what is kept of an answer, and what a task's own rows look like."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.errors import UserError, unknown
 from harness.data.items import TASKS as GENERATED
-from harness.evaluate.definitions import Definition, find_official, read_definition
-from harness.evaluate.rows import Columns
+from harness.evaluate.definitions import Columns, Definition, SuiteTask, find_official, read_definition
 from harness.evaluate.scores import ACCURACY, ACCURACY_FLEXIBLE, ACCURACY_NORM, ADHERENCE, LOG_LIKELIHOOD
 
 SUITES: Mapping[str, tuple[str, ...]] = {
@@ -51,34 +49,6 @@ _COLUMNS: Mapping[str, Columns] = {
         "kwargs": "list of mappings",
     },
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuiteTask:
-    """One lm-eval task of a suite.
-
-    Attributes:
-        definition: the task's definition, lm-eval's own for an official task.
-        measures: what is kept of each item: our measure by lm-eval's name for it, with the filter after a comma, e.g.
-            {"exact_match,strict-match": "accuracy"}.
-        columns: what the rows of its data hold, as far as is known before they are read.
-        generated: whether the project makes its items itself.
-    """
-
-    definition: Definition
-    measures: Mapping[str, str]
-    columns: Columns
-    generated: bool
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self.definition.name
-
-    @property
-    def verifies_instructions(self) -> bool:
-        """Whether it checks responses by IFEval's verifiers, which need a sentence splitter and a language detector."""
-        return "prompt_level_strict_acc" in self.definition.metrics
 
 
 def resolve_suite(suite: str | tuple[str, ...], folder: Path) -> tuple[SuiteTask, ...]:

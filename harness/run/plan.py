@@ -12,14 +12,13 @@ from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.config.legality import check_layers, check_vocabulary
 from harness.config.workloads import load_workload
-from harness.cost.forecast.flops import kept_samples, predict_flops
-from harness.distill.objective import compile_strategy
 from harness.distill.probe import probe, probe_shadows
 from harness.distill.train import count_steps
 from harness.models import layers_of
 from harness.models.shapes import num_layers, num_tokens, shape_model
 from harness.records.layout import Results
 from harness.records.store import finished, is_whole, read_record
+from harness.trial.flops import kept_samples, predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_reads_cache
 from harness.trial.trial import Trial, make_trials, only, shows_enough
@@ -166,7 +165,7 @@ def reads_cache(trial: Trial) -> bool:
     """Tell whether a trial trains from the teacher's cached hidden states, or chooses its samples by them."""
     if not trial.strategy.train or trial.strategy.teacher != "cached":
         return False
-    return compile_strategy(trial.strategy).reads_teacher or prepass_reads_cache(trial.strategy)
+    return trial.objective.reads_teacher or prepass_reads_cache(trial.strategy)
 
 
 def print_plan(console: Console, plan: Plan, results: Results) -> None:

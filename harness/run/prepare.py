@@ -15,7 +15,6 @@ from harness.config import Split, Workload
 from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.config.yaml import read_yaml
-from harness.distill.objective import compile_strategy
 from harness.evaluate.evaluation import prepare_items
 from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import device_of
@@ -148,4 +147,4 @@ def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: 
     """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
     for trial in trials:
         if trial.strategy.train and trial.strategy.samples is None:
-            prepare_scored(trial, compile_strategy(trial.strategy).stored_scores, inputs, cache=cache, on_progress=show)
+            prepare_scored(trial, trial.objective.stored_scores, inputs, cache=cache, on_progress=show)

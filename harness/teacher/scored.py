@@ -6,11 +6,9 @@ from pathlib import Path
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.config import Workload
 from harness.data.tokens import Batch
 from harness.teacher.inputs import Inputs, Progress, prepare_scores
 from harness.teacher.scores import ScoreCache
-from harness.trial.meter import shape_of
 from harness.trial.trial import Trial
 
 # N = valid positions of a batch, K = kept training sequences
@@ -76,21 +74,3 @@ def prepare_scored(
         )
         (found if was_there else built).append(scores)
     return Scored(found=tuple(found), built=tuple(built))
-
-
-def scored_flops(
-    workload: Workload, signals: tuple[str, ...], *, num_positions: int, vocab_size: int
-) -> dict[str, float]:
-    """Return what scoring before training costs, whether a trial does it or finds it done; empty without signals.
-
-    Args:
-        workload: a workload with a teacher.
-        signals: see `Objective.stored_scores`; each is a pass of its own.
-        num_positions: valid positions of the training sequences.
-        vocab_size: tokens of the tokenizer.
-    """
-    if not signals:
-        return {}
-    assert workload.teacher is not None, "checked before anything runs"
-    teacher = shape_of(workload.teacher, workload.folder, workload.data.sequence_length)
-    return {"cache_teacher_head": 2.0 * len(signals) * num_positions * vocab_size * teacher.hidden_size}

@@ -3,25 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from harness.config import Strategy, Workload
-from harness.data.tokens import Batch, Tokens
+from harness.config import Strategy
+from harness.data.tokens import Batch
 from harness.teacher.inputs import Inputs, Progress, prepare_sampled, prepare_topk, teacher_source
 from harness.teacher.interface import Targets
 from harness.teacher.sampled import Draws, open_sampled
 from harness.teacher.store import Store
 from harness.teacher.topk import TopK, open_topk
-from harness.trial.meter import shape_of
 from harness.trial.trial import Trial
 from strategies.base import SparseTarget
 from strategies.registry import CLASSES
 
 # B = sequences of a batch, L = positions, K = kept training sequences
-
-_SEQUENCES_PER_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,26 +98,3 @@ def largest_of(strategy: Strategy, vocab_size: int) -> TopK:
 def _temperature(strategy: Strategy) -> float:
     assert isinstance(strategy.temperature, float), "legality asks for one temperature where targets are stored"
     return strategy.temperature
-
-
-def stored_flops(workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int) -> dict[str, float]:
-    """Return what making the targets costs by part, whether a trial makes them or finds them.
-
-    Args:
-        workload: a workload with a teacher.
-        num_sequences: training sequences that have targets.
-        num_positions: their valid positions.
-        vocab_size: tokens of the tokenizer.
-    """
-    assert workload.teacher is not None, "checked before anything runs"
-    teacher = shape_of(workload.teacher, workload.folder, workload.data.sequence_length)
-    return {
-        "cache_teacher_trunk": num_sequences * teacher.trunk_flops,
-        "cache_teacher_head": 2.0 * num_positions * vocab_size * teacher.hidden_size,
-    }
-
-
-def count_valid(train: Tokens, kept: Int[Tensor, " K"] | None) -> int:
-    """Count the positions with a target in the kept training sequences, or in all of them."""
-    index = torch.arange(len(train)) if kept is None else kept
-    return sum(int(train.batch(part).valid.sum()) for part in index.split(_SEQUENCES_PER_BATCH))

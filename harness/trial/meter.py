@@ -1,28 +1,19 @@
-"""What a trial costs: seconds by phase, peak memory by device, floating-point operations by part of the step."""
+"""What a trial takes on the machine: seconds by phase, peak memory by device."""
 
 import ctypes
-import functools
 import gc
 import resource
 import sys
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import PreTrainedModel
-
-from harness.config import Lora, ModelSource
-from harness.distill.tally import Tally
-from harness.models import trunk
-from harness.models.shapes import shape_model
 
 _GIB = 1 << 30
 
@@ -179,160 +170,3 @@ def _peak_resident_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:
-    return int(2 * left[0] * left[1] * right[1])
-
-
-def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))
-
-
-def flop_counter() -> FlopCounterMode:
-    """Return torch's counter of matrix products, taught the two that it does not know.
-
-    Without them the attention of a CPU would cost nothing and that of a GPU something, and a product added in place
-    would be free.
-    """
-    aten = torch.ops.aten
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            aten.addmm_: _in_place_product,
-            aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_on_cpu_backward,
-        },
-    )
-
-
-def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
-    """Count the floating-point operations of one sequence's forward pass through a trunk, matrix products only.
-
-    Works on a model of fake tensors as on a real one.
-    """
-    parameter = next(model.parameters())
-    shapes_only = parameter.fake_mode if isinstance(parameter, FakeTensor) else nullcontext()
-    with torch.no_grad(), shapes_only, flop_counter() as counter:
-        trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
-    return float(counter.get_total_flops())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What counting needs to know of a model.
-
-    Attributes:
-        trunk_flops: operations of one sequence's forward pass through the trunk.
-        backward_flops: of its backward pass.
-        hidden_size: columns of the head.
-        head_trained: whether the head's own gradient is computed.
-    """
-
-    trunk_flops: float
-    backward_flops: float
-    hidden_size: int
-    head_trained: bool
-
-
-@functools.cache
-def shape_of(source: ModelSource, folder: Path, sequence_length: int, lora: Lora | None = None) -> Shape:
-    """Count a model by its configuration alone; a grid asks for the same few models thousands of times."""
-    model = shape_model(source, folder, lora=lora)
-    forward = count_trunk_flops(model, sequence_length)
-    return Shape(
-        trunk_flops=forward,
-        # One product for the input's gradient and one for the weight's, where every weight is trained.
-        backward_flops=2.0 * forward if lora is None else _count_backward_flops(model, sequence_length),
-        hidden_size=int(model.config.hidden_size),
-        head_trained=lora is None or lora.head,
-    )
-
-
-def _count_backward_flops(model: PreTrainedModel, sequence_length: int) -> float:
-    """Count one sequence's backward pass through a trunk of fake tensors, down to the weights that are trained.
-
-    A fused backward pass of attention computes the scores anew, which is not counted anywhere.
-    """
-    model.set_attn_implementation("eager")
-    trained = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
-    fake = trained[0]
-    assert isinstance(fake, FakeTensor)
-    with fake.fake_mode, flop_counter() as counter:
-        hidden = trunk(model, torch.zeros((1, sequence_length), dtype=torch.long, device=model.device))
-        forward = counter.get_total_flops()
-        torch.autograd.grad(hidden, trained, torch.ones_like(hidden), allow_unused=True)
-    return float(counter.get_total_flops() - forward)
-
-
-def count_flops(
-    tally: Tally,
-    *,
-    student_trunk: float,
-    teacher_trunk: float,
-    student_head: int,
-    teacher_head: int,
-    student_backward: float | None = None,
-    head_trained: bool = True,
-    projection: int = 0,
-    recomputed: bool = False,
-) -> dict[str, float]:
-    """Turn a tally into floating-point operations by part, matrix products only.
-
-    A multiply-add counts two. A backward pass costs twice its forward pass, one product for the input's gradient, one
-    for the weight's, where all weights are trained.
-
-    Args:
-        tally: what the training counted.
-        student_trunk: operations of one sequence's forward pass through the student's trunk.
-        teacher_trunk: the same for the teacher.
-        student_head: elements of the student's head matrix.
-        teacher_head: elements of the teacher's.
-        student_backward: operations of one sequence's backward pass through the student's trunk; twice the forward
-            pass's if None.
-        head_trained: whether the gradient of the student's head is computed.
-        projection: elements of the projections of hidden states, 0 without that branch.
-        recomputed: whether the student's trunk runs forward once more while its backward pass runs; an upper bound, as
-            torch stops each layer before the last product.
-    """
-    passes = (1 + recomputed) * tally.sequences + tally.trunk_passes
-    backward = 2.0 * student_trunk if student_backward is None else student_backward
-    branch = {"feature_projection": 6.0 * projection * tally.projected} if projection else {}
-    return branch | {
-        "student_trunk": student_trunk * passes + backward * tally.sequences,
-        "student_head_scoring": 2.0 * student_head * tally.student_scored,
-        "student_head_training": (6.0 if head_trained else 4.0) * student_head * tally.student_trained,
-        "teacher_trunk": teacher_trunk * tally.teacher_passes,
-        "teacher_head": 2.0 * teacher_head * tally.teacher_rows,
-    }
-
-
-def count_prepass_flops(
-    *,
-    num_sequences: int,
-    num_positions: int,
-    student_trunk: float,
-    student_head: int,
-    teacher_trunk: float,
-    teacher_head: int,
-) -> dict[str, float]:
-    """Return the operations of scoring every training sequence once, by part; 0 for a part that is not run.
-
-    Args:
-        num_sequences: training sequences.
-        num_positions: their valid positions.
-        student_trunk: operations of one sequence's forward pass through the student's trunk.
-        student_head: elements of the student's head matrix.
-        teacher_trunk: as for the student; 0 where the teacher's states come from a cache.
-        teacher_head: as for the student.
-    """
-    return {
-        "prepass_student_trunk": student_trunk * num_sequences,
-        "prepass_student_head": 2.0 * student_head * num_positions,
-        "prepass_teacher_trunk": teacher_trunk * num_sequences,
-        "prepass_teacher_head": 2.0 * teacher_head * num_positions,
-    }

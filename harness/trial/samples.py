@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.config import Choice, Strategy, Workload
+from harness.config import Choice, Strategy
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.models.devices import chunk_of
@@ -18,13 +18,11 @@ from harness.records.record import Samples
 from harness.teacher.inputs import Inputs
 from harness.teacher.live import cached_teacher, online_teacher
 from harness.teacher.prepass import Prepass, open_prepass
-from harness.trial.meter import count_prepass_flops, shape_of
 from harness.trial.prepass import (
     Scorer,
     build_prepass,
     describe_prepass,
     prepass_key,
-    reads_student,
     reads_teacher,
 )
 from harness.trial.trial import Trial
@@ -138,33 +136,6 @@ def prepare_prepass(
         seed=trial.seed or 0,
     )
     return build_prepass(cache, about, inputs.train, scorer, on_progress=on_progress), True
-
-
-def prepass_flops(
-    strategy: Strategy, workload: Workload, *, num_sequences: int, num_positions: int, vocab_size: int
-) -> dict[str, float]:
-    """Return what a strategy's prepass costs by part, run or found; empty for a strategy without one."""
-    signal = scored_by(strategy)
-    if signal is None:
-        return {}
-    length = workload.data.sequence_length
-    trunk, head, teacher_trunk, teacher_head = 0.0, 0, 0.0, 0
-    if reads_student(signal):
-        student = shape_of(workload.student, workload.folder, length)
-        trunk, head = student.trunk_flops, vocab_size * student.hidden_size
-    if reads_teacher(signal):
-        assert workload.teacher is not None, "checked before anything runs"
-        teacher = shape_of(workload.teacher, workload.folder, length)
-        teacher_head = vocab_size * teacher.hidden_size
-        teacher_trunk = teacher.trunk_flops if strategy.teacher == "online" else 0.0
-    return count_prepass_flops(
-        num_sequences=num_sequences,
-        num_positions=num_positions,
-        student_trunk=trunk,
-        student_head=head,
-        teacher_trunk=teacher_trunk,
-        teacher_head=teacher_head,
-    )
 
 
 def _about(trial: Trial, train: Tokens) -> dict[str, object] | None:

@@ -15,7 +15,7 @@ from harness.config.seeds import derive
 from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
-from harness.distill.objective import Objective, compile_strategy
+from harness.distill.objective import Objective
 from harness.distill.parts import Resumable, Weights
 from harness.distill.shards import assemble, shard
 from harness.distill.step import Core
@@ -26,12 +26,13 @@ from harness.models.lora import PURPOSE, adapt
 from harness.teacher.inputs import Inputs, prepare_inputs, prepare_train_cache
 from harness.teacher.interface import Teacher
 from harness.teacher.live import cached_teacher, online_teacher
-from harness.teacher.scored import Scored, prepare_scored, scored_flops
-from harness.teacher.targets import Stored, count_valid, prepare_stored, stored_flops
+from harness.teacher.scored import Scored, prepare_scored
+from harness.teacher.targets import Stored, prepare_stored
 from harness.trial.checkpoint import Keeper
-from harness.trial.meter import Clock, LiveBytes, count_flops, reset_peak, shape_of
-from harness.trial.rollouts import make_writer, rollout_flops
-from harness.trial.samples import Chosen, choose_samples, prepass_flops, prepass_reads_cache
+from harness.trial.flops import Reading, price, shapes_of, work_of
+from harness.trial.meter import Clock, LiveBytes, reset_peak
+from harness.trial.rollouts import make_writer
+from harness.trial.samples import Chosen, choose_samples, prepass_reads_cache
 from harness.trial.trial import Trial
 from harness.trial.watch import watch_training
 
@@ -99,7 +100,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
     torch.set_num_threads(workload.resources.cpus)
     _seed_generators(derive(trial.seed or 0, "global"))
     reset_peak(device)
-    objective = compile_strategy(strategy) if strategy.train else None
+    objective = trial.objective if strategy.train else None
     dtype = models.DTYPES[workload.resources.dtype]
     with clock.phase("load"):
         from_cache = objective is not None and objective.reads_teacher and strategy.teacher == "cached"
@@ -131,7 +132,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
                 only = chosen.kept if chosen is not None else None
                 scored = prepare_scored(trial, signals, inputs, cache=cache, only=only)
         with clock.phase("load"):
-            teacher, teacher_flops = _training_teacher(trial, objective, inputs, scored, device)
+            teacher = _training_teacher(trial, objective, inputs, scored, device)
         adapted = None
         if workload.lora is not None:
             adapted = adapt(model, workload.lora, seed=derive(trial.seed or 0, PURPOSE))
@@ -170,38 +171,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         if group.sharded:
             load = partial(models.load_model, source, workload.folder, dtype=dtype, device=device)
             model = assemble(model, load, group)
-        head = models.head_of(model, inputs.vocab_size).weight
-        student = shape_of(workload.student, workload.folder, workload.data.sequence_length, workload.lora)
-        flops = count_flops(
-            training.tally,
-            student_trunk=student.trunk_flops,
-            student_backward=student.backward_flops,
-            head_trained=student.head_trained,
-            teacher_trunk=teacher_flops,
-            student_head=head.numel(),
-            teacher_head=teacher.head.weight.numel() if teacher is not None else 0,
-            projection=sum(each.numel() for each in core.projection.parameters()) if core.projection else 0,
-            recomputed=workload.resources.checkpoint_activations,
-        )
-        flops |= rollout_flops(training.tally, workload, inputs.vocab_size)
-        if chosen is not None and chosen.prepass is not None:
-            flops |= prepass_flops(
-                strategy,
-                workload,
-                num_sequences=chosen.num_samples,
-                num_positions=chosen.prepass.num_positions,
-                vocab_size=inputs.vocab_size,
-            )
-        if stored is not None or scored is not None:
-            num_positions = count_valid(inputs.train, chosen.kept if chosen is not None else None)
-            flops |= scored_flops(workload, signals, num_positions=num_positions, vocab_size=inputs.vocab_size)
-        if stored is not None:
-            flops |= stored_flops(
-                workload,
-                num_sequences=stored.store.meta.num_tokens // workload.data.sequence_length,
-                num_positions=num_positions,
-                vocab_size=inputs.vocab_size,
-            )
+        flops = _price(trial, training, inputs, chosen)
         if adapted is not None:
             model = adapted.merge()
     return Distilled(
@@ -223,17 +193,24 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
 
 def _training_teacher(
     trial: Trial, objective: Objective, inputs: Inputs, scored: Scored | None, device: str
-) -> tuple[Teacher | None, float]:
-    """Return the teacher that training reads, and what one sequence through its trunk costs if it really runs."""
+) -> Teacher | None:
+    """Return the teacher that training reads, None where it reads none."""
     if not objective.reads_teacher or trial.strategy.stored:
-        return None, 0.0
+        return None
     if trial.strategy.teacher == "cached":
         assert inputs.train_cache is not None, "prepared before training"
-        return cached_teacher(inputs.train_cache, device, None if scored is None else scored.scores), 0.0
-    workload = trial.workload
-    assert workload.teacher is not None, "checked before anything runs"
-    teacher = online_teacher(workload, inputs.vocab_size, device)
-    return teacher, shape_of(workload.teacher, workload.folder, workload.data.sequence_length).trunk_flops
+        return cached_teacher(inputs.train_cache, device, None if scored is None else scored.scores)
+    return online_teacher(trial.workload, inputs.vocab_size, device)
+
+
+def _price(trial: Trial, training: Training, inputs: Inputs, chosen: Chosen | None) -> dict[str, float]:
+    num_valid = inputs.train.num_valid
+    every = Reading(sequences=len(num_valid), rows=int(num_valid.sum()))
+    kept = every
+    if chosen is not None:
+        kept = Reading(sequences=len(chosen.kept), rows=int(num_valid[chosen.kept.numpy()].sum()))
+    work = work_of(trial, training.tally, every=every, kept=kept)
+    return price(work, shapes_of(trial, inputs.vocab_size))
 
 
 def _parts(clock: Clock, live: LiveBytes, watch: Watch | None, core: Core) -> dict[str, Resumable]:

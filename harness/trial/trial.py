@@ -15,7 +15,7 @@ from harness.config.legality import check_workload, components
 from harness.config.plugins import as_config as plugins_as_config
 from harness.config.plugins import load_config as load_plugins
 from harness.distill import NUMERICS
-from harness.distill.objective import compile_strategy
+from harness.distill.objective import Objective, compile_strategy
 from strategies.digest import source_digest
 
 # What changes where and how fast a trial runs, but not what it computes.
@@ -63,7 +63,12 @@ class Trial:
     fingerprints: Mapping[str, str]
     diagnostics: Diagnostics | None = None
 
-    @property
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """What a trained trial minimises."""
+        return compile_strategy(self.strategy)
+
+    @functools.cached_property
     def id(self) -> str:
         """Hash of what the trial computes: not of its label, its grid or where it runs."""
         payload = {
@@ -75,7 +80,7 @@ class Trial:
             "sources": dict(self.sources),
             "fingerprints": dict(self.fingerprints),
         }
-        if self.strategy.train and compile_strategy(self.strategy).stored_scores:
+        if self.strategy.train and self.objective.stored_scores:
             # Scored before training, rows lie in other chunks than while training, which may round differently.
             payload["scores"] = "stored"
         return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]

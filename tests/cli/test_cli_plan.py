@@ -9,8 +9,9 @@ from rich.console import Console
 from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.store import write_record
-from harness.run.plan import make_plan, predict_flops, print_plan, reads_cache
+from harness.run.plan import make_plan, print_plan, reads_cache
 from harness.trial.execute import run_trial
+from harness.trial.flops import predict_flops
 
 GRIDS = Path(__file__).parents[2] / "grids"
 

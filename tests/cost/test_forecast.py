@@ -18,7 +18,6 @@ from harness.cost.forecast import calibrate
 from harness.cost.forecast.advice import changes_that_help
 from harness.cost.forecast.calibrate import measure_step_s
 from harness.cost.forecast.disk import caches
-from harness.cost.forecast.flops import exactness, predict_flops
 from harness.cost.forecast.forecast import make_forecast
 from harness.cost.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
 from harness.cost.forecast.memory import GIB, changed, countable, footprint
@@ -28,6 +27,7 @@ from harness.models import layers_of, load_model, load_tokenizer, tokenizer_fing
 from harness.models.shapes import configuration, num_tokens
 from harness.records.layout import Results
 from harness.trial.execute import run_trial
+from harness.trial.flops import exactness, predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.trial import Trial
 from strategies.registry import POLICIES

@@ -8,7 +8,7 @@ from harness.cost.outside import installed
 from harness.cost.rig import Setting, make_rig
 from harness.cost.shapes import build, load_pair
 from harness.cost.variants import available, variant
-from harness.trial.meter import count_trunk_flops
+from harness.models.operations import count_trunk_flops
 from strategies.base import budget_size
 
 

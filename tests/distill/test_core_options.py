@@ -16,7 +16,9 @@ from harness.config.expand import presets
 from harness.data.tokens import Batch
 from harness.distill.step import Core, accumulate
 from harness.models import compute_activations_anew
-from harness.trial.meter import LiveBytes, count_flops, count_trunk_flops
+from harness.models.operations import Shape, count_trunk_flops
+from harness.trial.flops import Shapes, Work, price
+from harness.trial.meter import LiveBytes
 
 
 def gradients(core: Core, batch: Batch) -> dict[str, Tensor]:
@@ -52,8 +54,8 @@ def test_a_trunk_run_anew_is_charged(pair: Pair, make_batch: Callable[..., Batch
     compute_activations_anew(core.student)
     with FlopCounterMode(display=False) as counter:
         tally = accumulate(core, [batch], None, step=0, num_steps=1).tally
-    heads = {"student_head": 97 * 16, "teacher_head": 0, "teacher_trunk": 0.0}
-    counted = count_flops(tally, student_trunk=count_trunk_flops(pair.student, 13), **heads, recomputed=True)
+    student = Shape(trunk_flops=count_trunk_flops(pair.student, 13), hidden_size=16)
+    counted = price(Work(tally=tally), Shapes(student=student, vocab_size=97, recomputed=True))
     # The counter knows addmm, but not the in-place form that adds up the head's gradient.
     unseen = 2 * 97 * 16 * tally.student_trained
     # The last product of a layer is not needed again, and torch stops before it.

@@ -20,12 +20,12 @@ from harness.distill.rollout import Writer, generate, pick_tokens
 from harness.distill.step import accumulate
 from harness.distill.train import Training, train
 from harness.models import head_of
+from harness.models.operations import count_trunk_flops, flop_counter
 from harness.records.layout import Results
-from harness.run.plan import predict_flops
 from harness.trial.checkpoint import Interval, Keeper, Stopped
 from harness.trial.execute import run_trial
+from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
-from harness.trial.meter import count_trunk_flops, flop_counter
 from harness.trial.trial import make_trials
 
 OWN = Rollout(share=1.0, temperature=1.0, top_p=1.0, max_new_tokens=6)

@@ -13,9 +13,10 @@ from harness.config import Evaluation
 from harness.config.errors import UserError
 from harness.config.yaml import parse
 from harness.evaluate import evaluation as module
+from harness.evaluate.definitions import SuiteTask
 from harness.evaluate.evaluation import check_evaluation, fingerprint, prepare_items
 from harness.evaluate.rows import find_source, load_from_hub
-from harness.evaluate.suite import SuiteTask, resolve_suite
+from harness.evaluate.suite import resolve_suite
 from harness.records.layout import Results
 from harness.run.plan import make_plan
 

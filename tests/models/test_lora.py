@@ -20,12 +20,13 @@ from harness.data.tokens import Batch
 from harness.distill.step import accumulate
 from harness.models import load_model, trunk
 from harness.models.lora import adapt, targets_of
+from harness.models.operations import Shape, count_trunk_flops, flop_counter, shape_of
 from harness.records.export import export
 from harness.records.layout import Results
 from harness.run.attempt import Options, run_and_write
-from harness.run.plan import make_plan, predict_flops
+from harness.run.plan import make_plan
 from harness.trial.execute import run_trial
-from harness.trial.meter import count_flops, count_trunk_flops, flop_counter, shape_of
+from harness.trial.flops import Shapes, Work, predict_flops, price
 from harness.trial.trial import Trial
 from strategies.registry import UnknownNameError
 
@@ -83,15 +84,8 @@ def test_the_operations_of_a_step_are_those_a_counter_sees(
         result = accumulate(core, split_batch(make_batch(6, LENGTH), [4, 2]), None, step=0, num_steps=1)
     shape = shape_of(workload.student, workload.folder, LENGTH, lora)
     assert shape.trunk_flops == count_trunk_flops(student, LENGTH)
-    priced = count_flops(
-        result.tally,
-        student_trunk=shape.trunk_flops,
-        student_backward=shape.backward_flops,
-        head_trained=shape.head_trained,
-        teacher_trunk=count_trunk_flops(pair.teacher, LENGTH),
-        student_head=VOCAB * shape.hidden_size,
-        teacher_head=VOCAB * int(pair.teacher.config.hidden_size),
-    )
+    teacher = Shape(trunk_flops=count_trunk_flops(pair.teacher, LENGTH), hidden_size=pair.teacher.config.hidden_size)
+    priced = price(Work(tally=result.tally), Shapes(student=shape, teacher=teacher, vocab_size=VOCAB))
     assert counter.get_total_flops() == sum(priced.values())
 
 

@@ -10,10 +10,11 @@ from harness.cost.forecast.disk import caches
 from harness.distill.objective import compile_strategy
 from harness.records.layout import Results
 from harness.records.record import Record
-from harness.run.plan import make_plan, predict_flops
+from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
 from harness.teacher import scored
 from harness.trial.execute import run_trial
+from harness.trial.flops import predict_flops
 from harness.trial.trial import Trial
 from strategies.registry import SIGNALS, TEACHER_INPUTS
 

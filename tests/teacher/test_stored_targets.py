@@ -8,9 +8,10 @@ import pytest
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.records.layout import Results
-from harness.run.plan import make_plan, predict_flops
+from harness.run.plan import make_plan
 from harness.teacher import live as teachers
 from harness.trial.execute import Outcome, run_trial
+from harness.trial.flops import predict_flops
 from harness.trial.trial import Trial
 
 THREE_AXES = {

@@ -24,10 +24,11 @@ from harness.models import head_of, load_model, trunk
 from harness.records.layout import Results
 from harness.records.store import finished, read_record, write_record
 from harness.run.attempt import failed_record, run_and_write
-from harness.run.plan import make_plan, predict_flops, reads_cache
+from harness.run.plan import make_plan, reads_cache
 from harness.teacher.inputs import prepare_inputs
 from harness.teacher.interface import Teacher
 from harness.trial.execute import Outcome, run_trial
+from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.trial import Trial, make_trials
 

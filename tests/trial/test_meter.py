@@ -11,7 +11,9 @@ from harness.config.expand import presets
 from harness.data.tokens import Batch
 from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
-from harness.trial.meter import Clock, LiveBytes, count_flops, count_trunk_flops, flop_counter, peak_gib, reset_peak
+from harness.models.operations import Shape, count_trunk_flops, flop_counter
+from harness.trial.flops import Shapes, Work, price
+from harness.trial.meter import Clock, LiveBytes, peak_gib, reset_peak
 from strategies.registry import POLICIES, SIGNALS, STUDENT_INPUTS, raw_inputs
 
 TRAINED = sorted(name for name, preset in presets().items() if preset.train)
@@ -19,14 +21,13 @@ LENGTH = 13
 
 
 def priced(tally: Tally, pair: Pair) -> dict[str, float]:
-    return count_flops(
-        tally,
-        student_trunk=count_trunk_flops(pair.student, LENGTH),
-        teacher_trunk=count_trunk_flops(pair.teacher, LENGTH),
-        student_head=VOCAB * 16,
-        teacher_head=VOCAB * 24,
-        projection=16 * 24,
+    shapes = Shapes(
+        student=Shape(trunk_flops=count_trunk_flops(pair.student, LENGTH), hidden_size=16),
+        teacher=Shape(trunk_flops=count_trunk_flops(pair.teacher, LENGTH), hidden_size=24),
+        vocab_size=VOCAB,
+        projections=1,
     )
+    return price(Work(tally=tally), shapes)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -22,11 +22,12 @@ from harness.distill.train import data_order
 from harness.records.layout import Results
 from harness.records.store import read_record
 from harness.run.attempt import run_and_write
-from harness.run.plan import Plan, make_plan, predict_flops, reads_cache
+from harness.run.plan import Plan, make_plan, reads_cache
 from harness.run.prepare import prepare_plan
 from harness.teacher.inputs import prepare_inputs
 from harness.trial import samples
 from harness.trial.execute import Outcome, run_trial
+from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_name
 from harness.trial.trial import Trial, as_config, from_config, make_trials

@@ -14,7 +14,7 @@ from harness.cost.shapes import shapes_only
 from harness.cost.variants import Variant, variant
 from harness.distill.score import Rows, score_rows
 from harness.models import head_of, trunk
-from harness.trial.meter import flop_counter
+from harness.models.operations import flop_counter
 from strategies.base import budget_size
 
 # What SE-KD 3X keeps of the training sequences.

@@ -27,12 +27,13 @@ from harness.distill.objective import Objective, compile_strategy
 from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
 from harness.models import Head, head_of, trunk
+from harness.models.operations import Shape
 from harness.teacher.hidden import HiddenCache, build_hidden
 from harness.teacher.interface import Teacher
 from harness.teacher.rows import RowTeacher
 from harness.teacher.scores import ScoreCache, build_scores
 from harness.teacher.source import Source
-from harness.trial.meter import count_flops
+from harness.trial.flops import Shapes, Work, price
 from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS, raw_inputs
 
 SEEDS = (1, 3)
@@ -255,12 +256,12 @@ class _Bench:
 
 
 def _price(tally: Tally, setting: Setting, counted: Pair) -> float:
-    size = {"batch_size": 1, "length": setting.length}
-    parts = count_flops(
-        replace(tally, teacher_passes=0),
-        student_trunk=float(trunk_flops(counted.student, **size)),
-        teacher_trunk=float(trunk_flops(counted.teacher, **size)),
-        student_head=counted.vocab_size * int(counted.student.hidden_size),
-        teacher_head=counted.vocab_size * int(counted.teacher.hidden_size),
+    student, teacher = (
+        Shape(
+            trunk_flops=float(trunk_flops(config, batch_size=1, length=setting.length)),
+            hidden_size=int(config.hidden_size),
+        )
+        for config in (counted.student, counted.teacher)
     )
-    return sum(parts.values())
+    shapes = Shapes(student=student, teacher=teacher, vocab_size=counted.vocab_size)
+    return sum(price(Work(tally=replace(tally, teacher_passes=0)), shapes).values())

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from harness.config import Strategy, Workload
-from harness.cost.forecast.flops import kept_samples
 from harness.distill.objective import compile_strategy
 from harness.models import DTYPES
 from harness.models.shapes import configuration, num_tokens
 from harness.teacher.bits import Record
 from harness.teacher.targets import draws_of, largest_of
+from harness.trial.flops import kept_samples
 from harness.trial.samples import prepass_reads_cache, scored_by
 
 _ID_BYTES, _SCORE_BYTES, _TAIL_BYTES = 4, 8, 4

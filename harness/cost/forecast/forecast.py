@@ -11,16 +11,16 @@ from harness.config.expand import load_grid, presets
 from harness.config.workloads import load_workload
 from harness.cost.forecast.advice import Change, changes_that_help
 from harness.cost.forecast.disk import Cached, caches
-from harness.cost.forecast.flops import Exactness, exactness, kept_samples, predict_flops
 from harness.cost.forecast.gpus import Gpu, usable_gib
 from harness.cost.forecast.memory import GIB, Footprint, cache_footprint, footprint, fullest
 from harness.data import text
 from harness.data.tokens import Tokens, find_prepared
 from harness.distill.train import count_steps
 from harness.models import load_tokenizer, tokenizer_fingerprint
+from harness.models.operations import shape_of
 from harness.records.layout import Results
 from harness.run.plan import check_batches
-from harness.trial.meter import shape_of
+from harness.trial.flops import Exactness, exactness, kept_samples, predict_flops
 from harness.trial.trial import Trial, make_trials
 
 # Without a grid: the paper's main rows, from the dearest to the cheapest.
