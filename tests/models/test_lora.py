@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,7 @@ def test_the_student_with_its_adapters_added_is_evaluated_and_exported(
     source = ModelSource(path=str(folder))
     asis = Workload(**{**dict(trial.workload), "student": source, "lora": None})
     plain = presets()["no_kd"]
-    shown = run_trial(
-        Trial(**{**vars(trial), "strategy": plain, "workload": asis, "seed": None}), cache=results / "cache"
-    ).record
+    shown = run_trial(replace(trial, strategy=plain, workload=asis, seed=None), cache=results / "cache").record
     assert {name: metric.value for name, metric in shown.metrics.items()} == pytest.approx(
         {name: metric.value for name, metric in record.metrics.items()}, rel=1e-6
     )

@@ -1,6 +1,7 @@
 """Scores stored before training: the same as computed while training, without the teacher's head at every position."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,5 +131,5 @@ def test_a_run_scores_before_its_trials_start(make_trial: Callable[..., Trial], 
     prepare_plan(plan, Results(tmp_path / "results"), Console(quiet=True))
     assert len(list((tmp_path / "results" / "cache").glob("scores-*"))) == 1
     trial = plan.trials[0]
-    assert trial.id != Trial(**{**vars(trial), "strategy": trial.strategy.model_copy(update={"teacher": "online"})}).id
+    assert trial.id != replace(trial, strategy=trial.strategy.model_copy(update={"teacher": "online"})).id
     assert scored.scored_flops(trial.workload, (), num_positions=1, vocab_size=1) == {}
