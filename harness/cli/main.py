@@ -110,10 +110,9 @@ def run(
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
     from harness.config.plugins import load_plugins
-    from harness.run.attempt import Options
+    from harness.run.options import Options, parse_trackers
     from harness.run.plan import make_plan, print_plan
     from harness.run.run import print_mirror_status, run_plan, sync_mirror
-    from harness.run.watchers import parse_trackers
     from harness.trial.checkpoint import parse_interval
 
     terminal = console()

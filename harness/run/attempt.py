@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,8 @@ from harness.records.mirror import MirrorError
 from harness.records.record import Failure, History, Record
 from harness.records.store import finished, read_record, write_record
 from harness.run.limits import memory_limit
-from harness.trial.checkpoint import Interval, Keeper, Stopped
+from harness.run.options import Options
+from harness.trial.checkpoint import Keeper, Stopped
 from harness.trial.execute import now, run_trial
 from harness.trial.stages import OnStep, distil
 from harness.trial.trial import Trial, core_digest, shows_enough
@@ -34,31 +34,6 @@ from harness.trial.trial import Trial, core_digest, shows_enough
 Reason = Literal["error", "input", "not_finite", "memory", "lost"]
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where and how a plan's trials run; none of it is part of what they compute.
-
-    Attributes:
-        checkpoint_every: how often a trial that trains saves its state.
-        deterministic: whether operations that have a deterministic form use it; a GPU's are slower then.
-        memory_bytes: how much a trial on the CPU may take at most; no limit if None.
-        keep_students: whether a trained student's weights stay, under `students/`, for `harness export`.
-        address: of a running Ray cluster that shares the results folder; a Ray of this machine alone if None.
-        trackers: what shows losses and metrics while trials run: `harness.run.watchers.TRACKERS`.
-        fresh: start over: records and checkpoints of the chosen trials go to the trash.
-        rebuild: the same for damaged records and checkpoints only; without it they are refused.
-    """
-
-    checkpoint_every: Interval = field(default_factory=lambda: Interval(seconds=600.0))
-    deterministic: bool = False
-    memory_bytes: int | None = None
-    keep_students: bool = False
-    address: str | None = None
-    trackers: tuple[str, ...] = ("tensorboard",)
-    fresh: bool = False
-    rebuild: bool = False
 
 
 def run_and_write(

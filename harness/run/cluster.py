@@ -20,8 +20,9 @@ from harness.config import Workload
 from harness.config.errors import UserError
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
-from harness.run.attempt import Options, help_run
+from harness.run.attempt import help_run
 from harness.run.guard import guarded
+from harness.run.options import Options
 from harness.teacher.inputs import Part, build_part
 from harness.teacher.store import Spread
 from harness.trial.trial import Trial, from_config
@@ -58,6 +59,9 @@ _RETRIES = 1
 @contextmanager
 def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]:
     """Start Ray on this machine without a dashboard, reachable by this run alone, and stop it; or join a cluster."""
+    if not logging.getLogger("harness").isEnabledFor(logging.DEBUG):
+        # Twenty lines of traceback for a trial that fails; they are in its record, and its watcher says which one.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if address is None:
@@ -96,7 +100,7 @@ def make_loggers(trackers: Sequence[str], name: str) -> list[tune.Callback]:
     """Make Ray's callbacks for W&B and MLflow, whose own settings (keys, addresses, offline) are theirs to read.
 
     Args:
-        trackers: any of `harness.run.watchers.TRACKERS`.
+        trackers: any of `harness.run.options.TRACKERS`.
         name: of the project or experiment.
     """
     loggers: list[tune.Callback] = []

@@ -9,7 +9,8 @@ from harness.distill.parts import StaleError
 from harness.records import lock
 from harness.records.layout import Results
 from harness.records.store import is_whole_or_damaged
-from harness.run.attempt import Options, conditions, lock_name
+from harness.run.attempt import conditions, lock_name
+from harness.run.options import Options
 from harness.run.plan import Plan
 from harness.trial.checkpoint import check
 from harness.trial.trial import Trial

@@ -1,20 +1,24 @@
-"""A grid from plan to report: prepare what trials share, run what is missing, write the manifest and the report."""
+"""A grid from plan to report: prepare what trials share, run what is missing, write the manifest and the report.
+
+What trains, and Ray, is imported where there is something to run.
+"""
 
 import os
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness.analysis.report import print_report, write_report
 from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry
 from harness.records.store import write_manifest
-from harness.run.attempt import Options
-from harness.run.leftovers import resolve_leftovers
+from harness.run.options import Options
 from harness.run.plan import Plan
-from harness.run.prepare import prepare_plan
-from harness.run.watchers import Board, Outcome, Progress, Watcher, Watchers
+from harness.run.refresh import refresh_report
+
+if TYPE_CHECKING:
+    from harness.run.watchers import Outcome, Watcher
 
 _INTERRUPTED = 130
 
@@ -63,19 +67,8 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         The exit code: 0, 1 if a trial failed or was kept from ending, 130 if the user stopped it.
     """
     code = 0
-    for source in (plan.workload.teacher, plan.workload.student):
-        if source is not None and source.trust_remote_code:
-            console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
-    resolve_leftovers(plan, results, console, options)
     if plan.todo:
-        if options.address is not None:
-            # Read when Ray is imported: a cluster's machine is reached by its address, not over the loopback interface.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-        from harness.run.cluster import spreading
-
-        message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-        spread = spreading(plan.workload, results, address=options.address, message=message)
-        prepare_plan(plan, results, console, spread=spread)
+        _prepare(plan, results, console, options)
     write_plan(plan, results, command)
     if not plan.todo:
         console.print(f"{plan.state}; nothing to run.", highlight=False, soft_wrap=True)
@@ -84,8 +77,7 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         if outcome.pending:
             return _INTERRUPTED
         code = 1 if outcome.failed else 0
-    report = write_report(results.root, plan.grid.name, reports)
-    print_report(report, console)
+    refresh_report(results, plan.grid.name, reports, console)
     return code
 
 
@@ -103,12 +95,31 @@ def write_plan(plan: Plan, results: Results, command: str) -> None:
     write_manifest(results, manifest)
 
 
-def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> Outcome:
+def _prepare(plan: Plan, results: Results, console: Console, options: Options) -> None:
+    """Look at what an earlier run left, and build what the trials share."""
+    if options.address is not None:
+        # Read when Ray is imported: a cluster's machine is reached by its address, not over the loopback interface.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    from harness.run.cluster import spreading
+    from harness.run.leftovers import resolve_leftovers
+    from harness.run.prepare import prepare_plan
+
+    for source in (plan.workload.teacher, plan.workload.student):
+        if source is not None and source.trust_remote_code:
+            console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
+    resolve_leftovers(plan, results, console, options)
+    message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    spread = spreading(plan.workload, results, address=options.address, message=message)
+    prepare_plan(plan, results, console, spread=spread)
+
+
+def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Outcome":
     from harness.run.schedule import run_trials
+    from harness.run.watchers import Board, Progress, Watchers
 
     console.print(f"{plan.state}. Starting workers.", highlight=False, soft_wrap=True)
     progress = Progress(console=console, total=len(plan.todo))
-    watchers: tuple[Watcher, ...] = (progress,)
+    watchers: "tuple[Watcher, ...]" = (progress,)
     if "tensorboard" in options.trackers:
         watchers += (Board(results.tensorboard(plan.grid.name), results, progress.message),)
     with progress.shown():

@@ -13,10 +13,11 @@ from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
-from harness.run.attempt import Options, Reason, record_lost, run_and_write
+from harness.run.attempt import Reason, record_lost, run_and_write
 from harness.run.cluster import available_cpus, gathered, make_loggers, ray, session, tune
 from harness.run.guard import guarded, interruptible
 from harness.run.limits import count_oom_kills, memory_share
+from harness.run.options import Options
 from harness.run.plan import Plan
 from harness.run.watchers import Failed, Outcome, Watcher
 from harness.trial.checkpoint import Stopped

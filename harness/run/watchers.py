@@ -2,10 +2,9 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -16,12 +15,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from harness.config.errors import UserError, unknown
 from harness.records.layout import Results
 from harness.records.store import read_record
 from harness.trial.trial import Trial
-
-TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 class Watcher:
@@ -192,25 +188,6 @@ class Progress(Watcher):
             table.add_row(self._names[trial_id], share, loss, f"{time.monotonic() - running.since:.0f} s")
         summary = f"{self._finished} finished, {len(self._running)} running, {self._failed} failed, of {self.total}"
         return Group(Text(summary, style="bold"), table)
-
-
-def parse_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the trackers that are asked for, each once; `none` for none.
-
-    Raises:
-        UserError: `none` beside others, or a tracker whose package is not installed.
-        UnknownNameError: not a tracker.
-    """
-    if "none" in names:
-        if len(set(names)) > 1:
-            raise UserError(f"--track none goes with no other tracker; it is given with {', '.join(names)}")
-        return ()
-    for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, (*TRACKERS, "none"))
-        if name != "tensorboard" and find_spec(name) is None:
-            raise UserError(f"--track {name} needs the package {name}: pip install {name}")
-    return tuple(dict.fromkeys(names))
 
 
 class Board(Watcher):

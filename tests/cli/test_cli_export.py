@@ -15,7 +15,8 @@ from harness.records.export import export
 from harness.records.layout import Results
 from harness.records.record import Record
 from harness.run import attempt
-from harness.run.attempt import Options, run_and_write
+from harness.run.attempt import run_and_write
+from harness.run.options import Options
 from harness.run.plan import make_plan
 
 

@@ -58,7 +58,8 @@ def test_no_source_runs_what_it_reads(path: Path) -> None:
 def test_training_checkpoints_and_going_on_unpickle_nothing(
     workload_file: Path, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.run.attempt import Options, run_and_write
+    from harness.run.attempt import run_and_write
+    from harness.run.options import Options
     from harness.run.plan import make_plan
     from harness.trial.checkpoint import Interval, Stopped
 

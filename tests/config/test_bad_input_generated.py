@@ -33,7 +33,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # What would follow if the input were good.
     monkeypatch.setattr(harness.run.run, "_schedule", accept)
-    monkeypatch.setattr(harness.run.run, "prepare_plan", harness.run.run.prepare_plan)
+    monkeypatch.setattr(harness.run.run, "_prepare", harness.run.run._prepare)
     monkeypatch.setattr(harness.run.run, "write_plan", accept)
 
 
@@ -157,7 +157,7 @@ def grids(num: int) -> Callable[..., None]:
     @settings(max_examples=num, **SETTINGS)
     @given(path=places_of(GRID), how=HOW, junk=JUNK)
     def check(path: Any, how: str, junk: Any, capsys: Any, place: Path, workload_file: Path) -> None:
-        harness.run.run.prepare_plan = harness.run.run._schedule
+        harness.run.run._prepare = harness.run.run._schedule
         one_grid(capsys, place, workload_file, path, how, junk)
 
     return check

@@ -27,8 +27,9 @@ import harness.evaluate.runner  # noqa: F401 - lm-eval takes seconds to import
 from harness.analysis.report import write_report
 from harness.config.errors import UnknownNameError, UserError
 from harness.records.layout import Results
-from harness.run.attempt import Options, run_and_write
+from harness.run.attempt import run_and_write
 from harness.run.leftovers import resolve_leftovers
+from harness.run.options import Options
 from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
 from harness.run.run import write_plan

@@ -24,7 +24,8 @@ from harness.models.lora import adapt, targets_of
 from harness.models.operations import Shape, count_trunk_flops, flop_counter, shape_of
 from harness.records.export import export
 from harness.records.layout import Results
-from harness.run.attempt import Options, run_and_write
+from harness.run.attempt import run_and_write
+from harness.run.options import Options
 from harness.run.plan import make_plan
 from harness.trial.execute import run_trial
 from harness.trial.flops import Shapes, Work, predict_flops, price

@@ -16,7 +16,8 @@ from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.mirror import MirrorError
 from harness.records.store import read_record
-from harness.run.attempt import Options, reason_of, run_and_write
+from harness.run.attempt import reason_of, run_and_write
+from harness.run.options import Options
 from harness.run.plan import make_plan
 from harness.run.run import print_mirror_status, sync_mirror
 from harness.teacher import live as teachers

@@ -16,7 +16,7 @@ from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.records.layout import Results
 from harness.records.store import read_record
-from harness.run.attempt import Options
+from harness.run.options import Options
 from harness.run.plan import make_plan
 from harness.run.schedule import run_trials, second_attempt
 from harness.run.watchers import Failed, Watcher

@@ -11,8 +11,9 @@ from harness.config.errors import UnknownNameError, UserError
 from harness.records.layout import Results
 from harness.records.store import write_record
 from harness.run.cluster import make_loggers
+from harness.run.options import parse_trackers
 from harness.run.plan import make_plan
-from harness.run.watchers import Board, parse_trackers
+from harness.run.watchers import Board
 from harness.trial.execute import run_trial
 from harness.trial.trial import Trial
 
@@ -72,7 +73,7 @@ def test_trackers_are_checked_before_anything_runs(monkeypatch: pytest.MonkeyPat
         parse_trackers(["none", "wandb"])
     with pytest.raises(UnknownNameError, match="tensorboard"):
         parse_trackers(["tensorbord"])
-    monkeypatch.setattr("harness.run.watchers.find_spec", lambda name: None)
+    monkeypatch.setattr("harness.run.options.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         parse_trackers(["wandb"])
 
