@@ -19,9 +19,9 @@ from harness.distill.step import Core, accumulate
 from harness.models import Head, compute_activations_anew, head_of, trunk, trunk_layers
 from harness.models.devices import chunk_rows
 from harness.teacher.interface import Targets, Teacher
-from harness.teacher.sampled import SampledTarget
+from harness.teacher.kinds.draws import SampledTarget
+from harness.teacher.kinds.top_classes import TopClassesTarget
 from harness.teacher.targets import draws_of, largest_of
-from harness.teacher.topk import TopKTarget
 from strategies.base import budget_size
 
 # B = sequences, L = positions, D = the teacher's hidden size, U = draws
@@ -246,15 +246,12 @@ def _stored(setting: Setting, draws: int) -> tuple[Targets, tuple[Tensor, ...]]:
 
 def _largest(setting: Setting, strategy: Strategy) -> tuple[Targets, tuple[Tensor, ...]]:
     """Return targets that are at hand, as read from a `topk` cache."""
-    assert strategy.classes is not None, "legality asks for class policy top_k or top_k_tail"
-    kept = largest_of(strategy, setting.pair.vocab_size).k
-    shape = (setting.batch_size, setting.length, kept)
-    ids = torch.arange(kept, device=setting.device).expand(shape).contiguous()
+    kept = largest_of(strategy, setting.pair.vocab_size)
+    shape = (setting.batch_size, setting.length, kept.k)
+    ids = torch.arange(kept.k, device=setting.device).expand(shape).contiguous()
     logprobs = torch.randn(shape, device=setting.device).log_softmax(dim=-1) - 1.0
-    target = TopKTarget(ids=ids, logprobs=logprobs, log_tail=torch.full(shape[:2], -1.0, device=setting.device))
-    tail = strategy.classes.name == "top_k_tail"
-    renormalise = bool(strategy.classes.options.get("renormalise", False))
+    target = TopClassesTarget(ids=ids, logprobs=logprobs, log_tail=torch.full(shape[:2], -1.0, device=setting.device))
     return (
-        lambda _, places: target.sparse(places, tail=tail, renormalise=renormalise),
+        lambda _, places: target.sparse(places, tail=kept.tail, renormalise=kept.renormalise),
         (ids, logprobs, target.log_tail),
     )

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.config import Choice, Strategy
-from harness.teacher.scores import INPUTS
+from harness.teacher.kinds.scores import INPUTS
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
     CLASSES,

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harness.config import Choice
 from harness.models import Head
 from harness.models.devices import PIECES
 from strategies.base import SparseTarget, log_probs
@@ -181,3 +183,13 @@ def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: 
         if f"{model}_logprobs" in needed:
             values[f"{model}_logprobs"] = log_probs(values[f"{model}_logits"])
     return values
+
+
+def signal_functions(signal: Choice) -> Callable[[str], Any]:
+    """Return what maps a signal's name to its function; the options are those of `signal` itself, not of its parts."""
+
+    def function(name: str) -> Any:
+        build = SIGNALS[name].build
+        return partial(build, **signal.options) if name == signal.name else build
+
+    return function

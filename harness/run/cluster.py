@@ -24,7 +24,7 @@ from harness.run.attempt import help_run
 from harness.run.guard import guarded
 from harness.run.options import Options
 from harness.teacher.inputs import Part, build_part
-from harness.teacher.store import Spread
+from harness.teacher.provide import Spread
 from harness.trial.trial import Trial, from_config
 
 # Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, no handler

@@ -20,11 +20,12 @@ from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import device_of
 from harness.records.layout import Results
 from harness.run.plan import Plan, make_plan, reads_cache
-from harness.teacher.inputs import Inputs, Part, Progress, prepare_inputs, prepare_tokens
-from harness.teacher.scored import prepare_scored
-from harness.teacher.store import Spread
+from harness.teacher.inputs import Inputs, Part, prepare_inputs, prepare_tokens, teacher_source
+from harness.teacher.kinds.scores import SignalScores
+from harness.teacher.live import provide_rows
+from harness.teacher.provide import Progress, Spread
 from harness.trial.identity import fingerprints
-from harness.trial.samples import prepare_prepass, prepass_name
+from harness.trial.samples import prepass_name, provide_prepass
 from harness.trial.trial import Trial
 
 
@@ -133,18 +134,13 @@ def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, sho
         )
         # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
         with suppress(FloatingPointError):
-            prepare_prepass(
-                trial,
-                inputs,
-                cache=cache,
-                student=student,
-                device=device,
-                on_progress=partial(show, f"samples of {trial.strategy.label}"),
-            )
+            provide_prepass(trial, inputs, cache=cache, student=student, device=device, on_progress=show)
 
 
 def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
     """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
     for trial in trials:
         if trial.strategy.train and trial.strategy.samples is None:
-            prepare_scored(trial, trial.objective.stored_scores, inputs, cache=cache, on_progress=show)
+            source = teacher_source(trial.workload, trial.fingerprints, inputs.train, data="train")
+            for name in trial.objective.stored_scores:
+                provide_rows(SignalScores(signal=name), trial.workload, source, folder=cache, on_progress=show)

@@ -2,11 +2,9 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -15,16 +13,12 @@ from harness import models
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Tokens, prepare_all
-from harness.teacher.hidden import HiddenCache, build_hidden, make_hidden_shards, open_hidden
-from harness.teacher.live import read_head, row_teacher, run_teacher
-from harness.teacher.sampled import Draws, SampledCache, build_sampled, open_sampled
-from harness.teacher.scores import ScoreCache, build_scores, open_scores
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.live import StoredTeacher, provide_teacher, run_teacher
+from harness.teacher.provide import Progress, Spread, make_shards
 from harness.teacher.source import Source
-from harness.teacher.store import Spread
-from harness.teacher.topk import TopK, TopKCache, build_topk, open_topk
 
-# (what is being built, sequences done, sequences in all)
-Progress = Callable[[str, int, int], None]
+# K = kept sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +36,8 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     train: Tokens
     heldout: Tokens
-    train_cache: HiddenCache | None
-    heldout_cache: HiddenCache | None
+    train_cache: StoredTeacher | None
+    heldout_cache: StoredTeacher | None
 
     @property
     def vocab_size(self) -> int:
@@ -92,16 +86,18 @@ def prepare_inputs(
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, cache=cache)
     wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
-    caches: dict[str, HiddenCache] = {}
-    if workload.teacher is not None:
-        sources = {name: teacher_source(workload, fingerprints, each, data=name) for name, each in wanted.items()}
-        spreads = {}
-        if spread is not None:
-            spreads = {
-                name: spread(Part(workload=workload, fingerprints=fingerprints, split=split, data=name))
-                for name in wanted
-            }
-        caches = _caches(workload, sources, cache, on_progress, spreads)
+    loaded = functools.cache(lambda: run_teacher(workload))
+    caches = {
+        name: provide_teacher(
+            workload,
+            teacher_source(workload, fingerprints, tokens, data=name),
+            folder=cache,
+            asked=loaded,
+            on_progress=on_progress,
+            spread=spread and spread(Part(workload=workload, fingerprints=fingerprints, split=split, data=name)),
+        )
+        for name, tokens in (wanted if workload.teacher is not None else {}).items()
+    }
     return Inputs(
         tokenizer=tokenizer,
         train=train,
@@ -126,8 +122,7 @@ def build_part(part: Part, numbers: Sequence[int], *, cache: Path) -> None:
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, cache=cache)
     source = teacher_source(workload, part.fingerprints, train if part.data == "train" else heldout, data=part.data)
-    trunk, _ = run_teacher(workload)
-    make_hidden_shards(cache, source, trunk, batch_size=workload.optimisation.micro_batch_size, numbers=numbers)
+    make_shards(HiddenStates(), source, lambda: run_teacher(workload), folder=cache, numbers=numbers)
 
 
 def prepare_tokens(
@@ -156,178 +151,29 @@ def prepare_tokens(
     return tokens["train"], tokens[split]
 
 
-def prepare_train_cache(
-    workload: Workload,
-    fingerprints: Mapping[str, str],
-    train: Tokens,
-    *,
-    cache: Path,
-    only: Int[Tensor, " K"],
-    on_progress: Progress | None = None,
-) -> HiddenCache:
-    """Map the teacher's states of the chosen training sequences, building them if they are missing.
-
-    Args:
-        workload: a workload with a teacher.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        train: distillation text.
-        cache: folder of caches.
-        only: the training sequences that will be asked for, ascending. A cache of all of them serves too, if there is
-            one; otherwise only these are run through the teacher and stored.
-        on_progress: told of the building.
-    """
-    whole = open_hidden(cache, teacher_source(workload, fingerprints, train, data="train"))
-    if whole is not None:
-        return whole
-    source = teacher_source(workload, fingerprints, train, data="train", only=only.numpy())
-    return _caches(workload, {"train": source}, cache, on_progress)["train"]
-
-
 def teacher_source(
     workload: Workload,
     fingerprints: Mapping[str, str],
     tokens: Tokens,
     *,
     data: str,
-    only: npt.NDArray[np.int64] | None = None,
+    only: Int[Tensor, " K"] | None = None,
 ) -> Source:
-    """Describe the teacher over a data set: what every cache of it is made from.
+    """Describe the teacher over a data set: what everything stored of it is of.
 
     Args:
-        workload: the workload; it has a teacher.
+        workload: the workload.
         fingerprints: see `harness.trial.identity.fingerprints`.
         tokens: the data set.
         data: what it is called: train, validation or test.
         only: the sequences that the sample axis kept, ascending; all if None.
     """
-    assert workload.teacher is not None
+    teacher = {"teacher": workload.teacher.path} if workload.teacher is not None else {}
     return Source(
         tokens=tokens,
-        teacher=fingerprints["teacher"],
+        teacher=fingerprints.get("teacher", ""),
         tokenizer=fingerprints["tokenizer"],
         dtype=workload.resources.dtype,
-        only=only,
-        about={"workload": workload.name, "teacher": workload.teacher.path, "data": data},
+        only=None if only is None else only.numpy(),
+        about={"workload": workload.name, "data": data, **teacher},
     )
-
-
-def _caches(
-    workload: Workload,
-    sources: Mapping[str, Source],
-    cache: Path,
-    on_progress: Progress | None,
-    spreads: Mapping[str, Spread] | None = None,
-) -> dict[str, HiddenCache]:
-    """Map the teacher's caches; load the teacher only if something has to be computed here."""
-    found = {name: open_hidden(cache, source) for name, source in sources.items()}
-    if all(found.values()):
-        return {name: opened for name, opened in found.items() if opened is not None}
-    online = functools.cache(lambda: run_teacher(workload))
-    for name, source in sources.items():
-        if found[name] is None:
-            found[name] = build_hidden(
-                cache,
-                source,
-                lambda batch: online()[0](batch),
-                read_head(workload) if spreads else online()[1],
-                spread=(spreads or {}).get(name),
-                batch_size=workload.optimisation.micro_batch_size,
-                on_progress=None if on_progress is None else _named(on_progress, f"teacher states, {name}"),
-            )
-    return {name: opened for name, opened in found.items() if opened is not None}
-
-
-def prepare_sampled(
-    workload: Workload,
-    fingerprints: Mapping[str, str],
-    tokens: Tokens,
-    settings: Draws,
-    *,
-    cache: Path,
-    only: npt.NDArray[np.int64] | None = None,
-    on_progress: Progress | None = None,
-) -> SampledCache:
-    """Map the cache of the teacher's draws over the training text; build what is missing.
-
-    The teacher is run only where no `hidden` cache holds its states. Idempotent, and safe to call from several
-    processes.
-
-    Args:
-        workload: the workload; it has a teacher.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        tokens: the training text.
-        settings: what is drawn.
-        cache: folder of caches.
-        only: the sequences that the sample axis kept, ascending; all if None.
-        on_progress: told of the building.
-    """
-    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
-    found = open_sampled(cache, source, settings)
-    if found is not None:
-        return found
-    return build_sampled(
-        cache,
-        source,
-        settings,
-        row_teacher(workload, source, cache),
-        on_progress=None if on_progress is None else _named(on_progress, "teacher draws, train"),
-    )
-
-
-def prepare_topk(
-    workload: Workload,
-    fingerprints: Mapping[str, str],
-    tokens: Tokens,
-    settings: TopK,
-    *,
-    cache: Path,
-    only: npt.NDArray[np.int64] | None = None,
-    on_progress: Progress | None = None,
-) -> TopKCache:
-    """Map the cache of the teacher's largest classes over the training text; build what is missing.
-
-    The same as `prepare_sampled`, of another kind.
-    """
-    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
-    found = open_topk(cache, source, settings)
-    if found is not None:
-        return found
-    return build_topk(
-        cache,
-        source,
-        settings,
-        row_teacher(workload, source, cache),
-        on_progress=None if on_progress is None else _named(on_progress, "teacher's largest classes, train"),
-    )
-
-
-def prepare_scores(
-    workload: Workload,
-    fingerprints: Mapping[str, str],
-    tokens: Tokens,
-    signal: str,
-    *,
-    cache: Path,
-    only: npt.NDArray[np.int64] | None = None,
-    on_progress: Progress | None = None,
-) -> tuple[ScoreCache, bool]:
-    """Map the cache of a signal's scores of the training text, or build it; return it and whether it was there.
-
-    The same as `prepare_sampled`, of another kind, but scores of all sequences serve where some are asked for.
-    """
-    source = teacher_source(workload, fingerprints, tokens, data="train", only=only)
-    found = open_scores(cache, replace(source, only=None), signal) or open_scores(cache, source, signal)
-    if found is not None:
-        return found, True
-    built = build_scores(
-        cache,
-        source,
-        signal,
-        row_teacher(workload, source, cache),
-        on_progress=None if on_progress is None else _named(on_progress, f"{signal}, train"),
-    )
-    return built, False
-
-
-def _named(on_progress: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(name, done, total)

@@ -1,7 +1,7 @@
-"""Where the teacher's states and rows come from: the model itself, on one device or on several, or its cache."""
+"""A workload's teacher: the model itself, on one device or on several, or what is stored of it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -12,18 +12,121 @@ from harness import models
 from harness.config import Workload
 from harness.data.tokens import Batch
 from harness.models.devices import chunk_of, device_of, spread_layers, teacher_devices
-from harness.teacher.hidden import HiddenCache, open_hidden
 from harness.teacher.interface import StoredScores, Teacher
-from harness.teacher.rows import RowTeacher
-from harness.teacher.source import Source, Trunk
+from harness.teacher.kind import Kind, Read
+from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
+from harness.teacher.kinds.rows import RowTeacher, Trunk
+from harness.teacher.kinds.scores import PositionScores
+from harness.teacher.provide import Progress, Spread, Stored, open_stored, provide
+from harness.teacher.source import Source
 
 # B = sequences of a batch, L = positions, D = the teacher's hidden size
 
 
-def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
-    """Return a teacher that gives distributions: from a `hidden` cache if one holds its states, else by running it."""
-    hidden = open_hidden(cache, source) or open_hidden(cache, replace(source, only=None))
-    trunk, head = run_teacher(workload) if hidden is None else _read_teacher(hidden, device_of(workload))
+@dataclass(frozen=True, kw_only=True)
+class StoredTeacher:
+    """A teacher on disk.
+
+    Attributes:
+        states: its final hidden states over a data set.
+        head: its head, shared by all data sets.
+    """
+
+    states: Stored[Trunk]
+    head: Stored[Callable[[], models.Head]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk, head included."""
+        return self.states.num_bytes + self.head.num_bytes
+
+    @property
+    def build_s(self) -> float:
+        """Seconds that building the states took."""
+        return self.states.build_s
+
+
+def provide_teacher(
+    workload: Workload,
+    source: Source,
+    *,
+    folder: Path,
+    asked: Callable[[], RowTeacher] | None = None,
+    on_progress: Progress | None = None,
+    spread: Spread | None = None,
+) -> StoredTeacher:
+    """Map a teacher's states over a data set, and its head; the teacher runs where they are missing.
+
+    Args:
+        workload: the workload; it has a teacher.
+        source: the data set.
+        folder: where caches live.
+        asked: returns the teacher, loaded here if None; called only if states are missing.
+        on_progress: told of the building.
+        spread: as in `provide`.
+    """
+    states = provide(
+        HiddenStates(),
+        source,
+        asked or (lambda: run_teacher(workload)),
+        folder=folder,
+        batch_size=workload.optimisation.micro_batch_size,
+        on_progress=on_progress,
+        spread=spread,
+    )
+    return StoredTeacher(states=states, head=_provide_head(workload, source, folder))
+
+
+def provide_rows(
+    kind: Kind[RowTeacher, Read],
+    workload: Workload,
+    source: Source,
+    *,
+    folder: Path,
+    on_progress: Progress | None = None,
+) -> Stored[Read]:
+    """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs.
+
+    Args:
+        kind: what is wanted.
+        workload: the workload; it has a teacher.
+        source: the data set.
+        folder: where caches live.
+        on_progress: told of the building.
+    """
+    return provide(
+        kind,
+        source,
+        lambda: row_teacher(workload, source, folder),
+        folder=folder,
+        batch_size=workload.optimisation.micro_batch_size,
+        on_progress=on_progress,
+    )
+
+
+def row_teacher(workload: Workload, source: Source, folder: Path) -> RowTeacher:
+    """Return a teacher that gives distributions: from its stored states if they are there, else by running it."""
+    states = open_stored(HiddenStates(), source, folder)
+    if states is None:
+        return run_teacher(workload)
+    head = _provide_head(workload, source, folder).read()
+    return _row_teacher(workload, states.read, models.Head(weight=head.weight.to(device_of(workload))))
+
+
+def run_teacher(workload: Workload) -> RowTeacher:
+    """Load the teacher, no student beside it; its trunk takes batches from any device."""
+    devices = teacher_devices(workload, alone=True)
+    teacher, first = _load(workload, devices), devices[0]
+    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
+    weight = head.weight.detach().to(first)
+
+    def trunk(batch: Batch) -> Float[Tensor, "B L D"]:
+        return models.trunk(teacher, batch.to(first).input_ids).to(first)
+
+    return _row_teacher(workload, trunk, models.Head(weight=weight))
+
+
+def _row_teacher(workload: Workload, trunk: Trunk, head: models.Head) -> RowTeacher:
     return RowTeacher(
         trunk=trunk,
         head=head,
@@ -32,31 +135,35 @@ def row_teacher(workload: Workload, source: Source, cache: Path) -> RowTeacher:
     )
 
 
-def _read_teacher(hidden: HiddenCache, device: str) -> tuple[Trunk, models.Head]:
-    return hidden.hidden, models.Head(weight=hidden.head.weight.to(device))
+def _provide_head(workload: Workload, source: Source, folder: Path) -> Stored[Callable[[], models.Head]]:
+    """Map the head; it is read from the model's files alone, as other processes may run the trunk."""
+
+    def read() -> models.Head:
+        assert workload.teacher is not None, "checked before anything runs"
+        vocab_size = len(models.load_tokenizer(workload.student, workload.folder))
+        dtype = models.DTYPES[workload.resources.dtype]
+        return models.load_head(workload.teacher, workload.folder, vocab_size, dtype=dtype)
+
+    about = {name: said for name, said in source.about.items() if name == "teacher"}
+    whole = replace(source, only=None, about=about)
+    return provide(TeacherHead(), whole, read, folder=folder, batch_size=1)
 
 
-def run_teacher(workload: Workload) -> tuple[Trunk, models.Head]:
-    """Load the teacher, no student beside it; its trunk takes batches from any device."""
-    devices = teacher_devices(workload, alone=True)
-    teacher, first = _load(workload, devices), devices[0]
-    head = models.head_of(teacher, len(models.load_tokenizer(workload.student, workload.folder)))
-    weight = head.weight.detach().to(first)
-    return lambda batch: models.trunk(teacher, batch.to(first).input_ids).to(first), models.Head(weight=weight)
+def cached_teacher(
+    cache: StoredTeacher, device: str, scores: Mapping[str, Stored[PositionScores]] | None = None
+) -> Teacher:
+    """Return a teacher whose states come from disk, and its scores where they are stored; no model is loaded."""
+    return Teacher(
+        hidden=cache.states.read,
+        head=models.Head(weight=cache.head.read().weight.to(device)),
+        online=False,
+        scores=stored_scores(scores) if scores else None,
+    )
 
 
-def read_head(workload: Workload) -> models.Head:
-    """Read the teacher's head alone: other processes run its trunk."""
-    assert workload.teacher is not None
-    vocab_size = len(models.load_tokenizer(workload.student, workload.folder))
-    dtype = models.DTYPES[workload.resources.dtype]
-    return models.load_head(workload.teacher, workload.folder, vocab_size, dtype=dtype)
-
-
-def cached_teacher(cache: HiddenCache, device: str, scores: StoredScores | None = None) -> Teacher:
-    """Return a teacher whose states come from a cache, and its scores where they are stored; no model is loaded."""
-    head = models.Head(weight=cache.head.weight.to(device))
-    return Teacher(hidden=cache.hidden, head=head, online=False, scores=scores)
+def stored_scores(scores: Mapping[str, Stored[PositionScores]]) -> StoredScores:
+    """Return what reads a batch's scores by several signals."""
+    return lambda batch: {signal: each.read(batch) for signal, each in scores.items()}
 
 
 def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:

@@ -10,13 +10,12 @@ from rich.table import Table
 
 from harness.config.errors import UserError, unknown
 from harness.teacher.files import Meta, file_problem, read_meta, unfinished_files
+from harness.teacher.kind import KINDS
 from harness.teacher.lock import building, owner_of
-
-KINDS = ("hidden", "sampled", "scores", "topk")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CacheEntry:
     """A cache's folder as it is found.
 
     Attributes:
@@ -42,11 +41,11 @@ class Entry:
         return self.path.name.partition("-")[2]
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Path) -> list[CacheEntry]:
     """Return every teacher cache under a folder of caches, by kind and age."""
-    found = [path for kind in KINDS for path in folder.glob(f"{kind}-*") if path.is_dir()]
+    paths = [path for kind in KINDS for path in folder.glob(f"{kind}-*") if path.is_dir()]
     return [
-        _entry(path) for path in sorted(found, key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime))
+        _entry(path) for path in sorted(paths, key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime))
     ]
 
 
@@ -64,14 +63,13 @@ def print_caches(console: Console, folder: Path) -> None:
     table.add_column("state", overflow="fold")
     for entry in found:
         meta = entry.meta
-        done = meta is not None and meta.complete
         table.add_row(
             entry.kind,
             entry.key,
             _described(meta) if meta is not None else "",
-            f"{meta.num_tokens:,}" if meta is not None else "",
+            f"{meta.num_tokens:,}" if meta is not None and meta.num_tokens else "",
             f"{entry.num_bytes:,}",
-            f"{meta.bytes_per_token:.1f}" if meta is not None and done else "",
+            f"{meta.bytes_per_token:.1f}" if meta is not None and meta.complete and meta.num_tokens else "",
             entry.state,
         )
     console.print(table)
@@ -102,7 +100,7 @@ def verify_caches(console: Console, folder: Path, key: str | None = None) -> int
     return bad
 
 
-def remove_cache(folder: Path, key: str) -> Entry:
+def remove_cache(folder: Path, key: str) -> CacheEntry:
     """Remove a cache, so that the next run builds it again; processes that read it keep what they have mapped.
 
     Args:
@@ -125,14 +123,14 @@ def remove_cache(folder: Path, key: str) -> Entry:
     return entry
 
 
-def _find(folder: Path, key: str) -> Entry:
+def _find(folder: Path, key: str) -> CacheEntry:
     found = {name: entry for entry in entries(folder) for name in (entry.key, entry.path.name)}
     if key not in found:
         raise unknown("cache", key, sorted(entry.key for entry in entries(folder)))
     return found[key]
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> CacheEntry:
     num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     try:
         meta = read_meta(path)
@@ -147,18 +145,18 @@ def _entry(path: Path) -> Entry:
     else:
         done = min(meta.num_sequences, len(unfinished_files(path)) * meta.shard_size)
         state = f"unfinished: {done} of {meta.num_sequences} sequences"
-    return Entry(path=path, meta=meta, state=state, num_bytes=num_bytes)
+    return CacheEntry(path=path, meta=meta, state=state, num_bytes=num_bytes)
 
 
 def _described(meta: Meta) -> str:
-    of = f"{meta.about.get('workload', '?')} {meta.about.get('data', '?')}, {meta.about.get('teacher', '?')}"
-    wanted = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
-    settings = [f"{name} {meta.ingredients[name]}" for name in wanted if name in meta.ingredients]
-    some = [] if meta.ingredients.get("sequences") == "all" else [f"{meta.num_sequences} chosen sequences"]
-    return ", ".join([of, *some, *settings])
+    data = [f"{meta.about.get('workload', '?')} {meta.about['data']}"] if "data" in meta.about else []
+    names = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
+    settings = [f"{name} {meta.ingredients[name]}" for name in names if name in meta.ingredients]
+    some = [f"{meta.num_sequences} chosen sequences"] if "sequences.safetensors" in meta.files else []
+    return ", ".join([*data, meta.about.get("teacher", "?"), *some, *settings])
 
 
-def _problems(entry: Entry) -> list[str]:
+def _problems(entry: CacheEntry) -> list[str]:
     if entry.meta is None:
         return [f"{entry.path / 'meta.json'} {entry.state}"] if (entry.path / "meta.json").exists() else []
     files = entry.meta.files if entry.meta.complete else unfinished_files(entry.path)

@@ -1,22 +1,13 @@
-"""What a teacher cache is made from, whatever its kind."""
+"""What stored things are of, whatever their kind."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Float
-from torch import Tensor
 
 from harness.config.errors import UserError
-from harness.data.tokens import Batch, Tokens
-from harness.teacher.files import Scalar
-
-# B = sequences of a batch, L = positions, D = the teacher's hidden size
-
-# The teacher without its head.
-Trunk = Callable[[Batch], Float[Tensor, "B L D"]]
+from harness.data.tokens import Tokens
+from harness.teacher.files import Indices, Scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +16,7 @@ class Source:
 
     Attributes:
         tokens: the data set.
-        teacher: the teacher's fingerprint.
+        teacher: the teacher's fingerprint; empty where a workload has none, and only the student's scores are stored.
         tokenizer: the tokenizer's fingerprint.
         dtype: name of the dtype that the teacher computes in.
         only: indices of the sequences to hold, ascending; all if None.
@@ -36,7 +27,7 @@ class Source:
     teacher: str
     tokenizer: str
     dtype: str
-    only: npt.NDArray[np.int64] | None = None
+    only: Indices | None = None
     about: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,7 +38,7 @@ class Source:
             raise UserError(f"`only` must be ascending indices of sequences in [0, {len(self.tokens)}), at least one")
 
     @property
-    def sequences(self) -> npt.NDArray[np.int64]:
+    def sequences(self) -> Indices:
         """The indices of the sequences to hold."""
         return np.arange(len(self.tokens)) if self.only is None else self.only.astype(np.int64)
 
@@ -74,17 +65,3 @@ class Source:
     def row_ingredients(self) -> dict[str, Scalar]:
         """What a cache of valid positions depends on besides: which positions are valid."""
         return {**self.ingredients, "cross_document_targets": self.tokens.cross_document_targets}
-
-
-class Done:
-    """Counts sequences, from batches inside a shard as from whole shards."""
-
-    def __init__(self, on_progress: Callable[[int, int], None] | None, total: int) -> None:
-        self._on_progress, self._total, self.count = on_progress, total, 0
-
-    def tell(self, count: int) -> None:
-        """Say that `count` sequences are done in all; what was found done out of order may be counted twice."""
-        count = min(count, self._total)
-        if self._on_progress is not None and count > self.count:
-            self._on_progress(count, self._total)
-        self.count = max(self.count, count)

@@ -1,50 +1,33 @@
-"""What all teacher caches share: a sealed description, checksummed shards, one builder at a time, mapped reading.
+"""A finished cache: a sealed description and checksummed shards, mapped by any number of processes.
 
 A cache is a folder `<kind>-<key>`, the key a hash of what it is made from. It holds `meta.json` (sealed by its own
 checksum; it says `complete` only after everything else is on disk) and safetensors files: shards of a fixed number of
-sequences, and extras. While it is being built, each whole shard has a sealed `.json` beside it, by which a later
-builder knows what it may keep.
+sequences, and which sequences these are where they are not all.
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.teacher.files import (
     FORMAT,
     Arrays,
-    File,
     Indices,
     Meta,
     Scalar,
-    file_problem,
     map_arrays,
     read_meta,
-    read_sealed,
     refuse,
     size_problem,
-    unfinished_files,
     verify,
-    write_arrays,
-    write_sealed,
 )
-from harness.teacher.lock import building
-from harness.teacher.source import Source
-
-# Has other processes make some shards, given by number, with `make_shards`; calls its second argument while it waits.
-# It may leave some of them unmade.
-Spread = Callable[[Sequence[int], Callable[[], None]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +83,13 @@ class Store:
             UserError: the cache does not hold one of them, or a file is damaged.
         """
         rows = self.rows(index)
-        found: npt.NDArray[np.generic] | None = None
+        values: npt.NDArray[np.generic] | None = None
         for places, inside, shard in self.parts(rows):
-            if found is None:
-                found = np.empty((len(rows), *shard[name].shape[1:]), dtype=shard[name].dtype)
-            found[places] = shard[name][inside]
-        assert found is not None, "at least one sequence is asked for"
-        return found
+            if values is None:
+                values = np.empty((len(rows), *shard[name].shape[1:]), dtype=shard[name].dtype)
+            values[places] = shard[name][inside]
+        assert values is not None, "at least one sequence is asked for"
+        return values
 
     def parts(self, rows: Indices) -> Iterator[tuple[Indices, Indices, Arrays]]:
         """Group rows by shard: their places in `rows`, their places in the shard, and the shard."""
@@ -138,7 +121,7 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     if not (path / "meta.json").exists() and not Results.at(folder.parent).fetch(path):
         return None
     meta = read_meta(path)
-    _check_ingredients(path, meta, kind, ingredients)
+    check_ingredients(path, meta, kind, ingredients)
     if not meta.complete:
         return None
     for name, file in meta.files.items():
@@ -151,149 +134,9 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     return Store(path=path, meta=meta, sequences=np.array(store.arrays("sequences.safetensors")["index"]))
 
 
-def build_store(
-    folder: Path,
-    kind: str,
-    ingredients: Mapping[str, Scalar],
-    make: Callable[[Indices], dict[str, Tensor]],
-    *,
-    source: Source,
-    batch_size: int,
-    shard_size: int,
-    extras: Mapping[str, dict[str, Tensor]] | None = None,
-    on_shard: Callable[[int], None] | None = None,
-    spread: Spread | None = None,
-) -> Store:
-    """Build a cache, or continue a build that was cut off, or wait for another process that builds it.
-
-    Args:
-        folder: where caches live.
-        kind: hidden, scores, sampled or topk.
-        ingredients: everything the content depends on.
-        make: computes the arrays of a shard from the indices of its sequences.
-        source: the teacher and the sequences to hold.
-        batch_size: sequences that `make` computes at once.
-        shard_size: sequences per shard, rounded up to whole batches; a continued build keeps its own.
-        extras: files beside the shards, by stem.
-        on_shard: called with the number of sequences done when a shard is there.
-        spread: lets other processes make shards first; what they leave is made here.
-
-    Raises:
-        UserError: the folder holds something else or damage, or cannot be written to; names the file.
-    """
-    sequences = source.sequences
-    if not len(sequences):
-        raise UserError(f"a {kind} cache of no sequences was asked for")
-    name = f"{kind}-{key_of(kind, ingredients)}"
-    path = folder / name
-    with building(folder, name):
-        found = open_store(folder, kind, ingredients)
-        if found is not None:
-            return found
-        meta = Meta(
-            kind=kind,
-            key=key_of(kind, ingredients),
-            ingredients=dict(ingredients),
-            about=dict(source.about),
-            versions={library: version(library) for library in ("torch", "transformers", "numpy")},
-            num_sequences=len(sequences),
-            num_tokens=source.num_tokens,
-            shard_size=-(-shard_size // batch_size) * batch_size,
-            complete=False,
-            files={},
-        )
-        if (path / "meta.json").exists():
-            meta = meta.model_copy(update={"shard_size": read_meta(path).shard_size})
-        else:
-            write_sealed(path / "meta.json", meta)
-        for litter in path.glob(".*.partial"):
-            litter.unlink()
-        parts = _parts(sequences, meta.shard_size)
-        tell = on_shard or (lambda _: None)
-        missing = [] if spread is None else [number for number in range(len(parts)) if _kept(path, number) is None]
-        if spread is not None and len(missing) > 1:
-            spread(missing, lambda: tell(min(len(unfinished_files(path)) * meta.shard_size, len(sequences))))
-        files: dict[str, File] = {}
-        for number, part in enumerate(parts):
-            # What was written a moment ago is not read again for its checksum.
-            kept = _kept(path, number, whole=number not in missing)
-            files[shard_name(number)] = kept or _make_shard(path, number, make, part)
-            tell(number * meta.shard_size + len(part))
-        given = dict(extras or {}) | ({} if source.only is None else {"sequences": {"index": _tensor(sequences)}})
-        for stem, arrays in given.items():
-            files[f"{stem}.safetensors"] = write_arrays(path / f"{stem}.safetensors", arrays)
-        write_sealed(path / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
-        for beside in path.glob("shard-*.json"):
-            beside.unlink()
-        Results.at(folder.parent).offer(path)
-    finished = open_store(folder, kind, ingredients)
-    assert finished is not None
-    return finished
-
-
-def make_shards(
-    folder: Path,
-    kind: str,
-    ingredients: Mapping[str, Scalar],
-    make: Callable[[Indices], dict[str, Tensor]],
-    *,
-    source: Source,
-    numbers: Sequence[int],
-) -> None:
-    """Make some shards of a cache that another process is building and waits for.
-
-    Args:
-        folder: where caches live.
-        kind: as in `build_store`.
-        ingredients: as in `build_store`.
-        make: as in `build_store`.
-        source: as in `build_store`.
-        numbers: which shards.
-
-    Raises:
-        UserError: nobody is building that cache, or it cannot be written to.
-    """
-    path = folder / f"{kind}-{key_of(kind, ingredients)}"
-    meta = read_meta(path)
-    _check_ingredients(path, meta, kind, ingredients)
-    parts = _parts(source.sequences, meta.shard_size)
-    for number in numbers:
-        if _kept(path, number) is None:
-            _make_shard(path, number, make, parts[number])
-
-
-def _parts(sequences: Indices, shard_size: int) -> list[Indices]:
-    return [sequences[start : start + shard_size] for start in range(0, len(sequences), shard_size)]
-
-
-def _make_shard(path: Path, number: int, make: Callable[[Indices], dict[str, Tensor]], part: Indices) -> File:
-    started = time.perf_counter()
-    made = write_arrays(path / shard_name(number), make(part))
-    made = made.model_copy(update={"build_s": time.perf_counter() - started})
-    write_sealed(_beside(path, number), made)
-    return made
-
-
-def _beside(path: Path, number: int) -> Path:
-    return path / f"shard-{number:05d}.json"
-
-
-def _check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Scalar]) -> None:
+def check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Scalar]) -> None:
+    """Refuse a cache that is made from something else, by the first ingredient that differs."""
     wanted, held = {"kind": kind, **asked}, {"kind": meta.kind, **meta.ingredients}
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):
             refuse(path, None, f"is of another {name}: asked for {wanted.get(name)!r}, it holds {held.get(name)!r}")
-
-
-def _kept(path: Path, number: int, *, whole: bool = True) -> File | None:
-    """Return what another builder finished, None if the shard has to be made; `whole` reads all of it."""
-    try:
-        file = read_sealed(_beside(path, number), File)
-    except (OSError, ValueError):
-        return None
-    problem = (file_problem if whole else size_problem)(path, shard_name(number), file)
-    return None if problem else file
-
-
-def _tensor(array: Indices) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

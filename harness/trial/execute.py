@@ -171,20 +171,20 @@ def _disk_bytes(made: Distilled) -> dict[str, int]:
         found["prepass"] = made.chosen.prepass.num_bytes
     if made.stored is not None:
         found[made.stored.store.meta.kind] = made.stored.store.meta.num_bytes
-    if made.scored is not None:
-        found["scores"] = made.scored.num_bytes
+    if made.scored:
+        found["scores"] = sum(each.num_bytes for each in made.scored.values())
     return found
 
 
 def _shared_s(made: Distilled) -> dict[str, float]:
     """Return the seconds of what is shared; what this trial built itself is in its own wall time already."""
     found = {"hidden": made.inputs.train_cache.build_s} if made.inputs.train_cache else {}
-    if made.chosen is not None and made.chosen.prepass is not None and not made.chosen.built:
+    if made.chosen is not None and made.chosen.prepass is not None and not made.chosen.prepass.built:
         found["prepass"] = made.chosen.prepass.build_s
     if made.stored is not None and not made.stored.built:
         found[made.stored.store.meta.kind] = made.stored.store.meta.build_s
-    if made.scored is not None and made.scored.found:
-        found["scores"] = made.scored.shared_s
+    if shared := [each.build_s for each in made.scored.values() if not each.built]:
+        found["scores"] = sum(shared)
     return found
 
 

@@ -1,12 +1,12 @@
 """The sample axis of a trial: score the training sequences, or find them scored, and choose those it learns from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,16 +15,12 @@ from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.models.devices import chunk_of
 from harness.records.record import Samples
-from harness.teacher.inputs import Inputs
+from harness.teacher.inputs import Inputs, teacher_source
 from harness.teacher.live import cached_teacher, online_teacher
-from harness.teacher.prepass import Prepass, open_prepass
-from harness.trial.prepass import (
-    Scorer,
-    build_prepass,
-    describe_prepass,
-    prepass_key,
-    reads_teacher,
-)
+from harness.teacher.provide import Progress, Stored, provide
+from harness.teacher.source import Source
+from harness.teacher.store import key_of
+from harness.trial.prepass import SampleScores, Scorer, reads_teacher
 from harness.trial.trial import Trial
 from strategies.noise import streams, uniform
 from strategies.registry import SAMPLES
@@ -40,26 +36,24 @@ class Chosen:
         kept: indices of the kept training sequences, ascending.
         num_samples: training sequences there are.
         prepass: their scores, None where the policy reads none.
-        built: whether this trial computed the scores, rather than finding them.
     """
 
     kept: Int[Tensor, " K"]
     num_samples: int
-    prepass: Prepass | None
-    built: bool
+    prepass: Stored[Callable[[], Float[Tensor, " S"]]] | None
 
     @property
     def table(self) -> pd.DataFrame:
         """One row per training sequence: index, score (missing where the policy reads none), kept."""
         kept = torch.zeros(self.num_samples, dtype=torch.bool)
         kept[self.kept] = True
-        scores = torch.full((self.num_samples,), torch.nan) if self.prepass is None else self.prepass.scores
+        scores = torch.full((self.num_samples,), torch.nan) if self.prepass is None else self.prepass.read()
         return pd.DataFrame({"index": range(self.num_samples), "score": scores.double().numpy(), "kept": kept.numpy()})
 
     @property
     def summary(self) -> Samples:
         """What the record says."""
-        source = None if self.prepass is None else "built" if self.built else "reused"
+        source = None if self.prepass is None else "built" if self.prepass.built else "reused"
         return Samples(num_samples=self.num_samples, kept_samples=len(self.kept), prepass=source)
 
 
@@ -88,65 +82,61 @@ def choose_samples(
     """
     samples = trial.strategy.samples
     assert samples is not None, "only for trials that use the sample axis"
-    num, prepass, built = len(inputs.train), None, False
+    num, prepass = len(inputs.train), None
     if samples.signal is not None:
-        prepass, built = prepare_prepass(trial, inputs, cache=cache, student=student, device=device)
+        prepass = provide_prepass(trial, inputs, cache=cache, student=student, device=device)
     noise = uniform(streams(derive(trial.seed or 0, "samples"), torch.arange(num)), 1)[:, 0]
-    scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.scores
+    scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.read()
     kept = SAMPLES[samples.policy.name].build(**samples.policy.options).choose(scores, samples.budget, noise)
-    return Chosen(kept=kept, num_samples=num, prepass=prepass, built=built)
+    return Chosen(kept=kept, num_samples=num, prepass=prepass)
 
 
 def prepass_name(trial: Trial, train: Tokens) -> str | None:
     """Return the key of the prepass a trial needs, None if it needs none; trials of one key share it."""
-    about = _about(trial, train)
-    return None if about is None else prepass_key(about)
+    if scored_by(trial.strategy) is None:
+        return None
+    kind, source = _prepass(trial, train)
+    return key_of(kind.name, kind.ingredients(source))
 
 
-def prepare_prepass(
+def provide_prepass(
     trial: Trial,
     inputs: Inputs,
     *,
     cache: Path,
     student: Callable[[], PreTrainedModel],
     device: str,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Prepass, bool]:
-    """Read the prepass a trial needs, or build it; return it and whether it was built."""
-    signal, about, workload = scored_by(trial.strategy), _about(trial, inputs.train), trial.workload
+    on_progress: Progress | None = None,
+) -> Stored[Callable[[], Float[Tensor, " S"]]]:
+    """Map the prepass a trial needs; build it if it is missing. Arguments as in `choose_samples`."""
+    workload = trial.workload
+    kind, source = _prepass(trial, inputs.train)
+
+    def scorer() -> Scorer:
+        teacher = None
+        if prepass_reads_cache(trial.strategy):
+            assert inputs.train_cache is not None, "prepared for the prepass"
+            teacher = cached_teacher(inputs.train_cache, device)
+        elif reads_teacher(kind.signal):
+            teacher = online_teacher(workload, inputs.vocab_size, device)
+        return Scorer(
+            student=student(),
+            teacher=teacher,
+            vocab_size=inputs.vocab_size,
+            batch_size=workload.optimisation.micro_batch_size,
+            chunk=chunk_of(workload, inputs.vocab_size),
+            device=device,
+        )
+
+    size = workload.optimisation.micro_batch_size
+    return provide(kind, source, scorer, folder=cache, batch_size=size, on_progress=on_progress)
+
+
+def _prepass(trial: Trial, train: Tokens) -> tuple[SampleScores, Source]:
+    """Return the prepass a trial needs, and what it is of."""
+    signal, workload = scored_by(trial.strategy), trial.workload
     assert signal is not None, "only for trials whose sample policy reads scores"
-    assert about is not None, "only for trials whose sample policy reads scores"
-    found = open_prepass(cache, prepass_key(about))
-    if found is not None:
-        return found, False
-    teacher = None
-    if prepass_reads_cache(trial.strategy):
-        assert inputs.train_cache is not None, "prepared for the prepass"
-        teacher = cached_teacher(inputs.train_cache, device)
-    elif reads_teacher(signal):
-        teacher = online_teacher(workload, inputs.vocab_size, device)
-    scorer = Scorer(
-        signal=signal,
-        student=student(),
-        teacher=teacher,
-        vocab_size=inputs.vocab_size,
-        batch_size=workload.optimisation.micro_batch_size,
-        chunk=chunk_of(workload, inputs.vocab_size),
-        device=device,
-        seed=trial.seed or 0,
-    )
-    return build_prepass(cache, about, inputs.train, scorer, on_progress=on_progress), True
-
-
-def _about(trial: Trial, train: Tokens) -> dict[str, object] | None:
-    signal = scored_by(trial.strategy)
-    if signal is None:
-        return None
-    return describe_prepass(
-        signal,
-        train,
-        student=trial.fingerprints["student"],
-        teacher=trial.fingerprints.get("teacher"),
-        dtype=trial.workload.resources.dtype,
-        seed=trial.seed or 0,
-    )
+    source = teacher_source(workload, trial.fingerprints, train, data="train")
+    models = [workload.student.path, *([source.about["teacher"]] if reads_teacher(signal) else [])]
+    source = replace(source, about={**source.about, "teacher": " and ".join(models)})
+    return SampleScores(signal=signal, student=trial.fingerprints["student"], seed=trial.seed or 0), source

@@ -23,11 +23,12 @@ from harness.distill.train import Training, train
 from harness.evaluate.evaluation import prepare_items
 from harness.models.devices import chunk_of, device_of
 from harness.models.lora import PURPOSE, adapt
-from harness.teacher.inputs import Inputs, prepare_inputs, prepare_train_cache
-from harness.teacher.interface import Teacher
-from harness.teacher.live import cached_teacher, online_teacher
-from harness.teacher.scored import Scored, prepare_scored
-from harness.teacher.targets import Stored, prepare_stored
+from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
+from harness.teacher.interface import Targets, Teacher
+from harness.teacher.kinds.scores import PositionScores, SignalScores
+from harness.teacher.live import cached_teacher, online_teacher, provide_rows, provide_teacher
+from harness.teacher.provide import Stored
+from harness.teacher.targets import targets_of
 from harness.trial.checkpoint import Keeper
 from harness.trial.flops import Reading, price, shapes_of, work_of
 from harness.trial.meter import Clock, LiveBytes, reset_peak
@@ -52,7 +53,7 @@ class Distilled:
         inputs: tokenizer, data and the teacher's states.
         chosen: the sequences that the sample axis kept, None without that axis.
         stored: targets that were stored before training, None if none were.
-        scored: scores that were, None if none were.
+        scored: scores that were, by signal.
         teacher: what training read of the teacher, None if nothing.
         training: what training left, None if nothing was trained.
         watch: diagnostics, None without.
@@ -67,8 +68,8 @@ class Distilled:
     model: PreTrainedModel
     inputs: Inputs
     chosen: Chosen | None
-    stored: Stored | None
-    scored: Scored | None
+    stored: Stored[Targets] | None
+    scored: Mapping[str, Stored[PositionScores]]
     teacher: Teacher | None
     training: Training | None
     watch: Watch | None
@@ -119,18 +120,22 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
             chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
         if from_cache and inputs.train_cache is None:
             with clock.phase("cache"):
-                states = prepare_train_cache(workload, trial.fingerprints, inputs.train, cache=cache, only=chosen.kept)
+                kept = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=chosen.kept)
+                states = provide_teacher(workload, kept, folder=cache)
                 inputs = replace(inputs, train_cache=states)
-    stored, scored = None, None
+    stored, scored = None, {}
+    only = chosen.kept if chosen is not None else None
+    met = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=only)
     if strategy.stored:
         with clock.phase("cache"):
-            stored = prepare_stored(trial, inputs, cache=cache, only=chosen.kept if chosen is not None else None)
+            stored = provide_rows(targets_of(strategy, inputs.vocab_size), workload, met, folder=cache)
     if objective is not None:
         signals = objective.stored_scores
         if signals:
             with clock.phase("cache"):
-                only = chosen.kept if chosen is not None else None
-                scored = prepare_scored(trial, signals, inputs, cache=cache, only=only)
+                scored = {
+                    name: provide_rows(SignalScores(signal=name), workload, met, folder=cache) for name in signals
+                }
         with clock.phase("load"):
             teacher = _training_teacher(trial, objective, inputs, scored, device)
         adapted = None
@@ -145,7 +150,7 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
             vocab_size=inputs.vocab_size,
             chunk=chunk,
             seed=trial.seed or 0,
-            targets=stored.targets if stored is not None else None,
+            targets=stored.read if stored is not None else None,
             projection=_projection(objective, model, teacher, trial.seed or 0),
             compile=workload.resources.compile,
             group=group,
@@ -192,14 +197,14 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
 
 
 def _training_teacher(
-    trial: Trial, objective: Objective, inputs: Inputs, scored: Scored | None, device: str
+    trial: Trial, objective: Objective, inputs: Inputs, scored: Mapping[str, Stored[PositionScores]], device: str
 ) -> Teacher | None:
     """Return the teacher that training reads, None where it reads none."""
     if not objective.reads_teacher or trial.strategy.stored:
         return None
     if trial.strategy.teacher == "cached":
         assert inputs.train_cache is not None, "prepared before training"
-        return cached_teacher(inputs.train_cache, device, None if scored is None else scored.scores)
+        return cached_teacher(inputs.train_cache, device, scored)
     return online_teacher(trial.workload, inputs.vocab_size, device)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,11 +12,13 @@ from harness import models
 from harness.cli import main as cli
 from harness.config.workloads import load_workload
 from harness.data.tokens import Tokens
-from harness.teacher.hidden import open_hidden
-from harness.teacher.inputs import Inputs, prepare_inputs, prepare_sampled, teacher_source
+from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
+from harness.teacher.kinds.draws import StoredDraws
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.live import provide_rows
 from harness.teacher.lock import building
 from harness.teacher.manage import entries
-from harness.teacher.sampled import Draws
+from harness.teacher.provide import open_stored
 from harness.trial.identity import fingerprints
 
 SIZE, LENGTH = 24, 32
@@ -53,13 +54,13 @@ def test_ls_shows_what_a_cache_is_of_and_what_it_costs(inputs: Inputs, harness: 
     code, printed = harness("cache", "ls", "--results", tmp_path / "results")
     assert code == 0
     for cache, data, num in ((inputs.train_cache, "train", 12), (inputs.heldout_cache, "validation", 6)):
-        line = next(line for line in printed.splitlines() if cache.store.meta.key in line)
-        total = sum(file.stat().st_size for file in cache.path.iterdir())
+        line = next(line for line in printed.splitlines() if cache.states.store.meta.key in line)
+        total = sum(file.stat().st_size for file in cache.states.store.path.iterdir())
         assert f"workload {data}, ./teacher" in line
         assert f"{num * LENGTH:,}" in line
         assert f"{total:,}" in line
-        assert f"{cache.bytes_per_token:.1f}" in line
-        assert 4 * SIZE <= cache.bytes_per_token <= 4 * SIZE + 1
+        assert f"{cache.states.store.meta.bytes_per_token:.1f}" in line
+        assert 4 * SIZE <= cache.states.store.meta.bytes_per_token <= 4 * SIZE + 1
         assert line.rstrip().endswith("complete")
 
 
@@ -73,7 +74,7 @@ def test_ls_of_nothing(harness: Any, tmp_path: Path) -> None:
 def test_verify_finds_one_flipped_bit_and_rm_and_run_rebuild(inputs: Inputs, harness: Any, tmp_path: Path) -> None:
     results = tmp_path / "results"
     assert inputs.train_cache is not None
-    path = inputs.train_cache.path
+    path = inputs.train_cache.states.store.path
     assert harness("cache", "verify", "--results", results)[0] == 0
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     for name in before:
@@ -86,9 +87,12 @@ def test_verify_finds_one_flipped_bit_and_rm_and_run_rebuild(inputs: Inputs, har
         assert printed.count("bad:") == 1
         assert "good: hidden-" in printed  # the other cache
         (path / name).write_bytes(before[name])
-    (path / "head.safetensors").unlink()
-    assert f"{path / 'head.safetensors'} has 0 bytes" in harness("cache", "verify", path.name, "--results", results)[1]
-    code, printed = harness("cache", "rm", inputs.train_cache.store.meta.key, "--results", results)
+    (path / "shard-00000.safetensors").unlink()
+    assert (
+        f"{path / 'shard-00000.safetensors'} has 0 bytes"
+        in harness("cache", "verify", path.name, "--results", results)[1]
+    )
+    code, printed = harness("cache", "rm", inputs.train_cache.states.store.meta.key, "--results", results)
     assert code == 0
     assert f"removed {path}" in printed
     assert not path.exists()
@@ -97,12 +101,12 @@ def test_verify_finds_one_flipped_bit_and_rm_and_run_rebuild(inputs: Inputs, har
 
 def test_rm_and_run_rebuild(inputs: Inputs, harness: Any, workload_file: Path, tmp_path: Path) -> None:
     assert inputs.train_cache is not None
-    path = inputs.train_cache.path
+    path = inputs.train_cache.states.store.path
     before = {file.name: file.read_bytes() for file in path.glob("*.safetensors")}
     assert harness("cache", "rm", path.name, "--results", tmp_path / "results")[0] == 0
     code, printed = harness("cache", "build", workload_file, "--results", tmp_path / "results")
     assert code == 0
-    assert printed.count("complete") == 3  # train, validation, test
+    assert printed.count("complete") == 4  # the head; states of train, validation, test
     assert {file.name: file.read_bytes() for file in path.glob("*.safetensors")} == before
 
 
@@ -114,7 +118,7 @@ def test_build_of_a_grid_builds_what_its_trials_read(
         results = tmp_path / entry
         assert harness("cache", "build", grid, "--results", results)[0] == 0
         metas = [entry.meta for entry in entries(results / "cache")]
-        assert {meta.about["data"] for meta in metas if meta is not None} == expected
+        assert {meta.about["data"] for meta in metas if meta is not None and meta.kind == "hidden"} == expected
 
 
 def test_what_is_built_beforehand_is_what_a_run_reads(harness: Any, workload_file: Path, tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_what_is_built_beforehand_is_what_a_run_reads(harness: Any, workload_fil
     assert told == [], "nothing was left to build"
     assert isinstance(found.train, Tokens)
     source = teacher_source(workload, fingerprints(workload), found.train, data="train")
-    assert open_hidden(results / "cache", source) is not None
+    assert open_stored(HiddenStates(), source, results / "cache") is not None
 
 
 def test_a_workload_without_a_teacher_has_nothing_to_cache(
@@ -153,17 +157,17 @@ def test_an_unknown_workload_suggests_the_nearest(harness: Any, tmp_path: Path) 
 @pytest.mark.parametrize("command", ["rm", "verify"])
 def test_an_unknown_key_suggests_the_nearest(command: str, inputs: Inputs, harness: Any, tmp_path: Path) -> None:
     assert inputs.train_cache is not None
-    key = inputs.train_cache.store.meta.key
+    key = inputs.train_cache.states.store.meta.key
     code, printed = harness("cache", command, key[:-1], "--results", tmp_path / "results")
     assert code == 2
     assert f"Did you mean {key!r}?" in printed
-    assert inputs.train_cache.path.exists()
+    assert inputs.train_cache.states.store.path.exists()
 
 
 def test_rm_names_nothing_outside_the_caches(inputs: Inputs, harness: Any, tmp_path: Path) -> None:
     for key in ("", ".", "..", "../..", "tokens-train", "locks", str(tmp_path)):
         assert harness("cache", "rm", key, "--results", tmp_path / "results")[0] == 2
-    assert len(entries(tmp_path / "results" / "cache")) == 2
+    assert len(entries(tmp_path / "results" / "cache")) == 3
 
 
 def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any, tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any
     import time
 
     assert inputs.train_cache is not None
-    path, ready = inputs.train_cache.path, tmp_path / "ready"
+    path, ready = inputs.train_cache.states.store.path, tmp_path / "ready"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.lock import building\n"
         "with building(Path(sys.argv[1]), sys.argv[2]):\n    Path(sys.argv[3]).touch()\n    time.sleep(60)\n"
@@ -200,18 +204,21 @@ def test_draws_are_prepared_with_or_without_the_teacher(
     found = fingerprints(workload)
     cache = results / "cache"
     shared = prepare_inputs(workload, found, "validation", cache=cache, needs_train_cache=states_first)
-    settings = Draws(draws=8, proposal=1.0, seed=0, temperature=1.0, vocab_size=shared.vocab_size)
+    settings = StoredDraws(draws=8, proposal=1.0, seed=0, temperature=1.0, vocab_size=shared.vocab_size)
     loads: list[Any] = []
     real = models.load_model
     monkeypatch.setattr(models, "load_model", lambda *given, **named: loads.append(given) or real(*given, **named))
-    only = np.array([1, 4, 7, 8])
-    first = prepare_sampled(workload, found, shared.train, settings, cache=cache, only=only)
+    only = torch.tensor([1, 4, 7, 8])
+    source = teacher_source(workload, found, shared.train, data="train", only=only)
+    first = provide_rows(settings, workload, source, folder=cache)
     assert len(loads) == (0 if states_first else 1)
-    again = prepare_sampled(workload, found, shared.train, settings, cache=cache, only=only)
+    again = provide_rows(settings, workload, source, folder=cache)
+    assert (first.built, again.built) == (True, False)
     assert len(loads) == (0 if states_first else 1)
-    batch = shared.train.batch(torch.from_numpy(only))
-    assert torch.equal(first.target(batch).ids, again.target(batch).ids)
-    assert (first.target(batch).counts.sum(dim=-1) == 8 * batch.valid).all()
+    batch = shared.train.batch(only)
+    targets = [settings.target(each.store, batch) for each in (first, again)]
+    assert torch.equal(targets[0].ids, targets[1].ids)
+    assert (targets[0].counts.sum(dim=-1) == 8 * batch.valid).all()
     printed = harness("cache", "ls", "--results", results)[1]
     line = next(line for line in printed.splitlines() if line.startswith("sampled"))
     for part in ("workload train, ./teacher", "4 chosen sequences", "draws 8", "temperature 1.0", "complete"):

@@ -23,8 +23,10 @@ from harness.distill.score import Rows, pieces, slices
 from harness.evaluate.heldout import measure_heldout
 from harness.models import Head, head_of, trunk
 from harness.models.devices import chunk_rows
-from harness.teacher.hidden import build_hidden
 from harness.teacher.interface import Teacher
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.kinds.rows import RowTeacher
+from harness.teacher.provide import provide
 from harness.teacher.source import Source
 from strategies.base import Selection
 
@@ -265,11 +267,15 @@ def test_online_and_cached_teacher_agree(
     )
     assert core.teacher is not None
     source = Source(tokens=tokens, teacher="teacher", tokenizer="tokenizer", dtype=str(dtype).removeprefix("torch."))
-    cache = build_hidden(
-        tmp_path, source, lambda part: trunk(pair.teacher, part.input_ids), core.teacher.head, batch_size=batch_size
+    live = RowTeacher(
+        trunk=lambda part: trunk(pair.teacher, part.input_ids),
+        head=core.teacher.head,
+        batch_size=batch_size,
+        chunk=1,
     )
+    states = provide(HiddenStates(), source, lambda: live, folder=tmp_path, batch_size=batch_size)
     online = run(core, [batch])
-    cached = run(replace(core, teacher=Teacher(hidden=cache.hidden, head=cache.head, online=False)), [batch])
+    cached = run(replace(core, teacher=Teacher(hidden=states.read, head=live.head, online=False)), [batch])
     if tolerance:
         assert_same(cached, online, tolerance)
         return

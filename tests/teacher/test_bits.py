@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.teacher.bits import Record, laid_out, ragged
+from harness.teacher.kinds.bits import PairLayout, laid_out, ragged
 
 QWEN3 = 151_936
 
@@ -28,7 +28,7 @@ QWEN3 = 151_936
     ],
 )
 def test_a_record_takes_whole_bytes_and_as_few_as_hold_it(vocab_size: int, draws: int, num_bytes: int) -> None:
-    record = Record(vocab_size=vocab_size, draws=draws)
+    record = PairLayout(vocab_size=vocab_size, draws=draws)
     assert record.num_bytes == num_bytes
     ids = np.array([0, vocab_size - 1, vocab_size // 2], dtype=np.int64)
     counts = np.array([draws, 1, (draws + 1) // 2], dtype=np.int64)
@@ -42,7 +42,7 @@ def test_a_record_takes_whole_bytes_and_as_few_as_hold_it(vocab_size: int, draws
 
 def test_every_id_of_a_large_vocabulary_survives() -> None:
     # 17 bits, the paper's own cache, wrap every id above 131 071.
-    record = Record(vocab_size=QWEN3, draws=64)
+    record = PairLayout(vocab_size=QWEN3, draws=64)
     ids = np.arange(QWEN3, dtype=np.int64)
     for count in (1, 64):
         found = record.unpack(record.pack(ids, np.full(QWEN3, count)))
@@ -52,7 +52,7 @@ def test_every_id_of_a_large_vocabulary_survives() -> None:
 
 @pytest.mark.parametrize("vocab_size", [2048, QWEN3, 262_144])
 def test_every_count_survives(vocab_size: int) -> None:
-    record = Record(vocab_size=vocab_size, draws=64)
+    record = PairLayout(vocab_size=vocab_size, draws=64)
     counts = np.arange(1, 65, dtype=np.int64)
     for first in (0, vocab_size - 1):
         found = record.unpack(record.pack(np.full(64, first), counts))
@@ -63,7 +63,7 @@ def test_every_count_survives(vocab_size: int) -> None:
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_any_records_survive(data: st.DataObject) -> None:
-    record = Record(vocab_size=data.draw(st.integers(1, 2**33)), draws=data.draw(st.integers(1, 2**20)))
+    record = PairLayout(vocab_size=data.draw(st.integers(1, 2**33)), draws=data.draw(st.integers(1, 2**20)))
     pairs = data.draw(
         st.lists(st.tuples(st.integers(0, record.vocab_size - 1), st.integers(1, record.draws)), max_size=30)
     )
@@ -78,7 +78,7 @@ def test_any_records_survive(data: st.DataObject) -> None:
 @pytest.mark.parametrize(("ids", "counts"), [([50], [1]), ([-1], [1]), ([3], [0]), ([3], [9])])
 def test_what_would_wrap_is_refused(ids: list[int], counts: list[int]) -> None:
     with pytest.raises(ValueError, match="must lie in"):
-        Record(vocab_size=50, draws=8).pack(np.array(ids), np.array(counts))
+        PairLayout(vocab_size=50, draws=8).pack(np.array(ids), np.array(counts))
 
 
 @pytest.mark.parametrize(("most", "dtype"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32)])

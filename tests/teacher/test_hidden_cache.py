@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from harness.config.errors import UserError
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head
-from harness.teacher.hidden import HiddenCache, build_hidden, make_hidden_shards, open_hidden
+from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
+from harness.teacher.kinds.rows import RowTeacher, Trunk
+from harness.teacher.provide import Stored, make_shards, open_stored, provide
 from harness.teacher.source import Source
 
 NUM, LENGTH, SIZE = 7, 5, 4
@@ -27,7 +30,16 @@ def tokens() -> Tokens:
 
 def source_of(tokens: Tokens, dtype: torch.dtype = torch.float32, **changes: Any) -> Source:
     name = str(dtype).removeprefix("torch.")
-    return Source(**{"tokens": tokens, "teacher": "teacher", "tokenizer": "tokenizer", "dtype": name, **changes})
+    return Source(
+        **{
+            "tokens": tokens,
+            "teacher": "teacher",
+            "tokenizer": "tokenizer",
+            "dtype": name,
+            "about": {"data": "train"},
+            **changes,
+        }
+    )
 
 
 def states(dtype: torch.dtype) -> Tensor:
@@ -45,46 +57,69 @@ def head_of(dtype: torch.dtype) -> Head:
     return Head(weight=torch.from_numpy(np.random.RandomState(2).standard_normal((9, SIZE))).to(dtype))
 
 
-def build(folder: Path, tokens: Tokens, dtype: torch.dtype = torch.float32, **changes: Any) -> HiddenCache:
-    given = {"trunk": trunk_of(dtype), "batch_size": 3, "shard_size": 3, **changes}
-    source = source_of(tokens, dtype, only=given.pop("only", None))
-    return build_hidden(folder, source, given.pop("trunk"), head_of(dtype), **given)
+def teacher_of(trunk: Trunk, batch_size: int = 3) -> Callable[[], RowTeacher]:
+    return lambda: RowTeacher(trunk=trunk, head=head_of(torch.float32), batch_size=batch_size, chunk=1)
 
 
-def all_states(cache: HiddenCache, tokens: Tokens) -> Tensor:
-    return cache.hidden(tokens.batch(torch.arange(NUM)))
+def build(
+    folder: Path,
+    tokens: Tokens,
+    dtype: torch.dtype = torch.float32,
+    *,
+    trunk: Trunk | None = None,
+    only: Any = None,
+    **changes: Any,
+) -> Stored[Trunk]:
+    fields = {"batch_size": 3, "shard_size": 3, **changes}
+    asked = teacher_of(trunk or trunk_of(dtype), fields["batch_size"])
+    return provide(HiddenStates(), source_of(tokens, dtype, only=only), asked, folder=folder, **fields)
+
+
+def open_hidden(folder: Path, source: Source) -> Stored[Trunk] | None:
+    return open_stored(HiddenStates(), source, folder)
+
+
+def all_states(cache: Stored[Trunk], tokens: Tokens) -> Tensor:
+    return cache.read(tokens.batch(torch.arange(NUM)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_states_and_head_come_back_bit_by_bit(dtype: torch.dtype, tokens: Tokens, tmp_path: Path) -> None:
     build(tmp_path, tokens, dtype)
-    opened = open_hidden(tmp_path, source_of(tokens, dtype))
+    source = source_of(tokens, dtype)
+    provide(TeacherHead(), source, lambda: head_of(dtype), folder=tmp_path, batch_size=1)
+    opened = open_hidden(tmp_path, source)
     assert opened is not None
+    # Of other data, the head is the same.
+    head = open_stored(TeacherHead(), source_of(replace(tokens, key="other"), dtype), tmp_path)
+    assert head is not None
+    assert open_stored(TeacherHead(), source_of(tokens, dtype, tokenizer="other"), tmp_path) is None
     index = torch.tensor([6, 0, 2, 0])
-    found = opened.hidden(tokens.batch(index))
-    assert found.dtype == opened.dtype == dtype
+    found = opened.read(tokens.batch(index))
+    assert found.dtype == dtype
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     assert torch.equal(found.view(bits), states(dtype)[index].view(bits))
-    assert torch.equal(opened.head.weight, head_of(dtype).weight)
-    assert opened.head.weight.dtype == dtype
+    assert torch.equal(head.read().weight, head_of(dtype).weight)
+    assert head.read().weight.dtype == dtype
 
 
 def test_a_cache_costs_what_it_says(tokens: Tokens, tmp_path: Path) -> None:
     cache = build(tmp_path, tokens, torch.bfloat16)
-    sizes = {path.name: path.stat().st_size for path in cache.path.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in cache.store.path.iterdir()}
     shards = [f"shard-0000{number}.safetensors" for number in range(3)]
-    assert sizes.keys() == {*shards, "head.safetensors", "meta.json"}
+    assert sizes.keys() == {*shards, "meta.json"}
     assert cache.num_bytes == sum(sizes.values()) - sizes["meta.json"]
-    assert cache.bytes_per_token == sum(sizes[name] for name in shards) / (NUM * LENGTH)
-    assert 0 <= cache.bytes_per_token * NUM * LENGTH - NUM * LENGTH * SIZE * 2 <= 3 * 96  # headers
+    meta = cache.store.meta
+    assert meta.bytes_per_token == sum(sizes[name] for name in shards) / (NUM * LENGTH)
+    assert 0 <= meta.bytes_per_token * NUM * LENGTH - NUM * LENGTH * SIZE * 2 <= 3 * 96  # headers
     assert cache.build_s > 0
-    assert cache.num_tokens == json.loads((cache.path / "meta.json").read_text())["num_tokens"] == NUM * LENGTH
+    assert meta.num_tokens == json.loads((cache.store.path / "meta.json").read_text())["num_tokens"] == NUM * LENGTH
 
 
 def test_progress_counts_sequences(tokens: Tokens, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    build(tmp_path, tokens, shard_size=6, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(3, 7), (6, 7), (7, 7)]
+    seen: list[tuple[str, int, int]] = []
+    build(tmp_path, tokens, shard_size=6, on_progress=lambda *step: seen.append(step))
+    assert seen == [("teacher states, train", done, 7) for done in (3, 6, 7)]
 
 
 def test_shards_hold_whole_batches(tokens: Tokens, tmp_path: Path) -> None:
@@ -117,12 +152,12 @@ def test_a_cache_of_some_sequences_holds_those_and_refuses_others(tokens: Tokens
     assert seen == only.tolist()
     opened = open_hidden(tmp_path, source_of(tokens, only=only))
     assert opened is not None
-    assert opened.num_tokens == 4 * LENGTH
+    assert opened.store.meta.num_tokens == 4 * LENGTH
     index = torch.tensor([6, 0, 3])
-    assert torch.equal(opened.hidden(tokens.batch(index)), states(torch.float32)[index])
+    assert torch.equal(opened.read(tokens.batch(index)), states(torch.float32)[index])
     for missing in (1, 4, 5):
         with pytest.raises(UserError, match=f"has no sequence {missing}"):
-            opened.hidden(tokens.batch(torch.tensor([0, missing])))
+            opened.read(tokens.batch(torch.tensor([0, missing])))
     assert open_hidden(tmp_path, source_of(tokens)) is None
     assert open_hidden(tmp_path, source_of(tokens, only=only[:3])) is None
 
@@ -154,18 +189,19 @@ def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tok
 
     def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
         assert list(numbers) == [0, 1, 2]
-        make_hidden_shards(tmp_path, source, trunk_of(torch.float32), batch_size=3, numbers=numbers[::2])
+        make_shards(HiddenStates(), source, teacher_of(trunk_of(torch.float32)), folder=tmp_path, numbers=numbers[::2])
         waiting()
 
-    together = build(tmp_path, tokens, trunk=trunk, spread=spread, on_progress=lambda done, _: told.append(done))
+    together = build(tmp_path, tokens, trunk=trunk, spread=spread, on_progress=lambda _, done, __: told.append(done))
     assert here == [3, 4, 5], "the shard in the middle was left"
     assert told[0] == 6
     assert told[-1] == NUM
-    assert together.path.name == alone.path.name
-    for name in (path.name for path in alone.path.glob("*.safetensors")):
-        assert (together.path / name).read_bytes() == (alone.path / name).read_bytes()
-    assert {path.name for path in together.path.iterdir()} == {path.name for path in alone.path.iterdir()}
+    ours, theirs = together.store.path, alone.store.path
+    assert ours.name == theirs.name
+    for name in (path.name for path in theirs.glob("*.safetensors")):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
     build(tmp_path, tokens, spread=lambda *_: pytest.fail("nothing is missing"))
     (tmp_path / "nobody").mkdir()
     with pytest.raises(UserError, match=r"meta\.json"):
-        make_hidden_shards(tmp_path / "nobody", source, trunk, batch_size=3, numbers=[0])
+        make_shards(HiddenStates(), source, teacher_of(trunk), folder=tmp_path / "nobody", numbers=[0])

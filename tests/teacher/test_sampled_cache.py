@@ -16,11 +16,13 @@ from harness.config.expand import presets
 from harness.data.tokens import Batch, Tokens
 from harness.distill.train import train
 from harness.models import Head
-from harness.teacher.hidden import build_hidden
-from harness.teacher.rows import RowTeacher
-from harness.teacher.sampled import Draws, SampledCache, build_sampled, open_sampled
+from harness.teacher.interface import Targets
+from harness.teacher.kinds.draws import StoredDraws
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.kinds.rows import RowTeacher
+from harness.teacher.kinds.top_classes import TopClasses
+from harness.teacher.provide import Stored, open_stored, provide
 from harness.teacher.source import Source
-from harness.teacher.topk import TopK, TopKCache, build_topk, open_topk
 from strategies.base import log_probs
 from strategies.classes.rs import rs
 from strategies.classes.top_k import top_k
@@ -53,18 +55,23 @@ def online(teacher: RowTeacher, batch: Batch, temperature: float = 1.0) -> tuple
     return log_probs(logits / temperature), cells(batch.index[rows], positions)
 
 
-def sampled(folder: Path, source: Source, settings: Draws, teacher: RowTeacher | None = None) -> SampledCache:
-    build_sampled(folder, source, settings, teacher or teacher_of(source), shard_size=4)
-    found = open_sampled(folder, source, settings)
-    assert found is not None
-    return found
+@dataclass(frozen=True)
+class Cache:
+    """Draws or largest classes that are stored, as a test looks at them."""
+
+    kind: Any
+    stored: Stored[Targets]
+
+    def target(self, batch: Batch) -> Any:
+        return self.kind.target(self.stored.store, batch)
 
 
-def top(folder: Path, source: Source, settings: TopK) -> TopKCache:
-    build_topk(folder, source, settings, teacher_of(source), shard_size=4)
-    found = open_topk(folder, source, settings)
+def stored(folder: Path, source: Source, kind: Any, teacher: RowTeacher | None = None) -> Cache:
+    asked = teacher or teacher_of(source)
+    provide(kind, source, lambda: asked, folder=folder, batch_size=asked.batch_size, shard_size=4)
+    found = open_stored(kind, source, folder)
     assert found is not None
-    return found
+    return Cache(kind, found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -74,10 +81,10 @@ def test_the_cached_target_is_the_one_sampled_online(
     dtype: torch.dtype, proposal: float, temperature: float, tmp_path: Path
 ) -> None:
     source = make_source(dtype)
-    settings = Draws(draws=16, proposal=proposal, seed=5, temperature=temperature, vocab_size=VOCAB)
+    settings = StoredDraws(draws=16, proposal=proposal, seed=5, temperature=temperature, vocab_size=VOCAB)
     # The same shapes online and here: products of another shape may round differently.
     teacher = teacher_of(source, batch_size=NUM, chunk=10_000)
-    cache = sampled(tmp_path, source, settings, teacher)
+    cache = stored(tmp_path, source, settings, teacher)
     batch = source.tokens.batch(torch.arange(NUM))
     logprobs, keys = online(teacher, batch, temperature)
     wanted = rs(teacher_logprobs=logprobs, keys=keys, draws=16, proposal=proposal, seed=5)
@@ -96,8 +103,8 @@ def test_the_cached_target_is_the_one_sampled_online(
 
 def test_a_batch_in_any_order_and_any_part_of_its_positions(tmp_path: Path) -> None:
     source = make_source(torch.float64)
-    settings = Draws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
-    cache = sampled(tmp_path, source, settings)
+    settings = StoredDraws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
+    cache = stored(tmp_path, source, settings)
     whole = cache.target(source.tokens.batch(torch.arange(NUM)))
     index = torch.tensor([8, 0, 3, 0])
     batch = source.tokens.batch(index)
@@ -110,13 +117,13 @@ def test_a_batch_in_any_order_and_any_part_of_its_positions(tmp_path: Path) -> N
 
 def test_the_draws_do_not_depend_on_shapes_or_on_which_sequences_are_kept(tmp_path: Path) -> None:
     source = make_source(torch.float64)
-    settings = Draws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
+    settings = StoredDraws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
     only = np.array([1, 4, 8])
     few = make_source(torch.float64, only=only)
     caches = [
-        sampled(tmp_path / "a", source, settings, teacher_of(source, batch_size=1, chunk=1)),
-        sampled(tmp_path / "b", source, settings, teacher_of(source, batch_size=4, chunk=1000)),
-        sampled(tmp_path / "c", few, settings),
+        stored(tmp_path / "a", source, settings, teacher_of(source, batch_size=1, chunk=1)),
+        stored(tmp_path / "b", source, settings, teacher_of(source, batch_size=4, chunk=1000)),
+        stored(tmp_path / "c", few, settings),
     ]
     batch = source.tokens.batch(torch.from_numpy(only))
     targets = [cache.target(batch) for cache in caches]
@@ -124,19 +131,19 @@ def test_the_draws_do_not_depend_on_shapes_or_on_which_sequences_are_kept(tmp_pa
     assert all(torch.equal(target.counts, targets[0].counts) for target in targets)
     with pytest.raises(UserError, match="has no sequence 5"):
         caches[2].target(source.tokens.batch(torch.tensor([5])))
-    other = sampled(tmp_path / "d", source, replace(settings, seed=6)).target(batch)
+    other = stored(tmp_path / "d", source, replace(settings, seed=6)).target(batch)
     assert not torch.equal(other.ids, targets[0].ids)
 
 
 def test_a_hidden_cache_serves_as_the_teacher(tmp_path: Path) -> None:
     source = make_source()
     teacher = teacher_of(source)
-    hidden = build_hidden(tmp_path, source, teacher.trunk, teacher.head, batch_size=2)
-    from_cache = RowTeacher(trunk=hidden.hidden, head=hidden.head, batch_size=2, chunk=5)
-    settings = Draws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
+    hidden = provide(HiddenStates(), source, lambda: teacher, folder=tmp_path, batch_size=2)
+    from_cache = replace(teacher, trunk=hidden.read)
+    settings = StoredDraws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
     batch = source.tokens.batch(torch.arange(NUM))
     found = [
-        sampled(tmp_path / name, source, settings, each).target(batch)
+        stored(tmp_path / name, source, settings, each).target(batch)
         for name, each in (("a", teacher), ("b", from_cache))
     ]
     assert torch.equal(found[0].ids, found[1].ids)
@@ -147,12 +154,14 @@ def test_sequences_without_a_target_have_no_draws(tmp_path: Path) -> None:
     ids = np.ones((3, LENGTH), dtype=np.int32)  # separators only
     tokens = Tokens(ids=ids, separator=1, cross_document_targets=False, tokens_per_byte=0.5, key="tokens")
     source = make_source(tokens=tokens)
-    settings = Draws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
+    settings = StoredDraws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
     batch = tokens.batch(torch.arange(3))
-    target = sampled(tmp_path, source, settings).target(batch)
+    target = stored(tmp_path, source, settings).target(batch)
     assert target.ids.shape == (3, LENGTH, 8)
     assert (target.counts == 0).all()
-    largest = top(tmp_path, source, TopK(k=3, precision="float32", temperature=1.0, vocab_size=VOCAB)).target(batch)
+    largest = stored(tmp_path, source, TopClasses(k=3, precision="float32", temperature=1.0, vocab_size=VOCAB)).target(
+        batch
+    )
     assert torch.isneginf(largest.logprobs).all()
 
 
@@ -162,8 +171,8 @@ def test_the_largest_classes_and_the_tail_are_the_teachers(
     precision: Literal["float16", "bfloat16", "float32"], k: int, tmp_path: Path
 ) -> None:
     source = make_source()
-    settings = TopK(k=k, precision=precision, temperature=2.0, vocab_size=VOCAB)
-    cache = top(tmp_path, source, settings)
+    settings = TopClasses(k=k, precision=precision, temperature=2.0, vocab_size=VOCAB)
+    cache = stored(tmp_path, source, settings)
     index = torch.tensor([7, 0, 3])
     batch = source.tokens.batch(index)
     logprobs, _ = online(teacher_of(source), batch, temperature=2.0)
@@ -179,13 +188,13 @@ def test_the_largest_classes_and_the_tail_are_the_teachers(
     # One byte for an id of 60, the log-probability, and the tail in float32.
     positions = int(source.tokens.batch(torch.arange(NUM)).valid.sum())
     exact = positions * (k * (1 + {"float32": 4}.get(precision, 2)) + 4)
-    assert exact <= cache.store.meta.num_bytes <= exact + 3 * 512 + source.num_tokens
+    assert exact <= cache.stored.store.meta.num_bytes <= exact + 3 * 512 + source.num_tokens
 
 
 @pytest.mark.parametrize("renormalise", [False, True])
 def test_cached_largest_classes_are_the_targets_made_online(renormalise: bool, tmp_path: Path) -> None:
     source = make_source()
-    cache = top(tmp_path, source, TopK(k=5, precision="float32", temperature=1.0, vocab_size=VOCAB))
+    cache = stored(tmp_path, source, TopClasses(k=5, precision="float32", temperature=1.0, vocab_size=VOCAB))
     batch = source.tokens.batch(torch.arange(NUM))
     logprobs, _ = online(teacher_of(source), batch)
     target = cache.target(batch)
@@ -235,9 +244,9 @@ def test_training_from_the_cache_is_training_with_draws_made_online(
     first, second = make_pair(torch.float64), make_pair(torch.float64)
     core = make_core(strategy, first)
     teacher = RowTeacher(trunk=core.teacher.hidden, head=core.teacher.head, batch_size=2, chunk=7)
-    settings = Draws(draws=6, proposal=proposal, seed=9, temperature=1.0, vocab_size=first.vocab_size)
-    cache = sampled(tmp_path, source, settings, teacher)
-    without = replace(make_core(strategy, second, with_teacher=False), targets=cache.targets)
+    settings = StoredDraws(draws=6, proposal=proposal, seed=9, temperature=1.0, vocab_size=first.vocab_size)
+    cache = stored(tmp_path, source, settings, teacher)
+    without = replace(make_core(strategy, second, with_teacher=False), targets=cache.stored.read)
     # Where only some sequences are held, training sees those alone, under the numbers they have in the data set.
     trained = tokens if kept is None else Chosen(**vars(tokens), kept=kept)
     one, two = train(core, trained, optimisation), train(without, trained, optimisation)
@@ -263,7 +272,7 @@ class Chosen(Tokens):
 @pytest.mark.parametrize("k", [0, VOCAB + 1])
 def test_k_is_a_number_of_classes(k: int) -> None:
     with pytest.raises(ValueError, match=f"k must lie in \\[1, {VOCAB}\\]"):
-        TopK(k=k, precision="float32", temperature=1.0, vocab_size=VOCAB)
+        TopClasses(k=k, precision="float32", temperature=1.0, vocab_size=VOCAB)
 
 
 def zipf_teacher(source: Source, vocab_size: int) -> RowTeacher:
@@ -277,9 +286,9 @@ def zipf_teacher(source: Source, vocab_size: int) -> RowTeacher:
 
 def test_a_vocabulary_of_qwen3_costs_less_than_fixed_records(tmp_path: Path) -> None:
     source = make_source(num=4, length=16)
-    settings = Draws(draws=64, proposal=1.0, seed=0, temperature=1.0, vocab_size=QWEN3)
+    settings = StoredDraws(draws=64, proposal=1.0, seed=0, temperature=1.0, vocab_size=QWEN3)
     teacher = zipf_teacher(source, QWEN3)
-    cache = sampled(tmp_path, source, settings, teacher)
+    cache = stored(tmp_path, source, settings, teacher)
     batch = source.tokens.batch(torch.arange(4))
     target = cache.target(batch)
     assert int(target.ids.max()) > 131_071, "an id that 17 bits cannot hold"
@@ -291,14 +300,14 @@ def test_a_vocabulary_of_qwen3_costs_less_than_fixed_records(tmp_path: Path) -> 
     distinct = float((target.counts > 0).sum()) / target.counts[..., 0].numel()
     # 3 bytes for each distinct class, one for their number, and a header per shard.
     headers = 2 * 512 / source.num_tokens
-    assert 3 * distinct < cache.store.meta.bytes_per_token <= 3 * distinct + 1 + headers
-    assert cache.store.meta.bytes_per_token < 192, "64 records of 3 bytes, stored whether drawn or not"
+    assert 3 * distinct < cache.stored.store.meta.bytes_per_token <= 3 * distinct + 1 + headers
+    assert cache.stored.store.meta.bytes_per_token < 192, "64 records of 3 bytes, stored whether drawn or not"
 
 
 def test_few_draws_from_sharp_rows_cost_no_more_than_the_paper_says(tmp_path: Path) -> None:
     # RS-KD states about 12 distinct classes of 3 bytes, 36 bytes.
     source = make_source(num=8, length=64)
-    settings = Draws(draws=12, proposal=1.0, seed=0, temperature=1.0, vocab_size=QWEN3)
-    cache = sampled(tmp_path, source, settings, zipf_teacher(source, QWEN3))
+    settings = StoredDraws(draws=12, proposal=1.0, seed=0, temperature=1.0, vocab_size=QWEN3)
+    cache = stored(tmp_path, source, settings, zipf_teacher(source, QWEN3))
     headers = 3 * 512 / source.num_tokens
-    assert cache.store.meta.bytes_per_token <= 36 + 1 + headers
+    assert cache.stored.store.meta.bytes_per_token <= 36 + 1 + headers

@@ -23,20 +23,28 @@ from torch import Tensor
 from harness.config.errors import UserError
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head
-from harness.teacher import files, store
-from harness.teacher.hidden import build_hidden, open_hidden
+from harness.teacher import files
+from harness.teacher.kind import Kind
+from harness.teacher.kinds.draws import StoredDraws
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.kinds.rows import RowTeacher
+from harness.teacher.kinds.scores import SignalScores
+from harness.teacher.kinds.top_classes import TopClasses
 from harness.teacher.lock import building, owner_of
-from harness.teacher.rows import RowTeacher
-from harness.teacher.sampled import Draws, build_sampled, open_sampled
+from harness.teacher.provide import open_stored, provide
 from harness.teacher.source import Source
 from harness.teacher.store import key_of, open_store
-from harness.teacher.topk import TopK, build_topk, open_topk
 from strategies.digest import digest_of
 
 NUM, LENGTH, SIZE, VOCAB = 11, 6, 4, 50
-KINDS = ("hidden", "sampled", "topk")
-DRAWS = Draws(draws=8, proposal=1.0, seed=3, temperature=1.0, vocab_size=VOCAB)
-TOP = TopK(k=3, precision="float16", temperature=1.0, vocab_size=VOCAB)
+DRAWS = StoredDraws(draws=8, proposal=1.0, seed=3, temperature=1.0, vocab_size=VOCAB)
+TOP = TopClasses(k=3, precision="float16", temperature=1.0, vocab_size=VOCAB)
+KINDS: dict[str, Kind[RowTeacher, Any]] = {
+    "hidden": HiddenStates(),
+    "sampled": DRAWS,
+    "scores": SignalScores(signal="teacher_ce"),
+    "topk": TOP,
+}
 
 
 def make_source(**changes: Any) -> Source:
@@ -64,14 +72,8 @@ def build(
     kind: str, folder: Path, source: Source | None = None, run: Callable[[Batch], Tensor] = trunk, **changes: Any
 ) -> Built:
     source = source or make_source()
-    if kind == "hidden":
-        build_hidden(folder, source, run, HEAD, batch_size=2, shard_size=2, **changes)
-    else:
-        teacher = RowTeacher(trunk=run, head=HEAD, batch_size=2, chunk=4)
-        if kind == "sampled":
-            build_sampled(folder, source, DRAWS, teacher, shard_size=2, **changes)
-        else:
-            build_topk(folder, source, TOP, teacher, shard_size=2, **changes)
+    asked = RowTeacher(trunk=run, head=HEAD, batch_size=2, chunk=4)
+    provide(KINDS[kind], source, lambda: asked, folder=folder, batch_size=2, shard_size=2, **changes)
     found = opened(kind, folder, source)
     assert found is not None
     return found
@@ -80,14 +82,16 @@ def build(
 def opened(kind: str, folder: Path, source: Source | None = None) -> Built | None:
     source = source or make_source()
     batch = source.tokens.batch(torch.from_numpy(source.sequences))
-    if kind == "hidden":
-        hidden = open_hidden(folder, source)
-        return hidden and Built(hidden.path, lambda: (hidden.hidden(batch), hidden.head.weight))
-    if kind == "sampled":
-        sampled = open_sampled(folder, source, DRAWS)
-        return sampled and Built(sampled.store.path, lambda: (sampled.target(batch).ids, sampled.target(batch).counts))
-    top = open_topk(folder, source, TOP)
-    return top and Built(top.store.path, lambda: tuple(vars(top.target(batch)).values()))
+    stored = open_stored(KINDS[kind], source, folder)
+
+    def values() -> tuple[Tensor, ...]:
+        assert stored is not None
+        if kind == "sampled":
+            target = DRAWS.target(stored.store, batch)
+            return target.ids, target.counts
+        return tuple(vars(TOP.target(stored.store, batch)).values()) if kind == "topk" else (stored.read(batch),)
+
+    return stored and Built(stored.store.path, values)
 
 
 def use(kind: str, folder: Path, source: Source | None = None) -> tuple[Tensor, ...]:
@@ -160,7 +164,7 @@ def test_a_cache_of_something_else_is_refused_by_what_differs(name: str, change:
     wanted = tmp_path / f"sampled-{key_of('sampled', settings.ingredients(source))}"
     (tmp_path / f"sampled-{key_of('sampled', DRAWS.ingredients(make_source()))}").rename(wanted)
     with pytest.raises(UserError) as caught:
-        open_sampled(tmp_path, source, settings)
+        open_stored(settings, source, tmp_path)
     assert f"is of another {name}: asked for {asked!r}, it holds {held!r}" in str(caught.value)
     assert f"harness cache rm {wanted.name}" in str(caught.value)
 
@@ -176,7 +180,7 @@ def test_a_cache_of_another_kind_is_refused(tmp_path: Path) -> None:
 # ---- integrity
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_one_flipped_bit_in_any_file_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     path = build(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9]))).path
     draws = random.Random(0)
@@ -197,7 +201,7 @@ def test_one_flipped_bit_in_any_file_is_refused_by_name(kind: str, tmp_path: Pat
     use(kind, tmp_path, make_source(only=np.array([1, 2, 5, 9])))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("how", ["shorter", "longer", "empty", "missing"])
 def test_a_file_of_another_size_is_refused_when_the_cache_is_opened(kind: str, how: str, tmp_path: Path) -> None:
     path = build(kind, tmp_path).path / "shard-00002.safetensors"
@@ -242,7 +246,7 @@ def test_a_folder_without_its_description_does_not_block_a_new_build(tmp_path: P
 # ---- building
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_a_failed_build_is_no_cache_and_the_next_one_continues_it(kind: str, tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -261,10 +265,10 @@ def test_a_failed_build_is_no_cache_and_the_next_one_continues_it(kind: str, tmp
         seen.extend(batch.index.tolist())
         return trunk(batch)
 
-    done: list[tuple[int, int]] = []
-    continued = build(kind, tmp_path, run=counted, on_progress=lambda *told: done.append(told))
+    done: list[int] = []
+    continued = build(kind, tmp_path, run=counted, on_progress=lambda _, count, __: done.append(count))
     assert seen == list(range(NUM))
-    assert done == [(2, 11), (4, 11), (6, 11), (8, 11), (10, 11), (11, 11)]
+    assert done == [2, 4, 6, 8, 10, 11]
     fresh = build(kind, tmp_path / "fresh")
     assert files_of(continued.path) == files_of(fresh.path)
 
@@ -297,7 +301,6 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + '/teacher']
 import test_store as shared
-from harness.teacher import store
 kind, folder, after, where = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 calls = 0
 def die():
@@ -479,4 +482,4 @@ def test_a_cache_of_nothing_is_refused(tmp_path: Path) -> None:
     )
     nothing = Source(tokens=tokens, teacher="teacher", tokenizer="tokenizer", dtype="float32")
     with pytest.raises(UserError, match="no sequences"):
-        store.build_store(tmp_path, "hidden", {}, lambda part: {}, source=nothing, batch_size=1, shard_size=2)
+        build("hidden", tmp_path, nothing)

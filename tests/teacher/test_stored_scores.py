@@ -13,7 +13,7 @@ from harness.records.layout import Results
 from harness.records.record import Record
 from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
-from harness.teacher import scored
+from harness.teacher.kinds.scores import SignalScores
 from harness.trial.execute import run_trial
 from harness.trial.flops import predict_flops
 from harness.trial.trial import Trial
@@ -94,7 +94,7 @@ def test_scores_are_made_once_and_found_by_others(
     trial = make_trial()
     first, _ = run(trial, tmp_path / "cache")
     assert "scores" not in first.cost.shared_s
-    monkeypatch.setattr("harness.teacher.inputs.build_scores", lambda *_, **__: pytest.fail("they were there"))
+    monkeypatch.setattr(SignalScores, "make", lambda *_, **__: pytest.fail("they were there"))
     second, _ = run(trial, tmp_path / "cache")
     assert second.cost.shared_s["scores"] > 0
     assert second.metrics == first.metrics
@@ -132,4 +132,3 @@ def test_a_run_scores_before_its_trials_start(make_trial: Callable[..., Trial], 
     assert len(list((tmp_path / "results" / "cache").glob("scores-*"))) == 1
     trial = plan.trials[0]
     assert trial.id != replace(trial, strategy=trial.strategy.model_copy(update={"teacher": "online"})).id
-    assert scored.scored_flops(trial.workload, (), num_positions=1, vocab_size=1) == {}

@@ -25,6 +25,7 @@ from harness.run.attempt import run_and_write
 from harness.run.plan import Plan, make_plan, reads_cache
 from harness.run.prepare import prepare_plan
 from harness.teacher.inputs import prepare_inputs
+from harness.teacher.source import Source
 from harness.trial import samples
 from harness.trial.execute import Outcome, run_trial
 from harness.trial.flops import predict_flops
@@ -218,7 +219,7 @@ def test_policies_budgets_and_strategies_share_a_prepass(make_trial: MakeTrial, 
     assert len(list(cache.glob("prepass-*"))) == 2
 
 
-@pytest.mark.parametrize("name", ["scores.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["shard-00000.safetensors", "meta.json"])
 def test_a_damaged_prepass_is_refused_by_name(name: str, make_trial: MakeTrial, cache: Path) -> None:
     run_trial(make_trial(), cache=cache)
     (path,) = cache.glob(f"prepass-*/{name}")
@@ -280,13 +281,13 @@ def test_the_kept_indices_reach_the_preparation_of_the_teachers_states(
     import harness.trial.stages as training
 
     asked: list[list[int]] = []
-    original = training.prepare_train_cache
+    original = training.provide_teacher
 
-    def spy(*args: Any, only: Any, **kwargs: Any) -> Any:
-        asked.append(only.tolist())
-        return original(*args, only=only, **kwargs)
+    def spy(workload: Workload, source: Source, **named: Any) -> Any:
+        asked.append(source.sequences.tolist())
+        return original(workload, source, **named)
 
-    monkeypatch.setattr(training, "prepare_train_cache", spy)
+    monkeypatch.setattr(training, "provide_teacher", spy)
     outcome = run_trial(make_trial(), cache=cache)
     assert asked == [kept_of(outcome)]
 

@@ -7,7 +7,7 @@ with is the sum of the twins.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,23 +15,24 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.config import Choice, Strategy
 from harness.cost.bench.flops import trunk_flops
 from harness.cost.rig import SEED, Setting
 from harness.cost.shapes import Pair, build
-from harness.data.tokens import Batch, Tokens
+from harness.data.tokens import Tokens
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
 from harness.models import Head, head_of, trunk
 from harness.models.operations import Shape
-from harness.teacher.hidden import HiddenCache, build_hidden
 from harness.teacher.interface import Teacher
-from harness.teacher.rows import RowTeacher
-from harness.teacher.scores import ScoreCache, build_scores
+from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.kinds.rows import RowTeacher, Trunk
+from harness.teacher.kinds.scores import PositionScores, SignalScores
+from harness.teacher.live import stored_scores
+from harness.teacher.provide import Stored, provide
 from harness.teacher.source import Source
 from harness.trial.flops import Shapes, Work, price
 from strategies.registry import SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS, raw_inputs
@@ -165,18 +166,15 @@ def table(built: float, costs: Sequence[Cost], *, pair: str, unit: str, steps: i
 class _Cached:
     """What the teacher leaves on disk: its states, and the scores that some strategies of the grid rank by."""
 
-    hidden: HiddenCache
-    scores: tuple[ScoreCache, ...]
+    hidden: Stored[Trunk]
+    head: Head
+    scores: Mapping[str, Stored[PositionScores]]
 
     def teacher(self, objective: Objective) -> Teacher:
         """Return the teacher as a trial of the objective meets it."""
-        wanted = [each for each in self.scores if each.signal in objective.stored_scores]
-
-        def scores(batch: Batch) -> dict[str, Tensor]:
-            return {each.signal: each.scores(batch) for each in wanted}
-
+        wanted = {signal: each for signal, each in self.scores.items() if signal in objective.stored_scores}
         return Teacher(
-            hidden=self.hidden.hidden, head=self.hidden.head, online=False, scores=scores if wanted else None
+            hidden=self.hidden.read, head=self.head, online=False, scores=stored_scores(wanted) if wanted else None
         )
 
 
@@ -206,10 +204,20 @@ class _Bench:
         source = Source(tokens=self.tokens, teacher=self.setting.pair.name, tokenizer="none", dtype=dtype)
         head = Head(weight=head_of(self.teacher, self.setting.pair.vocab_size).weight.detach())
         size = self.setting.batch_size
-        hidden = build_hidden(folder, source, lambda batch: trunk(self.teacher, batch.input_ids), head, batch_size=size)
-        stored = RowTeacher(trunk=hidden.hidden, head=head, batch_size=size, chunk=self.setting.chunk)
+        live = RowTeacher(
+            trunk=lambda batch: trunk(self.teacher, batch.input_ids),
+            head=head,
+            batch_size=size,
+            chunk=self.setting.chunk,
+        )
+        hidden = provide(HiddenStates(), source, lambda: live, folder=folder, batch_size=size)
+        read = replace(live, trunk=hidden.read)
         signals = sorted({name for each in strategies for name in compile_strategy(each).stored_scores})
-        return _Cached(hidden=hidden, scores=tuple(build_scores(folder, source, signal, stored) for signal in signals))
+        scores = {
+            name: provide(SignalScores(signal=name), source, lambda: read, folder=folder, batch_size=size)
+            for name in signals
+        }
+        return _Cached(hidden=hidden, head=head, scores=scores)
 
     def run(self, strategy: Strategy, cache: _Cached | None, *, steps: int | None = None) -> Tally:
         """Take a strategy's steps over the data, or the first few, and return what they counted."""

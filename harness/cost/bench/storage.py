@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.cost.bench.published import figure
 from harness.cost.shapes import Pair
-from harness.teacher.bits import Record
+from harness.teacher.kinds.bits import PairLayout
 from strategies.classes.rs import draw
 from strategies.noise import cells, streams
 
@@ -59,7 +59,7 @@ def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> Footprin
     Raises:
         AssertionError: a packed draw does not come back as it went in.
     """
-    record = Record(vocab_size=vocab_size, draws=draws)
+    record = PairLayout(vocab_size=vocab_size, draws=draws)
     num_bytes, distinct, entropy = 0, 0, 0.0
     for start in range(0, num, _ROWS_AT_A_TIME):
         logprobs = made_up_rows(min(_ROWS_AT_A_TIME, num - start), vocab_size, seed=seed + start)
@@ -90,7 +90,7 @@ def table(num: int, pair: Pair) -> pd.DataFrame:
     ]
     for draws in (12, 64):
         found = measure(num, vocab, draws)
-        record = Record(vocab_size=vocab, draws=draws).num_bytes
+        record = PairLayout(vocab_size=vocab, draws=draws).num_bytes
         how = f"{found.distinct:.2f} distinct classes x {record} bytes + {_COUNT_BYTES}"
         how += f" at {found.entropy_nats:.2f} nats"
         theirs = f"{draws} classes x 3 bytes"

@@ -8,7 +8,7 @@ from harness.config import Strategy, Workload
 from harness.distill.objective import compile_strategy
 from harness.models import DTYPES
 from harness.models.shapes import configuration, num_tokens
-from harness.teacher.bits import Record
+from harness.teacher.kinds.bits import PairLayout
 from harness.teacher.targets import draws_of, largest_of
 from harness.trial.flops import kept_samples
 from harness.trial.samples import prepass_reads_cache, scored_by
@@ -77,10 +77,10 @@ def _targets(strategy: Strategy, workload: Workload, sequences: int) -> Cached:
     what = f"{strategy.classes}, {strategy.temperature}, {strategy.samples}"
     if strategy.teacher == "topk":
         kept = largest_of(strategy, vocab)
-        each = kept.k * (kept.record.num_bytes + torch.float32.itemsize) + _TAIL_BYTES
+        each = kept.k * (kept.layout.num_bytes + torch.float32.itemsize) + _TAIL_BYTES
         return Cached(kind="topk", what=what, num_bytes=positions * each + sequences * length)
     draws = draws_of(strategy, vocab)
-    record = Record(vocab_size=vocab, draws=draws.draws).num_bytes + (4 if draws.proposal != 1.0 else 0)
+    record = PairLayout(vocab_size=vocab, draws=draws.draws).num_bytes + (4 if draws.proposal != 1.0 else 0)
     lengths = 1 if draws.draws < 1 << 8 else 2
     num_bytes = positions * draws.draws * record + sequences * length * lengths
     return Cached(kind="sampled", what=what, num_bytes=num_bytes, at_most=True)

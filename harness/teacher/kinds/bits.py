@@ -14,7 +14,7 @@ from harness.teacher.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class PairLayout:
     """How one (id, count) pair is laid out: the id in the low bits, count - 1 above it, little-endian.
 
     A count is at least 1, so 6 bits hold 1..64, and a vocabulary of up to 262 144 with up to 64 draws takes 3 bytes.

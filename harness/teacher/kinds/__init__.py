@@ -1,0 +1,1 @@
+"""What can be stored of the teacher, a kind per file."""

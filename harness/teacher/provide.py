@@ -1,0 +1,267 @@
+"""The one way to something stored: opened if it is there, else built, by one process at a time or by several together.
+
+While a cache is being built, each whole shard has a sealed `.json` beside it, by which a later builder knows what it
+may keep.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+from harness.config.errors import UserError
+from harness.records.layout import Results
+from harness.teacher.files import (
+    File,
+    Indices,
+    Meta,
+    file_problem,
+    read_meta,
+    read_sealed,
+    size_problem,
+    unfinished_files,
+    write_arrays,
+    write_sealed,
+)
+from harness.teacher.kind import KINDS, Kind, Read
+from harness.teacher.lock import building
+from harness.teacher.source import Source
+from harness.teacher.store import Store, check_ingredients, key_of, open_store, shard_name
+
+A = TypeVar("A")
+
+# (what is being built, sequences done, sequences in all)
+Progress = Callable[[str, int, int], None]
+
+# Has other processes make some shards, given by number, with `make_shards`; calls its second argument while it waits.
+# It may leave some of them unmade.
+Spread = Callable[[Sequence[int], Callable[[], None]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Generic[Read]):
+    """Something stored, whole and mapped.
+
+    Attributes:
+        store: its files.
+        read: reads it, as its kind does.
+        built: whether this call made it, rather than finding it.
+    """
+
+    store: Store
+    read: Read
+    built: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its files."""
+        return self.store.meta.num_bytes
+
+    @property
+    def build_s(self) -> float:
+        """Seconds that building took, whoever did it."""
+        return self.store.meta.build_s
+
+
+def open_stored(kind: Kind[A, Read], source: Source, folder: Path) -> Stored[Read] | None:
+    """Map what is stored, None if it is not.
+
+    Raises:
+        UserError: a file is not what its description says, or the cache is of something else; names it.
+    """
+    part = kind.serves_part and source.only is not None
+    for each in (replace(source, only=None), source) if part else (source,):
+        store = open_store(folder, kind.name, kind.ingredients(each))
+        if store is not None:
+            return Stored(store=store, read=kind.reader(store), built=False)
+    return None
+
+
+def provide(
+    kind: Kind[A, Read],
+    source: Source,
+    asked: Callable[[], A],
+    *,
+    folder: Path,
+    batch_size: int,
+    shard_size: int | None = None,
+    on_progress: Progress | None = None,
+    spread: Spread | None = None,
+) -> Stored[Read]:
+    """Map what is stored; build it if it is missing, continue a build that was cut off, or wait for who builds it.
+
+    Args:
+        kind: what is wanted.
+        source: the data set it is of.
+        asked: returns what it is made with; called only if something has to be computed here.
+        folder: where caches live.
+        batch_size: sequences that are computed at once. The same as in training makes cached and online runs
+            bit-identical on a CPU; matrix products of another shape may round differently.
+        shard_size: sequences per file, the kind's own if None; rounded up to whole batches. A continued build keeps
+            its own.
+        on_progress: told of the building.
+        spread: lets other processes make shards first; what they leave is made here.
+
+    Raises:
+        UserError: a folder holds something else or damage, or cannot be written to; names the file.
+    """
+    stored = open_stored(kind, source, folder)
+    if stored is not None:
+        return stored
+    assert kind.name in KINDS, "or `harness cache` would not show it"
+    if not len(source.sequences):
+        raise UserError(f"a {kind.name} cache of no sequences was asked for")
+    name = f"{kind.name}-{key_of(kind.name, kind.ingredients(source))}"
+    with building(folder, name):
+        stored = open_stored(kind, source, folder)
+        if stored is not None:
+            return stored
+        size = -(-(shard_size or kind.shard_size or 1) // batch_size) * batch_size
+        meta = _begin(kind, source, folder / name, size)
+        files = _shards(kind, source, asked, folder / name, meta.shard_size, on_progress, spread)
+        if source.only is not None:
+            index = {"index": torch.from_numpy(source.sequences)}
+            files["sequences.safetensors"] = write_arrays(folder / name / "sequences.safetensors", index)
+        write_sealed(folder / name / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
+        for beside in (folder / name).glob("shard-*.json"):
+            beside.unlink()
+        Results.at(folder.parent).offer(folder / name)
+    stored = open_stored(kind, source, folder)
+    assert stored is not None
+    return replace(stored, built=True)
+
+
+def make_shards(
+    kind: Kind[A, Read], source: Source, asked: Callable[[], A], *, folder: Path, numbers: Sequence[int]
+) -> None:
+    """Make some shards of a cache that another process is building and waits for.
+
+    Args:
+        kind: as in `provide`.
+        source: as in `provide`.
+        asked: as in `provide`.
+        folder: where caches live.
+        numbers: which shards.
+
+    Raises:
+        UserError: nobody is building that cache, or it cannot be written to.
+    """
+    ingredients = kind.ingredients(source)
+    path = folder / f"{kind.name}-{key_of(kind.name, ingredients)}"
+    meta = read_meta(path)
+    check_ingredients(path, meta, kind.name, ingredients)
+    parts, made_with = _parts(kind, source, meta.shard_size), functools.cache(asked)
+    for number in numbers:
+        if _kept(path, number) is None:
+            _make_shard(kind, source, made_with(), path, number, parts[number], lambda _: None)
+
+
+def _begin(kind: Kind[A, Read], source: Source, path: Path, shard_size: int) -> Meta:
+    """Describe what is being built, or read what an earlier builder said, and clear away what it half wrote."""
+    ingredients, of_sequences = kind.ingredients(source), kind.shard_size is not None
+    meta = Meta(
+        kind=kind.name,
+        key=key_of(kind.name, ingredients),
+        ingredients=ingredients,
+        about=dict(source.about),
+        versions={library: version(library) for library in ("torch", "transformers", "numpy")},
+        num_sequences=len(source.sequences) if of_sequences else 0,
+        num_tokens=source.num_tokens if of_sequences else 0,
+        shard_size=shard_size,
+        complete=False,
+        files={},
+    )
+    if (path / "meta.json").exists():
+        meta = meta.model_copy(update={"shard_size": read_meta(path).shard_size})
+    else:
+        write_sealed(path / "meta.json", meta)
+    for litter in path.glob(".*.partial"):
+        litter.unlink()
+    return meta
+
+
+def _shards(
+    kind: Kind[A, Read],
+    source: Source,
+    asked: Callable[[], A],
+    path: Path,
+    shard_size: int,
+    on_progress: Progress | None,
+    spread: Spread | None,
+) -> dict[str, File]:
+    """Make the shards that are missing; return all, by name."""
+    parts, made_with = _parts(kind, source, shard_size), functools.cache(asked)
+    done = _Done(on_progress, f"{kind.title}, {source.about.get('data', '')}", len(source.sequences))
+    missing = [] if spread is None else [number for number in range(len(parts)) if _kept(path, number) is None]
+    if spread is not None and len(missing) > 1:
+        spread(missing, lambda: done.tell(len(unfinished_files(path)) * shard_size))
+    files: dict[str, File] = {}
+    for number, part in enumerate(parts):
+        first = number * shard_size
+        # What was written a moment ago is not read again for its checksum.
+        kept = _kept(path, number, whole=number not in missing)
+        files[shard_name(number)] = kept or _make_shard(
+            kind, source, made_with(), path, number, part, functools.partial(done.beyond, first)
+        )
+        done.tell(first + len(part))
+    return files
+
+
+def _parts(kind: Kind[A, Read], source: Source, shard_size: int) -> list[Indices]:
+    if kind.shard_size is None:
+        return [source.sequences]
+    return [source.sequences[start : start + shard_size] for start in range(0, len(source.sequences), shard_size)]
+
+
+def _make_shard(
+    kind: Kind[A, Read],
+    source: Source,
+    asked: A,
+    path: Path,
+    number: int,
+    part: Indices,
+    on_batch: Callable[[int], None],
+) -> File:
+    started = time.perf_counter()
+    with torch.no_grad():
+        file = write_arrays(path / shard_name(number), kind.make(source, asked, part, on_batch))
+    file = file.model_copy(update={"build_s": time.perf_counter() - started})
+    write_sealed(_beside(path, number), file)
+    return file
+
+
+def _beside(path: Path, number: int) -> Path:
+    return path / f"shard-{number:05d}.json"
+
+
+def _kept(path: Path, number: int, *, whole: bool = True) -> File | None:
+    """Return what another builder finished, None if the shard has to be made; `whole` reads all of it."""
+    try:
+        file = read_sealed(_beside(path, number), File)
+    except (OSError, ValueError):
+        return None
+    problem = (file_problem if whole else size_problem)(path, shard_name(number), file)
+    return None if problem else file
+
+
+class _Done:
+    """Counts sequences, from batches inside a shard as from whole shards, and never back."""
+
+    def __init__(self, on_progress: Progress | None, what: str, total: int) -> None:
+        self._on_progress, self._what, self._total, self._count = on_progress, what, total, 0
+
+    def tell(self, count: int) -> None:
+        """Say that `count` sequences are done in all."""
+        count = min(count, self._total)
+        if self._on_progress is not None and count > self._count:
+            self._on_progress(self._what, count, self._total)
+        self._count = max(self._count, count)
+
+    def beyond(self, first: int, count: int) -> None:
+        """Say that `count` sequences are done after the first ones."""
+        self.tell(first + count)
