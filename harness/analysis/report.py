@@ -104,11 +104,12 @@ def write_report(results: Path, grid: str, destination: Path, *, compare: Path |
     return _publish(find(results / grid), destination / grid, other)
 
 
-def rebuild(folder: Path, *, compare: Path | None = None) -> Report:
+def rebuild(folder: Path, *, destination: Path | None = None, compare: Path | None = None) -> Report:
     """Write a report again from its own manifest and records; with the same code, byte for byte.
 
     Args:
         folder: the report's folder.
+        destination: where it goes, in a folder of the same name; in its own place if None.
         compare: as in `write_report`. Without it, a run that the report compares with already stays.
 
     Raises:
@@ -118,7 +119,8 @@ def rebuild(folder: Path, *, compare: Path | None = None) -> Report:
         raise UserError(f"{folder} is not a report: it needs manifest.json and records/")
     kept = folder / COMPARED if is_report(folder / COMPARED) else None
     other = compare or kept
-    return _publish(find(folder), folder, None if other is None else find(other))
+    target = folder if destination is None else destination / folder.resolve().name
+    return _publish(find(folder), target, None if other is None else find(other))
 
 
 def print_report(report: Report, console: Console) -> None:

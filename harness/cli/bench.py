@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.shared import Plugins, command_line, console
+from harness.cli.shared import Plugins, command_line, console, typed_options
+from harness.config.errors import UserError
 
 bench_app = typer.Typer(
     help="What selection saves: memory, operations, seconds and storage of the paper's variants.",
@@ -49,9 +50,14 @@ def bench(
     steps: Annotated[int, typer.Option(help="Steps that are timed, with --paper-scale.", min=1)] = 5,
 ) -> None:
     """What selection saves: memory, operations, seconds and storage of the paper's variants."""
+    options = typed_options(context)
     if context.invoked_subcommand is not None:
+        if options:
+            raise UserError(f"{', '.join(options)}: options stand behind the command {context.invoked_subcommand}")
         return
     if not paper_scale:
+        if options:
+            raise UserError(f"{', '.join(options)}: without a command, these go with --paper-scale only")
         typer.echo(context.get_help())
         raise typer.Exit
     from harness.cost.bench.run import run_paper_scale

@@ -167,7 +167,9 @@ def plan(
         str | None,
         typer.Option(help="What would it take on this GPU? Hours, memory, disk, from shapes alone.", metavar="NAME"),
     ] = None,
-    mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.35,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the GPU's peak that training reaches; 0.35 if left out.")
+    ] = None,
     calibrate: Annotated[
         int, typer.Option(help="Train so many steps on the device that is here, and predict from them.", min=0)
     ] = 0,
@@ -175,13 +177,17 @@ def plan(
     """Show what a grid would run, what is finished, and what it would cost; with --gpu, before anything is fetched."""
     from harness.config.plugins import load_plugins
 
+    if mfu is not None and gpu is None:
+        raise UserError("--mfu is a share of a GPU's peak: name the GPU with --gpu")
     load_plugins(plugin or ())
     place = Results(results)
     if grid is None or gpu is not None or calibrate:
+        from harness.cost.forecast.forecast import MFU
         from harness.cost.forecast.show import forecast_and_print
 
         part = (seeds, only, sample) != (None, None, None)
-        forecast_and_print(console(), grid, workload, gpu=gpu, mfu=mfu, results=place, steps=calibrate, part=part)
+        share = MFU if mfu is None else mfu
+        forecast_and_print(console(), grid, workload, gpu=gpu, mfu=share, results=place, steps=calibrate, part=part)
         return
     from harness.run.plan import make_plan, print_plan
 
@@ -194,7 +200,10 @@ def report(
     folder: Annotated[
         Path, typer.Argument(help="A grid's results (results/position_axis) or a report (reports/position_axis).")
     ],
-    reports: Reports = Path("reports"),
+    reports: Annotated[
+        Path | None,
+        typer.Option(help="Where it is written: reports, or the place of the report it is made from.", metavar="DIR"),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Results or a report of another run to compare with.", metavar="FOLDER")
     ] = None,
@@ -203,11 +212,11 @@ def report(
     from harness.analysis.report import print_report, rebuild, write_report
 
     if (folder / "records").is_dir():
-        made = rebuild(folder, compare=compare)
+        written = rebuild(folder, destination=reports, compare=compare)
     else:
         whole = folder.resolve()
-        made = write_report(whole.parent, whole.name, reports, compare=compare)
-    print_report(made, console())
+        written = write_report(whole.parent, whole.name, reports or Path("reports"), compare=compare)
+    print_report(written, console())
 
 
 @app.command()

@@ -65,6 +65,13 @@ def command_line(*, without: Mapping[str, bool] | None = None) -> str:
     return shlex.join(kept)
 
 
+def typed_options(context: typer.Context) -> list[str]:
+    """Return the options of a command that were typed, rather than left to their defaults."""
+    sources = {each.opts[0]: context.get_parameter_source(each.name) for each in context.command.params if each.name}
+    # By name: typer may bring a click of its own, whose enumeration is another one.
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before any work is done; leaves nothing behind.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cli.scaffold import new_component, new_plugin
+from harness.cli.new import new_component, new_plugin
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.config.plugins import load_plugins
@@ -99,7 +99,7 @@ def test_from_idea_to_missing_trials(grid: Path, tmp_path: Path) -> None:
     assert "my signal" in planned.stdout
     assert "10 of 10 trials to run" in planned.stdout
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_signal_my_signal.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/strategies/test_signal_my_signal.py"],
         cwd=clone, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert tested.returncode == 0, tested.stdout
@@ -165,7 +165,7 @@ def test_a_policy_or_criterion_is_one_more_row_of_its_grid(kind: str, tmp_path: 
     assert after["strategies"][:-1] == before["strategies"]
     assert after["strategies"][-1]["label"].startswith("My own")
     assert (tmp_path / "strategies" / folder / "my_own.py").is_file()
-    assert (tmp_path / "tests" / f"test_{kind}_my_own.py").is_file()
+    assert (tmp_path / "tests" / "strategies" / f"test_{kind}_my_own.py").is_file()
 
 
 def test_a_list_that_is_followed_by_another_key_is_extended_at_its_own_end(tmp_path: Path) -> None:

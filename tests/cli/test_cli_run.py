@@ -62,6 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> t
     )
     done = harness("run", grid, "--results", folder / "results", "--reports", folder / "reports")
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr, "it is in the record, and under --debug"
     return grid, folder, done.stdout
 
 
@@ -93,10 +94,39 @@ def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Ca
     chosen = [option for label in ("no kd", "full kd", "se-kd") for option in ("--only", label)]
     code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports", *chosen)
     assert code == 0
-    assert "nothing to run" in out
+    assert "All 3 chosen trials of question are finished, 1 are not chosen; nothing to run" in " ".join(out.split())
     # The report is of all trials, whichever command made them.
     assert "--only" not in read_manifest(folder / "results" / "question" / "manifest.json").command
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_report_is_written_again_only_where_something_has_changed(
+    finished: tuple[Path, Path, str], here: Callable[..., Any]
+) -> None:
+    grid, folder, _ = finished
+    command = ("run", grid, "--results", folder / "results", "--reports", folder / "reports", "--only", "full kd")
+    page = folder / "reports" / "question" / "report.md"
+    here(*command)
+    text, written = page.read_text(), page.stat().st_mtime_ns
+    _, out, _ = here(*command)
+    assert "The report is up to date." in out
+    assert "Full KD" in out.partition("up to date")[2], "it is printed all the same"
+    assert page.stat().st_mtime_ns == written
+    page.write_text("edited")
+    _, out, _ = here(*command)
+    assert "up to date" not in out
+    assert page.read_text() == text
+
+
+def test_trials_that_are_not_chosen_are_not_called_finished(
+    finished: tuple[Path, Path, str], tmp_path: Path, here: Callable[..., Any]
+) -> None:
+    grid, _, _ = finished
+    folders = ("--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    _, out, _ = here("run", grid, "--dry-run", *folders, "--only", "se-kd")
+    assert "1 of 4 trials to run (3 are not chosen)" in out
+    (row,) = [line for line in out.splitlines() if "Full KD" in line]
+    assert row.replace("│", " ").split()[2:5] == ["0", "0", "1"], "to run, finished, not chosen"
 
 
 def test_dry_run_runs_and_writes_nothing(
@@ -115,7 +145,7 @@ def test_force_and_only_run_one_finished_trial_again(
     grid, folder, _ = finished
     options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
     _, out, err = here("run", grid, *options, "--dry-run")
-    assert "1 of 4 trials to run" in out, err
+    assert "1 of 4 trials to run (3 are not chosen)" in out, err
 
 
 def test_asking_for_diagnostics_runs_trained_trials_again(

@@ -1,0 +1,189 @@
+"""Every option of every command has an effect or is refused: none is taken and ignored."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from harness.cli import main as cli
+
+# What carries a command out. A call is written down instead of made; where the command goes on, with a result.
+CARRIES_OUT = {
+    "harness.config.plugins.load_plugins": None,
+    "harness.run.run.sync_mirror": None,
+    "harness.run.run.print_mirror_status": None,
+    "harness.run.run.run_plan": 0,
+    "harness.run.plan.make_plan": SimpleNamespace(trials=(), todo=()),
+    "harness.run.plan.print_plan": None,
+    "harness.run.prepare.build_caches": None,
+    "harness.cost.forecast.show.forecast_and_print": None,
+    "harness.analysis.report.rebuild": None,
+    "harness.analysis.report.write_report": None,
+    "harness.analysis.report.print_report": None,
+    "harness.records.export.export": "exported",
+    "harness.teacher.manage.print_caches": None,
+    "harness.teacher.manage.verify_caches": False,
+    "harness.teacher.manage.remove_cache": SimpleNamespace(path="cache", num_bytes=1),
+    "harness.cli.catalogue.print_catalogue": None,
+    "harness.cli.doctor.examine": None,
+    "harness.cli.scripts.run_script": None,
+    "harness.cli.new.new_component": [],
+    "harness.cli.new.new_plugin": [],
+    **{f"harness.cost.bench.run.run_{name}": None for name in
+       ("paper_scale", "memory", "flops", "scaling", "step", "grid", "storage")},
+    "torch.set_num_threads": None,
+}  # fmt: skip
+
+# Ways to call a command without an option: each is tried, so that what one way takes cannot be ignored by another.
+CALLS: dict[str, list[list[str]]] = {
+    "": [["run", "absent.yaml", "--track", "nobody"]],
+    "run": [["g.yaml"]],
+    "plan": [["g.yaml"], ["g.yaml", "--gpu", "h100"], ["--workload", "tiny"]],
+    "report": [["results/g"], ["reports/g"]],
+    "export": [["abc"]],
+    "list": [[], ["signals"]],
+    "doctor": [[]],
+    "cache ls": [[]],
+    "cache build": [["tiny"]],
+    "cache verify": [[], ["key"]],
+    "cache rm": [["key"]],
+    "workload build": [["tiny"]],
+    "new signal": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
+    "new policy": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
+    "new criterion": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
+    "bench": [["--paper-scale"], [], ["step"], ["memory"]],
+    **{f"bench {name}": [[]] for name in ("memory", "flops", "scaling", "step", "grid", "storage")},
+}
+
+# What an option is tried with, and is not by default; none of these is a flag.
+VALUES = {
+    "--address": "10.0.0.1:6379",
+    "--batch-size": "7",
+    "--calibrate": "3",
+    "--checkpoint-every": "17",
+    "--compare": "results/other",
+    "--counted": "small",
+    "--destination": "there",
+    "--diagnostics": "5",
+    "--gpu": "a100",
+    "--grid": "other.yaml",
+    "--length": "33",
+    "--logit-memory-mib": "11",
+    "--mfu": "0.5",
+    "--mirror": "memory://mirror",
+    "--only": "Full KD",
+    "--optimizer": "none",
+    "--pair": "small",
+    "--pairs": "small",
+    "--plugin": "mine.py",
+    "--reports": "elsewhere",
+    "--results": "others",
+    "--rounds": "2",
+    "--rows": "3",
+    "--sample": "2",
+    "--seeds": "1,2",
+    "--sequences": "5",
+    "--sizes": "1x2",
+    "--steps": "3",
+    "--threads": "1",
+    "--to": "there",
+    "--track": "none",
+    "--workload": "other",
+}
+
+
+def commands(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{path} {name}".strip())
+
+
+COMMANDS = dict(commands(typer.main.get_command(cli.app)))
+OPTIONS = [
+    (path, parameter.opts[0])
+    for path, command in COMMANDS.items()
+    for parameter in command.params
+    if parameter.param_type_name == "option"
+]
+
+
+@pytest.fixture
+def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What a command line comes to: how it ends, and the calls that would have carried it out."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports" / "g" / "records").mkdir(parents=True)
+    calls: list[str] = []
+
+    def writer(name: str, function: Any, result: object) -> Any:
+        def write(*args: Any, **kwargs: Any) -> object:
+            arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+            # A console is another object each time.
+            calls.append(
+                f"{name}({ {key: value for key, value in arguments.items() if key not in ('console', 'command')} })"
+            )
+            return result
+
+        return write
+
+    for name, result in CARRIES_OUT.items():
+        module, _, function = name.rpartition(".")
+        owner = importlib.import_module(module)
+        if function != "set_num_threads":
+            monkeypatch.setattr(owner, function, writer(name, getattr(owner, function), result))
+        else:
+            monkeypatch.setattr(owner, function, lambda number: calls.append(f"threads {number}"))
+
+    def run(words: list[str]) -> tuple[str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["harness", *words])
+        calls.clear()
+        try:
+            cli.main()
+            end = "returned"
+        except SystemExit as ended:
+            end = f"exit {ended.code}"
+        except Exception as error:
+            end = type(error).__name__
+        return f"{end}: {capsys.readouterr().err}", list(calls)
+
+    return run
+
+
+@pytest.mark.parametrize(("path", "option"), OPTIONS, ids=[" ".join(each) for each in OPTIONS])
+def test_an_option_is_obeyed_or_refused(path: str, option: str, outcome: Any) -> None:
+    (parameter,) = [each for each in COMMANDS[path].params if option in each.opts]
+    words = [option] if parameter.is_flag else [option, VALUES[option]]
+    for call in CALLS[path]:
+        if option in call:
+            continue
+        command = path.split()
+        before, calls = outcome([*command, *call])
+        after, others = outcome([*command, *words, *call])
+        if after.startswith("exit 2") and not before.startswith("exit 2"):
+            assert option in after, f"{after} does not say what is wrong"
+            assert not others, "refused too late"
+        else:
+            assert (before, calls) != (after, others), f"{' '.join([*command, *call])} takes {option} and ignores it"
+
+
+def test_every_command_is_called() -> None:
+    assert set(CALLS) >= {path for path, _ in OPTIONS}
+    assert set(CALLS) <= set(COMMANDS)
+
+
+def test_options_of_the_group_are_refused_before_a_command(outcome: Any) -> None:
+    """`harness bench --reports DIR step` wrote over the committed files."""
+    end, calls = outcome(["bench", "--reports", "elsewhere", "step"])
+    assert end == "exit 2: harness: --reports: options stand behind the command step\n"
+    assert calls == []
+
+
+def test_a_report_made_again_from_itself_goes_where_it_is_told(outcome: Any) -> None:
+    """`harness report reports/literature --reports DIR` wrote over the committed files."""
+    _, calls = outcome(["report", "reports/g", "--reports", "elsewhere"])
+    assert "'destination': PosixPath('elsewhere')" in calls[0]
