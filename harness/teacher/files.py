@@ -3,22 +3,22 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save
 from torch import Tensor
 
 from harness.config.errors import UserError
-from harness.records.files import checksum, write_json, written
+from harness.records.files import checksum, sealed, write_json, written
 
 Scalar = bool | int | float | str
 Arrays = dict[str, npt.NDArray[Any]]
 Indices = npt.NDArray[np.int64]
 
-FORMAT = 1
+FORMAT: Final = 2
 
 # numpy has no bfloat16: its bits are mapped as uint16.
 _STORED = {
@@ -57,19 +57,19 @@ class Meta(Sealed):
     """What a cache is.
 
     Attributes:
-        kind: hidden, sampled or topk.
+        kind: see `harness.teacher.kind.KINDS`.
         key: hash of the ingredients, see `key_of`.
         ingredients: everything its content depends on; asked for again whenever it is opened.
         about: what its ingredients are called where it was built; not part of its identity.
         versions: of the libraries it was built with; not part of its identity.
-        num_sequences: sequences it holds.
+        num_sequences: sequences it holds; 0 if it is not of sequences, like a head.
         num_tokens: tokens of those sequences.
         shard_size: sequences per shard.
         complete: whether every file is there.
         files: every file but this one.
     """
 
-    format: int = FORMAT
+    format: Literal[2] = FORMAT
     kind: str
     key: str
     ingredients: dict[str, Scalar]
@@ -111,13 +111,13 @@ def read_meta(path: Path) -> Meta:
 
 def unfinished_files(path: Path) -> dict[str, File]:
     """Return the shards that an unfinished build says are whole."""
-    found: dict[str, File] = {}
+    files: dict[str, File] = {}
     for beside in sorted(path.glob("shard-*.json")):
         try:
-            found[beside.with_suffix(".safetensors").name] = read_sealed(beside, File)
+            files[beside.with_suffix(".safetensors").name] = read_sealed(beside, File)
         except (OSError, ValueError):
             continue
-    return found
+    return files
 
 
 def file_problem(path: Path, name: str, file: File) -> str | None:
@@ -180,15 +180,9 @@ def refuse(path: Path, name: str | None, what: str) -> NoReturn:
     raise UserError(f"{place} {what}; remove it with `harness cache rm {path.name}{where}` and run again")
 
 
-def _rendered(model: Sealed) -> str:
-    payload = model.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**payload, "checksum": digest}, indent=1, sort_keys=True)
-
-
 def write_sealed(path: Path, model: Sealed) -> None:
     """Write a description with its checksum."""
-    write_json(path, _rendered(model))
+    write_json(path, sealed(model.model_dump_json()))
 
 
 def read_sealed(path: Path, kind: type[M]) -> M:
@@ -197,11 +191,8 @@ def read_sealed(path: Path, kind: type[M]) -> M:
     payload = json.loads(text)
     if not isinstance(payload, dict) or payload.pop("checksum", None) is None:
         raise ValueError(f"{path} has no checksum")
-    try:
-        model = kind.model_validate(payload)
-    except ValidationError as error:
-        raise ValueError(str(error)) from None
+    model = kind.model_validate(payload)
     # Compared as text: not even a changed blank passes.
-    if text != _rendered(model) + "\n":
+    if text != sealed(model.model_dump_json()) + "\n":
         raise ValueError(f"{path} does not match its checksum")
     return model

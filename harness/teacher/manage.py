@@ -11,7 +11,7 @@ from rich.table import Table
 from harness.config.errors import UserError, unknown
 from harness.teacher.files import Meta, file_problem, read_meta, unfinished_files
 from harness.teacher.kind import KINDS
-from harness.teacher.lock import building, owner_of
+from harness.teacher.store import building, owner_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def remove_cache(folder: Path, key: str) -> CacheEntry:
     """
     entry = _find(folder, key)
     aside = folder / f".removed-{entry.path.name}-{os.getpid()}"
-    with building(folder, entry.path.name, timeout_s=0.0):
+    with building(entry.path, timeout_s=0.0):
         try:
             # Aside first: a removal that is cut short leaves no half of a cache under its name.
             entry.path.rename(aside)
@@ -138,7 +138,7 @@ def _entry(path: Path) -> CacheEntry:
         meta = None
     if meta is not None and meta.complete:
         state = "complete"
-    elif (owner := owner_of(path.parent, path.name)) is not None:
+    elif (owner := owner_of(path)) is not None:
         state = owner
     elif meta is None:
         state = "damaged, or of another version" if (path / "meta.json").exists() else "unfinished"

@@ -29,9 +29,16 @@ from harness.teacher.files import (
     write_sealed,
 )
 from harness.teacher.kind import KINDS, Kind, Read
-from harness.teacher.lock import building
 from harness.teacher.source import Source
-from harness.teacher.store import Store, check_ingredients, key_of, open_store, shard_name
+from harness.teacher.store import (
+    Store,
+    building,
+    cache_path,
+    check_ingredients,
+    key_of,
+    open_store,
+    shard_name,
+)
 
 A = TypeVar("A")
 
@@ -116,21 +123,13 @@ def provide(
     assert kind.name in KINDS, "or `harness cache` would not show it"
     if not len(source.sequences):
         raise UserError(f"a {kind.name} cache of no sequences was asked for")
-    name = f"{kind.name}-{key_of(kind.name, kind.ingredients(source))}"
-    with building(folder, name):
+    builder = _Builder(kind, source, functools.cache(asked), cache_path(folder, kind.name, kind.ingredients(source)))
+    with building(builder.path):
         stored = open_stored(kind, source, folder)
         if stored is not None:
             return stored
-        size = -(-(shard_size or kind.shard_size or 1) // batch_size) * batch_size
-        meta = _begin(kind, source, folder / name, size)
-        files = _shards(kind, source, asked, folder / name, meta.shard_size, on_progress, spread)
-        if source.only is not None:
-            index = {"index": torch.from_numpy(source.sequences)}
-            files["sequences.safetensors"] = write_arrays(folder / name / "sequences.safetensors", index)
-        write_sealed(folder / name / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
-        for beside in (folder / name).glob("shard-*.json"):
-            beside.unlink()
-        Results.at(folder.parent).offer(folder / name)
+        builder.build(-(-(shard_size or kind.shard_size or 1) // batch_size) * batch_size, on_progress, spread)
+        Results.at(folder.parent).offer(builder.path)
     stored = open_stored(kind, source, folder)
     assert stored is not None
     return replace(stored, built=True)
@@ -139,114 +138,107 @@ def provide(
 def make_shards(
     kind: Kind[A, Read], source: Source, asked: Callable[[], A], *, folder: Path, numbers: Sequence[int]
 ) -> None:
-    """Make some shards of a cache that another process is building and waits for.
-
-    Args:
-        kind: as in `provide`.
-        source: as in `provide`.
-        asked: as in `provide`.
-        folder: where caches live.
-        numbers: which shards.
+    """Make some shards of a cache that another process is building and waits for; arguments as in `provide`.
 
     Raises:
         UserError: nobody is building that cache, or it cannot be written to.
     """
     ingredients = kind.ingredients(source)
-    path = folder / f"{kind.name}-{key_of(kind.name, ingredients)}"
-    meta = read_meta(path)
-    check_ingredients(path, meta, kind.name, ingredients)
-    parts, made_with = _parts(kind, source, meta.shard_size), functools.cache(asked)
+    builder = _Builder(kind, source, functools.cache(asked), cache_path(folder, kind.name, ingredients))
+    meta = read_meta(builder.path)
+    check_ingredients(builder.path, meta, kind.name, ingredients)
+    parts = builder.parts(meta.shard_size)
     for number in numbers:
-        if _kept(path, number) is None:
-            _make_shard(kind, source, made_with(), path, number, parts[number], lambda _: None)
+        if builder.kept(number) is None:
+            builder.make(number, parts[number], lambda _: None)
 
 
-def _begin(kind: Kind[A, Read], source: Source, path: Path, shard_size: int) -> Meta:
-    """Describe what is being built, or read what an earlier builder said, and clear away what it half wrote."""
-    ingredients, of_sequences = kind.ingredients(source), kind.shard_size is not None
-    meta = Meta(
-        kind=kind.name,
-        key=key_of(kind.name, ingredients),
-        ingredients=ingredients,
-        about=dict(source.about),
-        versions={library: version(library) for library in ("torch", "transformers", "numpy")},
-        num_sequences=len(source.sequences) if of_sequences else 0,
-        num_tokens=source.num_tokens if of_sequences else 0,
-        shard_size=shard_size,
-        complete=False,
-        files={},
-    )
-    if (path / "meta.json").exists():
-        meta = meta.model_copy(update={"shard_size": read_meta(path).shard_size})
-    else:
-        write_sealed(path / "meta.json", meta)
-    for litter in path.glob(".*.partial"):
-        litter.unlink()
-    return meta
+@dataclass(frozen=True)
+class _Builder(Generic[A, Read]):
+    """What builds one cache in its folder."""
 
+    kind: Kind[A, Read]
+    source: Source
+    asked: Callable[[], A]
+    path: Path
 
-def _shards(
-    kind: Kind[A, Read],
-    source: Source,
-    asked: Callable[[], A],
-    path: Path,
-    shard_size: int,
-    on_progress: Progress | None,
-    spread: Spread | None,
-) -> dict[str, File]:
-    """Make the shards that are missing; return all, by name."""
-    parts, made_with = _parts(kind, source, shard_size), functools.cache(asked)
-    done = _Done(on_progress, f"{kind.title}, {source.about.get('data', '')}", len(source.sequences))
-    missing = [] if spread is None else [number for number in range(len(parts)) if _kept(path, number) is None]
-    if spread is not None and len(missing) > 1:
-        spread(missing, lambda: done.tell(len(unfinished_files(path)) * shard_size))
-    files: dict[str, File] = {}
-    for number, part in enumerate(parts):
-        first = number * shard_size
-        # What was written a moment ago is not read again for its checksum.
-        kept = _kept(path, number, whole=number not in missing)
-        files[shard_name(number)] = kept or _make_shard(
-            kind, source, made_with(), path, number, part, functools.partial(done.beyond, first)
+    def build(self, shard_size: int, on_progress: Progress | None, spread: Spread | None) -> None:
+        """Make what is missing, and seal the whole."""
+        meta = self.begin(shard_size)
+        files = self.shards(meta.shard_size, on_progress, spread)
+        if self.source.only is not None:
+            index = {"index": torch.from_numpy(self.source.sequences)}
+            files["sequences.safetensors"] = write_arrays(self.path / "sequences.safetensors", index)
+        write_sealed(self.path / "meta.json", meta.model_copy(update={"complete": True, "files": files}))
+        for beside in self.path.glob("shard-*.json"):
+            beside.unlink()
+
+    def begin(self, shard_size: int) -> Meta:
+        """Describe what is being built, or read what an earlier builder said, and clear away what it half wrote."""
+        ingredients, of_sequences = self.kind.ingredients(self.source), self.kind.shard_size is not None
+        meta = Meta(
+            kind=self.kind.name,
+            key=key_of(self.kind.name, ingredients),
+            ingredients=ingredients,
+            about=dict(self.source.about),
+            versions={library: version(library) for library in ("torch", "transformers", "numpy")},
+            num_sequences=len(self.source.sequences) if of_sequences else 0,
+            num_tokens=self.source.num_tokens if of_sequences else 0,
+            shard_size=shard_size,
+            complete=False,
+            files={},
         )
-        done.tell(first + len(part))
-    return files
+        if (self.path / "meta.json").exists():
+            meta = meta.model_copy(update={"shard_size": read_meta(self.path).shard_size})
+        else:
+            write_sealed(self.path / "meta.json", meta)
+        for litter in self.path.glob(".*.partial"):
+            litter.unlink()
+        return meta
 
+    def shards(self, shard_size: int, on_progress: Progress | None, spread: Spread | None) -> dict[str, File]:
+        """Make the shards that are missing; return all, by name."""
+        parts, source = self.parts(shard_size), self.source
+        done = _Done(on_progress, f"{self.kind.title}, {source.about.get('data', '')}", len(source.sequences))
+        missing = [] if spread is None else [number for number in range(len(parts)) if self.kept(number) is None]
+        if spread is not None and len(missing) > 1:
+            spread(missing, lambda: done.tell(len(unfinished_files(self.path)) * shard_size))
+        files: dict[str, File] = {}
+        for number, part in enumerate(parts):
+            first = number * shard_size
+            # What was written a moment ago is not read again for its checksum.
+            kept = self.kept(number, whole=number not in missing)
+            files[shard_name(number)] = kept or self.make(number, part, functools.partial(done.beyond, first))
+            done.tell(first + len(part))
+        return files
 
-def _parts(kind: Kind[A, Read], source: Source, shard_size: int) -> list[Indices]:
-    if kind.shard_size is None:
-        return [source.sequences]
-    return [source.sequences[start : start + shard_size] for start in range(0, len(source.sequences), shard_size)]
+    def parts(self, shard_size: int) -> list[Indices]:
+        """Return the sequences of each shard."""
+        every = self.source.sequences
+        size = shard_size if self.kind.shard_size is not None else len(every)
+        return [every[start : start + size] for start in range(0, len(every), size)]
 
+    def make(self, number: int, part: Indices, on_batch: Callable[[int], None]) -> File:
+        """Make a shard."""
+        started = time.perf_counter()
+        with torch.no_grad():
+            arrays = self.kind.make(self.source, self.asked(), part, on_batch)
+        file = write_arrays(self.path / shard_name(number), arrays)
+        file = file.model_copy(update={"build_s": time.perf_counter() - started})
+        write_sealed(self._beside(number), file)
+        return file
 
-def _make_shard(
-    kind: Kind[A, Read],
-    source: Source,
-    asked: A,
-    path: Path,
-    number: int,
-    part: Indices,
-    on_batch: Callable[[int], None],
-) -> File:
-    started = time.perf_counter()
-    with torch.no_grad():
-        file = write_arrays(path / shard_name(number), kind.make(source, asked, part, on_batch))
-    file = file.model_copy(update={"build_s": time.perf_counter() - started})
-    write_sealed(_beside(path, number), file)
-    return file
+    def kept(self, number: int, *, whole: bool = True) -> File | None:
+        """Return what another builder finished, None if the shard has to be made; `whole` reads all of it."""
+        try:
+            file = read_sealed(self._beside(number), File)
+        except (OSError, ValueError):
+            return None
+        problem = (file_problem if whole else size_problem)(self.path, shard_name(number), file)
+        return None if problem else file
 
-
-def _beside(path: Path, number: int) -> Path:
-    return path / f"shard-{number:05d}.json"
-
-
-def _kept(path: Path, number: int, *, whole: bool = True) -> File | None:
-    """Return what another builder finished, None if the shard has to be made; `whole` reads all of it."""
-    try:
-        file = read_sealed(_beside(path, number), File)
-    except (OSError, ValueError):
-        return None
-    problem = (file_problem if whole else size_problem)(path, shard_name(number), file)
-    return None if problem else file
+    def _beside(self, number: int) -> Path:
+        return self.path / f"shard-{number:05d}.json"
 
 
 class _Done:

@@ -8,6 +8,7 @@ sequences, and which sequences these are where they are not all.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.config.errors import UserError
+from harness.records import lock
 from harness.records.layout import Results
 from harness.teacher.files import (
     FORMAT,
@@ -104,6 +106,11 @@ def key_of(kind: str, ingredients: Mapping[str, Scalar]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, kind, dict(sorted(ingredients.items()))]).encode()).hexdigest()[:16]
 
 
+def cache_path(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> Path:
+    """Return a cache's folder."""
+    return folder / f"{kind}-{key_of(kind, ingredients)}"
+
+
 def shard_name(number: int) -> str:
     """Return a shard's file name."""
     return f"shard-{number:05d}.safetensors"
@@ -117,7 +124,7 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     Raises:
         UserError: a file is not what the description says, or the cache is made from something else; names it.
     """
-    path = folder / f"{kind}-{key_of(kind, ingredients)}"
+    path = cache_path(folder, kind, ingredients)
     if not (path / "meta.json").exists() and not Results.at(folder.parent).fetch(path):
         return None
     meta = read_meta(path)
@@ -140,3 +147,26 @@ def check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Sca
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):
             refuse(path, None, f"is of another {name}: asked for {wanted.get(name)!r}, it holds {held.get(name)!r}")
+
+
+@contextmanager
+def building(path: Path, *, timeout_s: float = -1.0) -> Iterator[None]:
+    """Hold a cache's lock: one process builds or removes, others wait. The system frees a dead owner's lock.
+
+    Args:
+        path: the cache's folder.
+        timeout_s: how long to wait; without limit if negative.
+
+    Raises:
+        UserError: another process still holds it after `timeout_s`, and which; or the lock cannot be written.
+    """
+    try:
+        with lock.held(path.parent / "locks", path.name, doing="built", timeout_s=timeout_s):
+            yield
+    except lock.LockedError as error:
+        raise UserError(f"cache {path} is in use: {error}") from None
+
+
+def owner_of(path: Path) -> str | None:
+    """Say who holds a cache's lock and for how long, None if nobody does (a dead owner holds nothing)."""
+    return lock.owner_of(path.parent / "locks", path.name)

@@ -16,9 +16,9 @@ from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
 from harness.teacher.kinds.draws import StoredDraws
 from harness.teacher.kinds.hidden import HiddenStates
 from harness.teacher.live import provide_rows
-from harness.teacher.lock import building
 from harness.teacher.manage import entries
 from harness.teacher.provide import open_stored
+from harness.teacher.store import building
 from harness.trial.identity import fingerprints
 
 SIZE, LENGTH = 24, 32
@@ -177,8 +177,8 @@ def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any
     assert inputs.train_cache is not None
     path, ready = inputs.train_cache.states.store.path, tmp_path / "ready"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.lock import building\n"
-        "with building(Path(sys.argv[1]), sys.argv[2]):\n    Path(sys.argv[3]).touch()\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.store import building\n"
+        "with building(Path(sys.argv[1]) / sys.argv[2]):\n    Path(sys.argv[3]).touch()\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(path.parent), path.name, str(ready)])
     try:
@@ -239,5 +239,5 @@ def test_ls_and_verify_tell_unfinished_and_foreign_caches(inputs: Inputs, harnes
     assert "hidden-old/meta.json damaged, or of another version" in printed
     for key in ("empty", "old"):
         assert harness("cache", "rm", key, "--results", tmp_path / "results")[0] == 0
-    with building(cache, "hidden-empty", timeout_s=0.0):
+    with building(cache / "hidden-empty", timeout_s=0.0):
         pass

@@ -30,10 +30,9 @@ from harness.teacher.kinds.hidden import HiddenStates
 from harness.teacher.kinds.rows import RowTeacher
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.kinds.top_classes import TopClasses
-from harness.teacher.lock import building, owner_of
 from harness.teacher.provide import open_stored, provide
 from harness.teacher.source import Source
-from harness.teacher.store import key_of, open_store
+from harness.teacher.store import building, key_of, open_store, owner_of
 from strategies.digest import digest_of
 
 NUM, LENGTH, SIZE, VOCAB = 11, 6, 4, 50
@@ -259,7 +258,7 @@ def test_a_failed_build_is_no_cache_and_the_next_one_continues_it(kind: str, tmp
     with pytest.raises(RuntimeError, match="out of memory"):
         build(kind, tmp_path, run=fails_late)
     assert opened(kind, tmp_path) is None
-    assert owner_of(tmp_path, next(tmp_path.glob(f"{kind}-*")).name) is None
+    assert owner_of(next(tmp_path.glob(f"{kind}-*"))) is None
 
     def counted(batch: Batch) -> Tensor:
         seen.extend(batch.index.tolist())
@@ -433,8 +432,8 @@ def test_readers_survive_the_removal_of_the_cache(tmp_path: Path) -> None:
 def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.lock import building\n"
-        "with building(Path(sys.argv[1]), 'hidden-x'):\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.store import building\n"
+        "with building(Path(sys.argv[1]) / 'hidden-x'):\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(ready)])
     try:
@@ -442,17 +441,17 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
             if ready.exists():
                 break
             time.sleep(0.05)
-        owner = owner_of(tmp_path, "hidden-x")
+        owner = owner_of(tmp_path / "hidden-x")
         assert owner is not None
         assert f"process {holder.pid} on " in owner
         in_use = pytest.raises(UserError, match=f"is in use: built by process {holder.pid}")
-        with in_use, building(tmp_path, "hidden-x", timeout_s=0.0):
+        with in_use, building(tmp_path / "hidden-x", timeout_s=0.0):
             pass
     finally:
         holder.kill()
         holder.wait()
-    assert owner_of(tmp_path, "hidden-x") is None
-    with building(tmp_path, "hidden-x", timeout_s=0.0):
+    assert owner_of(tmp_path / "hidden-x") is None
+    with building(tmp_path / "hidden-x", timeout_s=0.0):
         assert json.loads((tmp_path / "locks" / "hidden-x.owner.json").read_text())["pid"] == os.getpid()
 
 

@@ -21,7 +21,7 @@ class Cached:
     """Something that is stored once and shared by all trials that read it.
 
     Attributes:
-        kind: tokens, hidden, heldout states, scores, sampled, topk or prepass.
+        kind: tokens, head, hidden, heldout states, scores, sampled, topk or prepass.
         what: what of it, by which trials share it.
         num_bytes: its size.
         at_most: whether `num_bytes` is a bound: how many distinct classes are drawn is not known before.
@@ -40,7 +40,9 @@ def caches(strategy: Strategy, workload: Workload) -> tuple[Cached, ...]:
     found = [Cached(kind="tokens", what="", num_bytes=_ID_BYTES * data.sequence_length * (samples + heldout))]
     if workload.teacher is None:
         return tuple(found)
-    found.append(Cached(kind="heldout states", what="", num_bytes=_states(workload, heldout)))
+    head = num_tokens(workload.student, workload.folder)
+    found.append(Cached(kind="head", what="", num_bytes=_states(workload, head)))
+    found.append(Cached(kind="heldout states", what="", num_bytes=_states(workload, heldout * data.sequence_length)))
     if not strategy.train:
         return tuple(found)
     kept = kept_samples(strategy, samples)
@@ -49,7 +51,7 @@ def caches(strategy: Strategy, workload: Workload) -> tuple[Cached, ...]:
         num = samples if whole else kept
         # Choices of the same number by other signals, or of other seeds, are other sequences.
         what = "" if num == samples else f"{strategy.samples}"
-        found.append(Cached(kind="hidden", what=what, num_bytes=_states(workload, num)))
+        found.append(Cached(kind="hidden", what=what, num_bytes=_states(workload, num * data.sequence_length)))
     for name in compile_strategy(strategy).stored_scores:
         of = name if kept == samples else f"{name}, {strategy.samples}"
         each = torch.promote_types(DTYPES[workload.resources.dtype], torch.float32).itemsize
@@ -62,11 +64,10 @@ def caches(strategy: Strategy, workload: Workload) -> tuple[Cached, ...]:
     return tuple(found)
 
 
-def _states(workload: Workload, sequences: int) -> int:
-    """Return the size of a `hidden` cache: final states in the workload's dtype, and the teacher's head."""
+def _states(workload: Workload, rows: int) -> int:
+    """Return the size of the teacher's final states in the workload's dtype, or of rows of its head."""
     assert workload.teacher is not None, "only for workloads with a teacher"
     width = int(configuration(workload.teacher, workload.folder).hidden_size)
-    rows = sequences * workload.data.sequence_length + num_tokens(workload.student, workload.folder)
     return rows * width * DTYPES[workload.resources.dtype].itemsize
 
 
