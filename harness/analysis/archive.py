@@ -80,4 +80,4 @@ def _publishable(text: str) -> str:
         return text
     payload["failure"] = failure | {key: shorten_paths(failure[key]) for key in ("message", "traceback")}
     payload.pop("checksum", None)
-    return sealed(json.dumps(payload)) + "\n"
+    return sealed(payload)

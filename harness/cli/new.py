@@ -14,7 +14,7 @@ import typer
 import strategies
 from harness.config.errors import UserError
 from harness.config.yaml import read_text, read_yaml
-from harness.records.files import write_json
+from harness.records.files import write_text
 
 new_app = typer.Typer(help="Start a strategy component of your own.", no_args_is_help=True)
 
@@ -137,7 +137,7 @@ def new_component(
     extended = None if where is None else _with_row(where, kind, name)
     lines = _write(chosen, source, test, texts)
     if where is not None and extended is not None:
-        write_json(where, extended.rstrip("\n"))
+        write_text(where, extended.rstrip("\n") + "\n")
         lines += [f"added {name} to {where}", f"then: harness run {where}"]
     return lines
 
@@ -176,7 +176,7 @@ def new_plugin(kind: str, name: str, file: Path, *, grid: Path | None = None, no
     texts = _texts(kind, name, module=file.stem, contract=contract)
     lines = _write(chosen, file, file.with_name(f"test_{file.stem}.py"), texts)
     if extended is not None:
-        write_json(where, extended.rstrip("\n"))
+        write_text(where, extended.rstrip("\n") + "\n")
         lines += [f"{'wrote' if grid is None else 'added it to'} {where}"]
         lines += [f"then: harness run {where} --plugin {file}"]
     return lines

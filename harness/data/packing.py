@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from harness.config import Data
 from harness.config.errors import UserError
 from harness.data.stream import Stream
 from harness.data.text import TextSplit, texts
-from harness.records.files import sealed, unsealed, write_json
+from harness.records.files import sealed, unsealed, write_text
 
 _DOCUMENTS_PER_CALL = 256
 # Of a streamed data set, what a kill costs at most: seconds of reading, 4 MiB on the disk.
@@ -136,11 +135,11 @@ class _Progress:
             "num_text_tokens": self.num_text_tokens,
         }
         note = {**counts, "sha256": self._hash.hexdigest(), "stream": stream}
-        write_json(self._scratch / "progress.json", sealed(json.dumps(note)))
+        write_text(self._scratch / "progress.json", sealed(note))
 
     def _restore(self, scratch: Path) -> None:
         try:
-            note = unsealed(json.loads((scratch / "progress.json").read_text(encoding="utf-8")))
+            note = unsealed((scratch / "progress.json").read_text(encoding="utf-8"))
             self._num_saved = int(note["num_ids"])
             self._hash.update(self._saved(scratch).tobytes())
             if self._hash.hexdigest() != note["sha256"]:

@@ -1,7 +1,6 @@
 """Token sequences of equal length, stored once and mapped: packed documents, or padded pairs of prompt and answer."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -212,7 +211,7 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
             partial.mkdir()
             for name, array in each.arrays.items():
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
-            (partial / "meta.json").write_text(sealed(json.dumps(each.meta)) + "\n", encoding="utf-8")
+            (partial / "meta.json").write_text(sealed(each.meta), encoding="utf-8")
         remove_scratch(_scratch(places[split]))
         Results.at(places[split].parent.parent).offer(places[split])
 
@@ -266,7 +265,7 @@ def _open(stored: Path, data: Data) -> Tokens:
     """Map a stored data set, after its checksum was verified once in this process."""
     names = _ARRAYS if data.pairs is not None else _ARRAYS[:1]
     try:
-        meta = unsealed(json.loads((stored / "meta.json").read_text(encoding="utf-8")))
+        meta = unsealed((stored / "meta.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(stored / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         for name in names:
             state = (stored / f"{name}.npy").stat()

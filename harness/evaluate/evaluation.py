@@ -19,7 +19,7 @@ from harness.evaluate.definitions import SuiteTask
 from harness.evaluate.rows import Row, Source, digest_of, find_source, load_from_hub, read_rows, to_dataset
 from harness.evaluate.scores import item_rows, reliability_table, summarise
 from harness.evaluate.suite import resolve_suite
-from harness.records.files import write_json
+from harness.records.files import write_text
 from harness.records.record import Metric, TaskEvaluation
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
     lines = [json.dumps({key: _flat(field) for key, field in row.items()}, ensure_ascii=False) for row in rows]
     payload = "\n".join(lines)
     if not path.exists() or path.read_text(encoding="utf-8") != payload + "\n":
-        write_json(path, payload)
+        write_text(path, payload + "\n")
 
 
 def _flat(field: object) -> object:

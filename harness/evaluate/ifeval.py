@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.config.errors import UserError
-from harness.records.files import write_json
+from harness.records.files import write_text
 
 # Of punkt_tab/english as NLTK distributes it, its four files' lines in order.
 _PUNKT_ENGLISH = "b64d8fd4f634e5502aa1eb313902ea8ee1e42525518265cafcc5908b07cadbe5"
@@ -111,4 +111,4 @@ def _write_punkt(folder: Path) -> None:
     for name, text in _packaged_punkt().items():
         path = place / name
         if not path.exists() or path.read_text(encoding="utf-8") != text + "\n":
-            write_json(path, text)
+            write_text(path, text + "\n")

@@ -37,7 +37,7 @@ def export(results: Results, trial: str, to: Path | None) -> Path:
         raise UserError(f"{target} exists already; choose another folder with --to")
     with written(target) as partial:
         shutil.copytree(source, partial)
-        shutil.copy(results.record(record.trial_id), partial / "record.json")
+        shutil.copy(results.record(record.trial_id), partial)
         (partial / "README.md").write_text(card(record), encoding="utf-8")
     return target
 

@@ -7,16 +7,45 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from harness.config.errors import UserError
 
 _HOST = re.sub(r"\W", "_", socket.gethostname())
 # What a writer that was killed leaves behind, see `temporary`.
 _LITTER = re.compile(rf"^\..+\.{_HOST}-(\d+)\.(?:partial|retired)$")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Sealed(BaseModel):
+    """A value that is stored with a checksum of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(Sealed):
+    """Size and checksum of a file, and how long making it took."""
+
+    bytes: int
+    sha256: str
+    build_s: float = 0.0
+
+    def problem_at(self, path: Path) -> str | None:
+        """Say what is wrong with the file at a path, read anew; None if nothing is."""
+        return self.size_problem_at(path) or (
+            None if checksum(path) == self.sha256 else "is damaged: its checksum is wrong"
+        )
+
+    def size_problem_at(self, path: Path) -> str | None:
+        """Say whether the file at a path is missing, shorter or longer than it was written; None if it is not."""
+        size = path.stat().st_size if path.exists() else 0
+        return None if size == self.bytes else f"has {size} bytes instead of {self.bytes}"
 
 
 def temporary(path: Path, kind: Literal["partial", "retired"] = "partial") -> Path:
@@ -61,21 +90,21 @@ def written(path: Path, *, first_stays: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, payload: str) -> None:
-    """Write text to `path`, whole or not at all.
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all.
 
     Raises:
         UserError: it cannot be written; names the path and the reason.
     """
     with written(path) as partial:
-        partial.write_text(payload + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def clear_litter(folder: Path) -> None:
     """Remove what writers of this machine that are dead left in a folder under temporary names."""
     for path in folder.glob(".*") if folder.is_dir() else ():
-        found = _LITTER.match(path.name)
-        if found and not _lives(int(found[1])):
+        writer = _LITTER.match(path.name)
+        if writer and not _lives(int(writer[1])):
             _discard(path)
 
 
@@ -85,25 +114,57 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def sealed(payload: str) -> str:
-    """Return a JSON mapping with a checksum of its content in it."""
-    content = json.loads(payload)
-    return json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False)
+def sealed(content: Mapping[str, Any]) -> str:
+    """Return JSON of a mapping with a checksum of its content in it."""
+    return _rendered({**content, "checksum": _checksum(content)})
 
 
-def unsealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a parsed mapping without its checksum; one that has none is taken as it is.
+def unsealed(text: str, *, required: bool = False) -> dict[str, Any]:
+    """Return what was sealed.
+
+    Args:
+        text: what `sealed` returned.
+        required: refuse a mapping without a checksum; otherwise it is taken as it is.
 
     Raises:
-        ValueError: the content is not what was sealed.
+        ValueError: it is no mapping, or not what was sealed.
     """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a mapping")
     inner = {key: value for key, value in content.items() if key != "checksum"}
-    if "checksum" in content and content["checksum"] != _checksum(inner):
+    if inner == content and not required:
+        return inner
+    # Compared as text too: not even a changed blank passes.
+    if content.get("checksum") != _checksum(inner) or text != _rendered(content):
         raise ValueError("it is damaged: its checksum is wrong")
     return inner
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def write_sealed(path: Path, model: BaseModel) -> None:
+    """Write a value with its checksum.
+
+    Raises:
+        UserError: it cannot be written; names the path and the reason.
+    """
+    write_text(path, sealed(json.loads(model.model_dump_json())))
+
+
+def read_sealed(path: Path, kind: type[M]) -> M:
+    """Read a value that was written with its checksum.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what was written, to the byte.
+    """
+    return kind.model_validate(unsealed(path.read_text(encoding="utf-8"), required=True))
+
+
+def _rendered(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.config.errors import UserError
-from harness.records.files import temporary, write_json, written
+from harness.records.files import temporary, write_text, written
 from harness.records.mirror import Mirror, check_storage
 
 # The file of a copied folder that is written last, by the folder it lies in: without its seal a copy does not exist.
@@ -50,7 +50,7 @@ class Results:
         """Write down which mirror the folder has, for every later run."""
         path = self.root / "mirror.json"
         if self.mirror is not None and _noted(path) is None:
-            write_json(path, json.dumps({"uri": self.mirror.uri}))
+            write_text(path, json.dumps({"uri": self.mirror.uri}) + "\n")
 
     def resolved(self) -> "Results":
         """Return the same folder by its absolute path, for processes that work elsewhere."""

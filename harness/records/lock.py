@@ -44,8 +44,8 @@ class Held:
 def held(locks: Path, name: str, *, doing: str, timeout_s: float = -1.0) -> Iterator[Held]:
     """Hold a lock for the length of a block. The system frees a dead owner's lock, however it died.
 
-    Nothing is left behind: the file is removed by its last holder, which the library allows for (one that took a file
-    that is gone from its place tries again).
+    The lock's file stays, empty: one that waits has it open, and would take the file that was removed while another
+    process takes a new one under the same name. Two would be in at once.
 
     Args:
         locks: the folder of locks.
@@ -74,7 +74,6 @@ def held(locks: Path, name: str, *, doing: str, timeout_s: float = -1.0) -> Iter
         yield Held(owner=owner)
     finally:
         owner.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
         lock.release()
 
 

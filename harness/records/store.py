@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from harness.config.errors import UserError
-from harness.records.files import checksum, sealed, unsealed, write_json, written
+from harness.records.files import checksum, unsealed, write_sealed, written
 from harness.records.layout import Results
 from harness.records.record import SCHEMA, TABLES, Manifest, Record
 
@@ -37,14 +37,14 @@ def write_record(results: Results, record: Record, tables: Mapping[str, pd.DataF
         with written(path.with_name(f"{name}.parquet")) as partial:
             table.to_parquet(partial, index=False, compression="zstd")
             checksums[name] = checksum(partial)
-    write_json(path, sealed(record.model_copy(update={"tables": checksums}).model_dump_json()))
+    write_sealed(path, record.model_copy(update={"tables": checksums}))
     results.offer(path.parent)
     return path
 
 
 def write_manifest(results: Results, manifest: Manifest) -> None:
     """Say which trials a grid consists of."""
-    write_json(results.manifest(manifest.grid), sealed(manifest.model_dump_json()))
+    write_sealed(results.manifest(manifest.grid), manifest)
 
 
 def read_record(path: Path) -> Record:
@@ -132,19 +132,20 @@ def _check_table(path: Path, record: Record) -> None:
 
 def _parse(model: type[M], path: Path, kind: str, remedy: str) -> M:
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError:
         raise UserError(f"no {kind} at {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable {kind} ({error}); {remedy}") from None
-    schema = payload.get("schema_version") if isinstance(payload, dict) else None
+    schema = content.get("schema_version") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise UserError(f"{path} has {kind} schema {schema!r}, this version reads {SCHEMA}; {remedy}")
     try:
-        return model.model_validate(unsealed(payload))
+        return model.model_validate(unsealed(text))
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path} is not a whole {kind}: {place}: {problem['msg']}; {remedy}") from None
+        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
     except ValueError as error:
-        raise UserError(f"{path} is not a whole {kind}: {error}; {remedy}") from None
+        reason = str(error)
+    raise UserError(f"{path} is not a whole {kind}: {reason}; {remedy}")

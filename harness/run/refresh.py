@@ -18,7 +18,7 @@ from rich.text import Text
 
 import harness
 import strategies
-from harness.records.files import write_json
+from harness.records.files import write_text
 from harness.records.layout import Results
 from harness.records.store import read_manifest
 
@@ -41,7 +41,7 @@ def refresh_report(results: Results, grid: str, reports: Path, console: Console)
         print_report(report, recorder)
         text = recorder.export_text(styles=True)
         stored = {"digest": _digest(results, grid, folder), "width": console.width, "text": text}
-        write_json(stamp, json.dumps(stored))
+        write_text(stamp, json.dumps(stored) + "\n")
     else:
         console.print("The report is up to date.")
     console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True, highlight=False)

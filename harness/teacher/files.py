@@ -3,16 +3,15 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save
 from torch import Tensor
 
 from harness.config.errors import UserError
-from harness.records.files import checksum, sealed, write_json, written
+from harness.records.files import File, Sealed, read_sealed, written
 
 Scalar = bool | int | float | str
 Arrays = dict[str, npt.NDArray[Any]]
@@ -34,23 +33,6 @@ _STORED = {
 
 # Files whose checksum this process has found right, as they were then.
 _VERIFIED: set[tuple[Path, str, int, int, int]] = set()
-
-
-class Sealed(BaseModel):
-    """A value that is stored with a checksum of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-M = TypeVar("M", bound=Sealed)
-
-
-class File(Sealed):
-    """Size and checksum of a file, and how long making it took."""
-
-    bytes: int
-    sha256: str
-    build_s: float = 0.0
 
 
 class Meta(Sealed):
@@ -120,19 +102,6 @@ def unfinished_files(path: Path) -> dict[str, File]:
     return files
 
 
-def file_problem(path: Path, name: str, file: File) -> str | None:
-    """Say what is wrong with a file, read anew; None if nothing is."""
-    return size_problem(path, name, file) or (
-        None if checksum(path / name) == file.sha256 else "is damaged: its checksum is wrong"
-    )
-
-
-def size_problem(path: Path, name: str, file: File) -> str | None:
-    """Say whether a file is missing, shorter or longer than it was written; None if it is not."""
-    size = (path / name).stat().st_size if (path / name).exists() else 0
-    return None if size == file.bytes else f"has {size} bytes instead of {file.bytes}"
-
-
 def verify(path: Path, name: str, file: File) -> None:
     """Refuse a file whose content is not what was written; looks once per process unless the file changed since.
 
@@ -143,7 +112,7 @@ def verify(path: Path, name: str, file: File) -> None:
     seen = None if state is None else (path / name, file.sha256, state.st_ino, state.st_mtime_ns, state.st_size)
     if seen in _VERIFIED:
         return
-    problem = file_problem(path, name, file)
+    problem = file.problem_at(path / name)
     if problem is not None:
         refuse(path, name, problem)
     assert seen is not None
@@ -178,21 +147,3 @@ def refuse(path: Path, name: str | None, what: str) -> NoReturn:
     results = path.parent.parent
     where = "" if results == Path("results") else f" --results {results}"
     raise UserError(f"{place} {what}; remove it with `harness cache rm {path.name}{where}` and run again")
-
-
-def write_sealed(path: Path, model: Sealed) -> None:
-    """Write a description with its checksum."""
-    write_json(path, sealed(model.model_dump_json()))
-
-
-def read_sealed(path: Path, kind: type[M]) -> M:
-    """Read a description; any change since it was written is a ValueError."""
-    text = path.read_text(encoding="utf-8")
-    payload = json.loads(text)
-    if not isinstance(payload, dict) or payload.pop("checksum", None) is None:
-        raise ValueError(f"{path} has no checksum")
-    model = kind.model_validate(payload)
-    # Compared as text: not even a changed blank passes.
-    if text != sealed(model.model_dump_json()) + "\n":
-        raise ValueError(f"{path} does not match its checksum")
-    return model

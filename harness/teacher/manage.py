@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config.errors import UserError, unknown
-from harness.teacher.files import Meta, file_problem, read_meta, unfinished_files
+from harness.teacher.files import Meta, read_meta, unfinished_files
 from harness.teacher.kind import KINDS
 from harness.teacher.store import building, owner_of
 
@@ -160,5 +160,5 @@ def _problems(entry: CacheEntry) -> list[str]:
     if entry.meta is None:
         return [f"{entry.path / 'meta.json'} {entry.state}"] if (entry.path / "meta.json").exists() else []
     files = entry.meta.files if entry.meta.complete else unfinished_files(entry.path)
-    found = ((name, file_problem(entry.path, name, file)) for name, file in files.items())
+    found = ((name, file.problem_at(entry.path / name)) for name, file in files.items())
     return [f"{entry.path / name} {problem}" for name, problem in found if problem is not None]

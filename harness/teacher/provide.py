@@ -15,18 +15,14 @@ from typing import Generic, TypeVar
 import torch
 
 from harness.config.errors import UserError
+from harness.records.files import File, read_sealed, write_sealed
 from harness.records.layout import Results
 from harness.teacher.files import (
-    File,
     Indices,
     Meta,
-    file_problem,
     read_meta,
-    read_sealed,
-    size_problem,
     unfinished_files,
     write_arrays,
-    write_sealed,
 )
 from harness.teacher.kind import KINDS, Kind, Read
 from harness.teacher.source import Source
@@ -234,7 +230,8 @@ class _Builder(Generic[A, Read]):
             file = read_sealed(self._beside(number), File)
         except (OSError, ValueError):
             return None
-        problem = (file_problem if whole else size_problem)(self.path, shard_name(number), file)
+        place = self.path / shard_name(number)
+        problem = file.problem_at(place) if whole else file.size_problem_at(place)
         return None if problem else file
 
     def _beside(self, number: int) -> Path:

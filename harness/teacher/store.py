@@ -27,7 +27,6 @@ from harness.teacher.files import (
     map_arrays,
     read_meta,
     refuse,
-    size_problem,
     verify,
 )
 
@@ -132,7 +131,7 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     if not meta.complete:
         return None
     for name, file in meta.files.items():
-        problem = size_problem(path, name, file)
+        problem = file.size_problem_at(path / name)
         if problem is not None:
             refuse(path, name, problem)
     store = Store(path=path, meta=meta, sequences=None)

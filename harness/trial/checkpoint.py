@@ -22,9 +22,17 @@ from harness.config.errors import UserError
 from harness.distill.group import ALONE, Group
 from harness.distill.parts import Generators, Resumable, StaleError
 from harness.distill.tree import branches, check_tree, put_together, take_apart
-from harness.records.files import checksum, clear_litter, temporary, written
+from harness.records.files import (
+    File,
+    Sealed,
+    checksum,
+    clear_litter,
+    read_sealed,
+    temporary,
+    write_sealed,
+    written,
+)
 from harness.records.layout import Results
-from harness.teacher.files import File, Sealed, read_sealed, size_problem, write_sealed
 
 _REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
 _STATE, _TENSORS = "state.json", "tensors.safetensors"
@@ -117,9 +125,7 @@ def check(results: Results, trial: str, conditions: Mapping[str, str]) -> int | 
         return None
     path, state = found
     for name, file in state.files.items():
-        problem = size_problem(path, name, file)
-        if problem is None and checksum(path / name) != file.sha256:
-            problem = "is damaged: its checksum is wrong"
+        problem = file.problem_at(path / name)
         if problem is not None:
             raise UserError(f"checkpoint {path / name} {problem}; {_REMEDY}")
     for name in sorted(conditions.keys() | state.conditions.keys()):

@@ -18,7 +18,7 @@ from harness.analysis.frame import load
 from harness.analysis.report import Report, rebuild, write_report
 from harness.analysis.write.terminal import print_table
 from harness.config.errors import UnknownNameError, UserError
-from harness.records.files import write_json
+from harness.records.files import write_text
 from harness.records.layout import Results
 from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Selection
 from harness.records.store import read_manifest, write_record
@@ -90,7 +90,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command=f"harness run grids/{GRID}.yaml",
         trials=entries(),
     )
-    write_json(folder / GRID / "manifest.json", manifest.model_dump_json(indent=1))
+    write_text(folder / GRID / "manifest.json", manifest.model_dump_json(indent=1))
     for entry in manifest.trials:
         if (entry.label, entry.seed) == MISSING:
             continue
@@ -298,7 +298,7 @@ def test_crash_leaves_the_old_report(report: Report, results: Path, monkeypatch:
 def altered(results: Path, folder: Path, **changes: object) -> Path:
     """A results folder that has the manifest, altered, and no trials."""
     manifest = json.loads((results / GRID / "manifest.json").read_text()) | changes
-    write_json(folder / GRID / "manifest.json", json.dumps(manifest))
+    write_text(folder / GRID / "manifest.json", json.dumps(manifest))
     return folder
 
 
@@ -333,6 +333,6 @@ def test_unusable_input_is_named(results: Path, report: Report, tmp_path: Path):
         rebuild(results)
     swapped = altered(results, tmp_path / "c")
     source = Results(results).record("t00")
-    write_json(Results(swapped).record("t01"), source.read_text())
+    write_text(Results(swapped).record("t01"), source.read_text())
     with pytest.raises(UserError, match="the manifest expects t01"):
         load(swapped, read_manifest(report.folder / "manifest.json"))

@@ -75,7 +75,7 @@ def test_training_checkpoints_and_going_on_unpickle_nothing(
     record = run_and_write(trial, Results(tmp_path / "results"), options=options)
     assert record.history.resumed_at == (2,)
     suffixes = {path.suffix for path in (tmp_path / "results").rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".jsonl", ".safetensors", ".npy", ".parquet"}
+    assert suffixes <= {".json", ".jsonl", ".safetensors", ".npy", ".parquet", ".lock"}
 
 
 class Bomb:

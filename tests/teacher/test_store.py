@@ -23,7 +23,7 @@ from torch import Tensor
 from harness.config.errors import UserError
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head
-from harness.teacher import files
+from harness.records import files as records
 from harness.teacher.kind import Kind
 from harness.teacher.kinds.draws import StoredDraws
 from harness.teacher.kinds.hidden import HiddenStates
@@ -214,13 +214,13 @@ def test_a_file_of_another_size_is_refused_when_the_cache_is_opened(kind: str, h
 
 def test_a_checksum_is_computed_once_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = files.checksum
+    real = records.checksum
 
     def counted(path: Path) -> str:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(files, "checksum", counted)
+    monkeypatch.setattr(records, "checksum", counted)
     path = build("hidden", tmp_path).path
     for _ in range(3):
         use("hidden", tmp_path)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from harness.cost.bench.figures import STYLE
 from harness.cost.bench.targets import Target
-from harness.records.files import write_json
+from harness.records.files import write_text
 
 
 def show(console: Console, title: str, found: pd.DataFrame, columns: dict[str, str]) -> None:
@@ -94,7 +94,7 @@ def save(
         "targets": [{**vars(target), "met": target.met} for target in targets],
         "notes": list(notes),
     }
-    write_json(folder / f"{name}.json", json.dumps(about, indent=2))
+    write_text(folder / f"{name}.json", json.dumps(about, indent=2) + "\n")
 
 
 def device_name(device: str) -> str:
