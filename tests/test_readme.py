@@ -45,6 +45,7 @@ def commands(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": search}
 
 
+@pytest.mark.slow
 def test_from_an_idea_to_a_table(commands: dict[str, str], tmp_path: Path, write_workload: Callable[..., Path]) -> None:
     """The block is run by a shell, in an empty folder; only the workload is a smaller one, as the block allows."""
     written = block("From an idea to a table", "sh")

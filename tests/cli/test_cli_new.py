@@ -72,6 +72,7 @@ def test_a_grid_without_a_sweep_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "strategies").exists()
 
 
+@pytest.mark.slow
 def test_from_idea_to_missing_trials(grid: Path, tmp_path: Path) -> None:
     """In a copy of the project: the unfilled template is refused; one line later only its trials are to run."""
     clone = tmp_path / "clone"

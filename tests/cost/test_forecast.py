@@ -136,6 +136,7 @@ def test_a_process_has_its_share_of_a_sharded_student(tiny: Workload) -> None:
         assert found.step < whole.step
 
 
+@pytest.mark.slow
 def test_a_student_that_does_not_fit_may_be_shared_out(tiny: Workload) -> None:
     strategy = presets()["full_kd"]
     # So short a text that little but the state is left.

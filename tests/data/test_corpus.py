@@ -147,6 +147,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_build_loads(built: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(built / "tokenizer")
     assert len(tokenizer) == 2048
@@ -166,6 +167,7 @@ def test_a_build_loads(built: Path) -> None:
     assert sizes["teacher"] > 2 * sizes["student"]
 
 
+@pytest.mark.slow
 def test_a_build_is_logged(built: Path) -> None:
     log = json.loads((built / "build_log.json").read_text())
     assert log["steps_scale"] == 0.0005

@@ -71,6 +71,7 @@ def test_a_stream_goes_on_at_the_next_document(read: int, folder: Path) -> None:
     assert [*documents, *rest] == list(texts(data, folder, "train"))
 
 
+@pytest.mark.slow
 def test_packing_that_was_killed_goes_on_and_gives_the_same(folder: Path, checkpoints: Path) -> None:
     source = ModelSource(path=str(checkpoints / "student"))
     data, cache = data_of(folder, train_tokens=6400), folder / "cache"

@@ -89,6 +89,7 @@ print("compiled:", len(torch._dynamo.utils.compile_times(repr="csv")[0]) > 0)
 """
 
 
+@pytest.mark.slow
 def test_compiled_kernels_give_the_same_gradients() -> None:
     # In a process of its own: the shape checks of this one cannot be compiled.
     done = subprocess.run([sys.executable, "-c", COMPARE], capture_output=True, text=True, check=False)

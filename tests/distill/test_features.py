@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Pair, split_batch
 from oracle import SPLITS, assert_same, oracle, run, variant
+from sampling import covering, cycled
 from torch import Tensor
 
 from harness.config import Strategy
@@ -136,10 +137,9 @@ def test_projections_come_from_the_trials_seed_and_keep_a_states_length() -> Non
 # ---- through the core
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("hard", [{}, HARD])
-@pytest.mark.parametrize("flow", ["chunked", "dense"])
-@pytest.mark.parametrize("base", ["full_kd", "se_kd"])
+@pytest.mark.parametrize(
+    ("name", "hard", "flow", "base"), covering(NAMES, [{}, HARD], ["chunked", "dense"], ["full_kd", "se_kd"])
+)
 def test_loss_and_gradients_equal_the_dense_oracle(
     name: str, hard: dict[str, Any], flow: str, base: str, pair64: Pair, batch: Batch, make_core: Any
 ) -> None:
@@ -147,8 +147,9 @@ def test_loss_and_gradients_equal_the_dense_oracle(
     assert_same(run(make_core(strategy, pair64), [batch]), oracle(strategy, pair64, batch), 1e-9)
 
 
-@pytest.mark.parametrize("normaliser", ["sequence_mean", "batch_mean", "all_positions", "sum"])
-@pytest.mark.parametrize("kd_weight", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(
+    ("normaliser", "kd_weight"), cycled(["sequence_mean", "batch_mean", "all_positions", "sum"], [1.0, 0.5, 0.0])
+)
 def test_egad_equals_the_dense_oracle(
     normaliser: str, kd_weight: float, pair64: Pair, batch: Batch, make_core: Any
 ) -> None:

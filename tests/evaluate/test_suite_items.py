@@ -43,6 +43,7 @@ def test_stale_items_are_replaced(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == fresh
 
 
+@pytest.mark.slow
 def test_processes_may_prepare_the_same_items(tmp_path: Path) -> None:
     script = "import sys; from pathlib import Path; from harness.config import Evaluation; "
     script += "from harness.evaluate.evaluation import prepare_items; folder = Path(sys.argv[1]); "

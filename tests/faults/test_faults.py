@@ -159,6 +159,7 @@ def damage(place: str, kind: str, seed: int, world: World, folder: Path) -> None
     assert remedy is None or list(results.glob("trash/*/*")), "moved aside, not deleted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "kind"), [("checkpoints/*/step-*/tensors.safetensors", "flipped")])
 def test_what_is_damaged_is_named_and_made_again(place: str, kind: str, world: World, tmp_path: Path) -> None:
     damage(place, kind, 0, world, tmp_path / "run")
@@ -188,6 +189,7 @@ def fill(num_bytes: int, world: World, folder: Path) -> None:
         pytest.skip(f"a file system can be mounted by root on Linux only: {error}")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_read_half(world: World, tmp_path: Path) -> None:
     fill(400_000, world, tmp_path / "disk")
 

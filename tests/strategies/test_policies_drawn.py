@@ -104,6 +104,7 @@ def test_a_self_normalised_correction_would_be_noticed() -> None:
     assert float(z_scores(found, losses[:, valid].mean(-1)).abs().max()) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pos_rs", "pos_rs_corrected"])
 def test_the_error_falls_as_one_over_the_root_of_the_draws(name: str) -> None:
     scores, valid, losses = sequence()

@@ -254,6 +254,7 @@ def changed_by_noise(copied: _Copy) -> set[str]:
     return copied.changed_by(("noise.py", "_signed(0xBF58476D1CE4E5B9)", "_signed(0xBF58476D1CE4E5B8)"))
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_digests_of_the_original(copied: _Copy) -> None:
     original = {f"{REGISTRIES[package].kind} {name}": REGISTRIES[package][name].digest for package, name in COMPONENTS}
     assert {key: value for key, value in copied.before.items() if key != "signal by_module"} == original
@@ -267,11 +268,13 @@ def test_editing_a_file_changes_the_digests_of_exactly_those_that_use_it(copied:
     ) == {"signal kl", "criterion at_kd", "criterion dkd"}
 
 
+@pytest.mark.slow
 def test_editing_words_or_the_registry_changes_no_digest(copied: _Copy) -> None:
     words = ("signals/kl.py", "Forward KL(p_t || q_t)", "In other words")
     assert copied.changed_by(words, ("registry.py", "cutoff=0.5", "cutoff=0.4")) == set()
 
 
+@pytest.mark.slow
 def test_editing_a_helper_changes_the_digests_of_what_imports_it(changed_by_noise: set[str]) -> None:
     assert {"policy random", "policy top_k", "criterion cross_entropy"} <= changed_by_noise
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sampling import sampled
 from torch import Tensor
 
 from harness.config.errors import UserError
@@ -325,7 +326,7 @@ shared.build(kind, folder, run=run)
 """
 
 
-@pytest.mark.parametrize(("kind", "where"), [("hidden", "trunk"), ("sampled", "write")])
+@pytest.mark.parametrize(("kind", "where"), sampled([("hidden", "trunk"), ("sampled", "write")], [1]))
 def test_a_killed_build_is_continued(kind: str, where: str, tmp_path: Path) -> None:
     after = random.Random(f"{kind} {where}").randint(1, 3)
     command = [sys.executable, "-c", _KILLED, str(Path(__file__).parents[1]), kind, str(tmp_path), str(after), where]
@@ -362,6 +363,7 @@ def _race(kind: str, folder: Path, barrier: Any, results: Any) -> None:
 
 
 # The store is the same for every kind.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hidden"])
 def test_two_builders_leave_one_good_cache(kind: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
@@ -409,6 +411,7 @@ def _read(kind: str, folder: Path, results: Any) -> None:
     results.put([value.numpy().tobytes() for _ in range(5) for value in found.values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hidden"])
 def test_any_number_of_processes_read_at_once(kind: str, tmp_path: Path) -> None:
     expected = [value.numpy().tobytes() for value in build(kind, tmp_path).values()] * 5

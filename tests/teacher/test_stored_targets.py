@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
@@ -43,7 +44,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("samples", "proposal"), [(None, 1.0), (THREE_AXES["samples"], 0.5)], ids=["all samples", "top samples"]
+    ("samples", "proposal"),
+    sampled([(None, 1.0), (THREE_AXES["samples"], 0.5)], [1]),
+    ids=["all samples", "top samples"],
 )
 def test_stored_draws_train_like_online_draws(
     samples: dict[str, object] | None, proposal: float, make_trial: Callable[..., Trial], tmp_path: Path
@@ -60,11 +63,14 @@ def test_stored_draws_train_like_online_draws(
 
 @pytest.mark.parametrize(
     "classes",
-    [
-        {"name": "top_k_tail", "num": 5},
-        {"name": "top_k", "num": 5, "renormalise": True},
-        {"name": "top_k", "num": 5, "renormalise": False},
-    ],
+    sampled(
+        [
+            {"name": "top_k_tail", "num": 5},
+            {"name": "top_k", "num": 5, "renormalise": True},
+            {"name": "top_k", "num": 5, "renormalise": False},
+        ],
+        [0],
+    ),
     ids=["tail", "renormalised", "truncated"],
 )
 def test_stored_classes_train_like_those_of_the_teacher(
@@ -99,6 +105,7 @@ def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
     assert reused.cost.flops == built.cost.flops
 
 
+@pytest.mark.slow
 def test_another_seed_of_the_draws_is_another_cache(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     first = run_trial(make_trial(), cache=tmp_path / "cache")
     other = run_trial(make_trial(classes={"name": "rs", "draws": 8, "seed": 1}), cache=tmp_path / "cache")

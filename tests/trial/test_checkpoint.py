@@ -11,6 +11,7 @@ import torch
 from conftest import Asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import cycled, sampled
 
 from harness.config import Optimisation, Strategy
 from harness.config.errors import UserError
@@ -72,7 +73,8 @@ def same(first: tuple[torch.nn.Module, Training], second: tuple[torch.nn.Module,
     assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("preset", [*NAMED, "latf"])
+# Kinds of state: a queue of scores, sequences that were chosen, a controller; and the others, slow, have none.
+@pytest.mark.parametrize("preset", sampled([*NAMED, "latf"], [0, 3, 4]))
 def test_training_that_stops_and_goes_on_is_training_that_did_not_stop(preset: str, distil: Callable[..., Any]) -> None:
     whole = distil(preset)
     for places in ((1, 3), (STEPS,)):
@@ -115,8 +117,9 @@ def stopped(distil: Callable[..., Any], tmp_path: Path) -> Path:
     return Results(tmp_path / "kept").checkpoints("t") / "step-000000003"
 
 
-@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
+@pytest.mark.parametrize(
+    ("damage", "name"), cycled(["flip", "truncate", "remove", "empty"], ["tensors.safetensors", "state.json"])
+)
 def test_a_damaged_checkpoint_is_refused_by_its_name(
     name: str, damage: str, distil: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -269,6 +269,7 @@ print(json.dumps([trial.id for trial in make_trials(grid, workload, fingerprints
 """
 
 
+@pytest.mark.slow
 def test_moving_modules_changes_no_id(tmp_path: Path) -> None:
     """Move modules of evaluation, data, models and the core in a copy, and compare the ids of a whole grid."""
     checkout = Path(__file__).parents[2]

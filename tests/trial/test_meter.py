@@ -169,6 +169,7 @@ def test_live_bytes_leave_out_what_comes_to_life_while_paused() -> None:
     assert more.shape == (50,)
 
 
+@pytest.mark.slow
 def test_live_bytes_of_a_step_repeat_and_tell_chunked_from_dense(
     make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Callable[..., Core]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from sampling import sampled
 
 from harness import models
 from harness.config import Strategy, Workload
@@ -155,6 +156,7 @@ def test_the_kept_sequences_are_those_the_policy_chooses(make_trial: MakeTrial, 
     assert kept_of(random) == SAMPLES["random"].build().choose(scores, 0.5, noise).tolist()
 
 
+@pytest.mark.slow
 def test_random_samples_differ_by_seed_and_ranked_ones_do_not(make_trial: MakeTrial, cache: Path) -> None:
     drawn = [
         kept_of(run_trial(make_trial({"policy": "random", "budget": 0.5}, seed=seed), cache=cache))
@@ -209,6 +211,7 @@ SHARED = [
 ]
 
 
+@pytest.mark.slow
 def test_policies_budgets_and_strategies_share_a_prepass(make_trial: MakeTrial, cache: Path) -> None:
     trials = [make_trial(chosen) for chosen in SHARED]
     trials.append(make_trial(position={"signal": "kl", "policy": "top_k", "budget": 0.3}))
@@ -297,13 +300,16 @@ def test_the_kept_indices_reach_the_preparation_of_the_teachers_states(
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"chosen": {"policy": "random", "budget": 0.5}},
-        {"chosen": {**TOP, "signal": "ce_ratio"}},
-        {"chosen": {**TOP, "signal": "teacher_entropy", "policy": "bottom"}, "teacher": "online"},
-        {"chosen": TOP, "position": {"signal": "student_entropy", "policy": "top_k", "budget": 0.2}},
-        {"chosen": {**TOP, "signal": "kl"}, "criterion": "cross_entropy"},
-    ],
+    sampled(
+        [
+            {"chosen": {"policy": "random", "budget": 0.5}},
+            {"chosen": {**TOP, "signal": "ce_ratio"}},
+            {"chosen": {**TOP, "signal": "teacher_entropy", "policy": "bottom"}, "teacher": "online"},
+            {"chosen": TOP, "position": {"signal": "student_entropy", "policy": "top_k", "budget": 0.2}},
+            {"chosen": {**TOP, "signal": "kl"}, "criterion": "cross_entropy"},
+        ],
+        [2, 3],
+    ),
 )
 def test_predicted_operations_are_those_recorded(
     changes: dict[str, Any], make_trial: MakeTrial, write_workload: Callable[..., Path], tmp_path: Path
