@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.frame import Frames, load
+from harness.analysis.frame import load
+from harness.analysis.read import Run
 from harness.records.layout import Results
 from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Rollouts, Samples
 from harness.records.store import write_record
@@ -57,7 +58,7 @@ def grid(
     baseline: str | None = "Full KD",
     failed: tuple[tuple[str, int], ...] = (),
     seed: int = 0,
-) -> tuple[Frames, Manifest]:
+) -> Run:
     """Write and load a grid whose labels differ from one another by known amounts.
 
     Args:
@@ -120,7 +121,7 @@ def grid(
         command="harness run grids/synthetic.yaml",
         trials=tuple(entries),
     )
-    return load(folder, manifest), manifest
+    return Run(manifest, load(folder, manifest))
 
 
 def _rollouts(described: dict[str, Any]) -> Rollouts | None:

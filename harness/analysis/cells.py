@@ -1,20 +1,26 @@
 """The finished values of one label and metric, and two of them paired seed by seed and item by item."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.analysis.inference import Spread, Values, decompose
+from harness.analysis.inference import Spread, Values, decompose, join
 from harness.analysis.measures import Measured, measure
 
-# S = seeds, I = items
+# S = seeds, I = items, N = pairs
+
+# Pairs whose items are compared at once: their differences stay in the processor's cache.
+_BLOCK = 16
+
+Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class SeedValues:
     """One label's finished values of one metric, in ascending order of seed.
 
     Attributes:
@@ -31,11 +37,15 @@ class Cell:
     stderr: Values
     num: int
 
-    def rows(self, measured: Measured | None) -> npt.NDArray[np.intp] | None:
+    def rows(self, measured: Measured | None) -> Rows | None:
         """Return the rows of the trials among those whose items are known; None if any is not."""
         if measured is None or not set(self.trials) <= set(measured.trials):
             return None
         return np.array([measured.trials[trial] for trial in self.trials], dtype=np.intp)
+
+    def meets(self, other: "SeedValues") -> bool:
+        """Whether the two can be paired: a label without a seed can be with any."""
+        return None in self.seeds or None in other.seeds or not set(self.seeds).isdisjoint(other.seeds)
 
     def spread(self, measured: Measured | None) -> Spread:
         """Estimate the variance of the mean over seeds and items."""
@@ -53,26 +63,22 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two labels' values of one metric over the seeds they share.
+class Pairs:
+    """Pairs of labels: their values of one metric over the seeds that both have.
 
     Attributes:
-        differences: shape (S,), the first minus the second.
-        reference: shape (S,), the second's values.
-        spread: estimated variance of the mean difference.
+        differences: of each pair, shape (S,): the first minus the second; S is zero where they share no seed.
+        mean: shape (N,), mean differences.
+        reference: shape (N,), the second's mean over the shared seeds.
+        spread: estimated variance of the mean differences.
         rows: rows of both sides' trials in `Measured.contributions`, shape (S,) each; None where items are not known.
     """
 
-    differences: Values
+    differences: tuple[Values, ...]
+    mean: Values
     reference: Values
     spread: Spread
-    rows: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None
-
-    @property
-    def mean(self) -> float:
-        """Mean difference."""
-        with np.errstate(invalid="ignore"):
-            return float(np.mean(self.differences))
+    rows: tuple[tuple[Rows, Rows] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +91,7 @@ class Evidence:
         labels: every label, finished or not.
     """
 
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[tuple[str, str], SeedValues]
     measured: dict[str, Measured]
     labels: frozenset[str]
 
@@ -94,7 +100,7 @@ class Evidence:
         """The metrics, sorted."""
         return sorted({metric for _, metric in self.cells})
 
-    def of(self, metric: str) -> dict[str, Cell]:
+    def of(self, metric: str) -> dict[str, SeedValues]:
         """Return the cells of one metric by label, sorted."""
         return {label: cell for (label, name), cell in self.cells.items() if name == metric}
 
@@ -111,55 +117,79 @@ def gather(metrics: pd.DataFrame, items: pd.DataFrame | None) -> Evidence:
     recorded: dict[str, dict[str, float]] = {}
     for (_, metric), cell in cells.items():
         recorded.setdefault(metric, {}).update(zip(cell.trials, cell.values.tolist(), strict=True))
-    found = {} if items is None else {metric: measure(items, metric, values) for metric, values in recorded.items()}
-    measured = {metric: one for metric, one in found.items() if one is not None}
+    measured = {} if items is None else measure(items, recorded)
     return Evidence(cells=cells, measured=measured, labels=frozenset(metrics["label"]))
 
 
-def _by_cell(metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
+def _by_cell(metrics: pd.DataFrame) -> dict[tuple[str, str], SeedValues]:
     """Return the finished values of each (label, metric), sorted by both."""
     # `num` tells a value that was measured and is nan from one that was not measured.
     rows = metrics[(metrics["status"] == "finished") & metrics["num"].notna()]
     rows = rows.sort_values(["label", "metric", "seed"])
-    cells = {}
-    for (label, metric), found in rows.groupby(["label", "metric"], sort=True):
-        stderr = found["stderr"].to_numpy(dtype=np.float64) if "stderr" in found else np.full(len(found), np.nan)
-        cells[str(label), str(metric)] = Cell(
-            seeds=tuple(None if pd.isna(seed) else int(seed) for seed in found["seed"]),
-            trials=tuple(found["trial_id"].astype(str)),
-            values=found["value"].to_numpy(dtype=np.float64),
-            stderr=stderr,
-            num=int(found["num"].min()),
+    values = rows["value"].to_numpy(dtype=np.float64)
+    stderr = rows["stderr"].to_numpy(dtype=np.float64) if "stderr" in rows else np.full(len(rows), np.nan)
+    nums, trials = rows["num"].tolist(), rows["trial_id"].astype(str).tolist()
+    seeds = [None if pd.isna(seed) else int(seed) for seed in rows["seed"].tolist()]
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, key in enumerate(zip(rows["label"].astype(str), rows["metric"].astype(str), strict=True)):
+        places.setdefault(key, []).append(place)
+    return {
+        key: SeedValues(
+            seeds=tuple(seeds[place] for place in own),
+            trials=tuple(trials[place] for place in own),
+            values=values[own],
+            stderr=stderr[own],
+            num=int(min(nums[place] for place in own)),
         )
-    return cells
+        for key, own in places.items()
+    }
 
 
-def pair(first: Cell, second: Cell, measured: Measured | None) -> Pair:
-    """Pair two labels seed by seed; a label without a seed is paired with every seed of the other."""
-    left, right = _shared(first, second)
-    constant = None in first.seeds and None in second.seeds
-    values, reference = first.values[left], second.values[right]
+def pair(sides: Sequence[tuple[SeedValues, SeedValues]], measured: Measured | None) -> Pairs:
+    """Pair labels seed by seed; a label without a seed is paired with every seed of the other."""
+    known = {id(cell): cell.rows(measured) for both in sides for cell in both}
+    differences, reference, rows = [], [], []
     with np.errstate(invalid="ignore"):
-        differences = values - reference
-        spread = decompose(differences[None], None) if len(left) else _nothing()
-    one, other = first.rows(measured), second.rows(measured)
-    rows = None if one is None or other is None else (one[left], other[right])
-    # One seed of many says nothing about seeds, however many items it has.
-    if measured is not None and rows is not None and (len(left) > 1 or constant) and np.isfinite(differences).all():
-        both = measured.contributions[rows[0]] - measured.contributions[rows[1]]
-        spread = decompose(both[None], measured.strata)
-    return Pair(differences=differences, reference=reference, spread=spread, rows=rows)
+        for first, second in sides:
+            left, right = _shared(first, second)
+            one, other = known[id(first)], known[id(second)]
+            values = second.values[right]
+            differences.append(first.values[left] - values)
+            reference.append(float(np.mean(values)) if len(right) else math.nan)
+            rows.append(None if one is None or other is None else (one[left], other[right]))
+        mean = np.array([float(np.mean(each)) if len(each) else math.nan for each in differences])
+        # One seed of many says nothing about seeds, however many items it has.
+        constant = [None in first.seeds and None in second.seeds for first, second in sides]
+        itemised = [
+            own is not None and (len(each) > 1 or (alone and len(each) == 1)) and bool(np.isfinite(each).all())
+            for each, own, alone in zip(differences, rows, constant, strict=True)
+        ]
+
+        order: list[int] = []
+        spreads = []
+        for num, by_item in sorted({(len(each), known) for each, known in zip(differences, itemised, strict=True)}):
+            alike = [n for n in range(len(sides)) if (len(differences[n]), itemised[n]) == (num, by_item)]
+            for block in (alike[start : start + _BLOCK] for start in range(0, len(alike), _BLOCK)):
+                order += block
+                if by_item and measured is not None:
+                    one, other = (np.array([both[side] for n in block if (both := rows[n])]) for side in (0, 1))
+                    contributions = measured.contributions[one] - measured.contributions[other]
+                    spreads.append(decompose(contributions, measured.strata))
+                else:
+                    spreads.append(decompose(np.array([differences[n] for n in block]), None))
+    return Pairs(
+        differences=tuple(differences),
+        mean=mean,
+        reference=np.array(reference),
+        spread=join(spreads)[np.argsort(order)],
+        rows=tuple(rows),
+    )
 
 
-def _shared(first: Cell, second: Cell) -> tuple[list[int], list[int]]:
+def _shared(first: SeedValues, second: SeedValues) -> tuple[list[int], list[int]]:
     if None in first.seeds:
         return [0] * len(second.seeds), list(range(len(second.seeds)))
     if None in second.seeds:
         return list(range(len(first.seeds))), [0] * len(first.seeds)
     both = [seed for seed in first.seeds if seed in second.seeds]
     return [first.seeds.index(seed) for seed in both], [second.seeds.index(seed) for seed in both]
-
-
-def _nothing() -> Spread:
-    zero = np.zeros(1)
-    return Spread(zero, zero, zero, zero)

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import settings
-from harness.analysis.comparison import HERE, THERE, Pair, Run, Trial, differences, match, pair_trials
+from harness.analysis.comparison import HERE, THERE, Counterparts, Kept, differences, match, pair_trials
 from harness.analysis.document import Block, Cell, Column, Section, Table, Text
-from harness.analysis.frame import labels
 from harness.analysis.metrics import QUALITY, MetricInfo
+from harness.analysis.read import Run
 
 
 def compare_runs(here: Run, there: Run) -> Section:
@@ -26,12 +26,12 @@ def compare_runs(here: Run, there: Run) -> Section:
     return Section(title="Against another run", blocks=tuple(blocks))
 
 
-def _summary(here: Run, there: Run, matched: dict[str, str], pairs: list[Pair]) -> tuple[str, ...]:
+def _summary(here: Run, there: Run, matched: dict[str, str], pairs: list[Counterparts]) -> tuple[str, ...]:
     num_same = sum(pair.relation.startswith("same trial") for pair in pairs)
     num_equal = sum(pair.relation == "same trial, same numbers" for pair in pairs)
     only = [f"{sum(pair.relation == f'only in {name}' for pair in pairs)} only in {name}" for name in (HERE, THERE)]
-    unmatched = [label for label in labels(here.manifest) if label not in matched]
-    unmatched_there = [label for label in labels(there.manifest) if label not in matched.values()]
+    unmatched = [label for label in here.labels if label not in matched]
+    unmatched_there = [label for label in there.labels if label not in matched.values()]
     lines = [
         f"The other run is of grid {there.manifest.grid}, workload {there.manifest.workload}, {there.manifest.split} "
         f"split, {_when(there)}; this one is of {here.manifest.grid}, {here.manifest.workload}, {here.manifest.split} "
@@ -97,7 +97,7 @@ def _difference(info: MetricInfo, row: dict[str, Any] | None) -> Cell:
     return Cell(text=text, value=row["difference"] * info.scale, mark=row["verdict"], hint=means)
 
 
-def _trial_table(pairs: list[Pair]) -> Table:
+def _trial_table(pairs: list[Counterparts]) -> Table:
     rows = [
         (
             pair.label,
@@ -136,7 +136,7 @@ def _trial_table(pairs: list[Pair]) -> Table:
     )
 
 
-def _status(trial: Trial | None) -> str | None:
+def _status(trial: Kept | None) -> str | None:
     if trial is None:
         return None
     return "missing" if trial.record is None else trial.record.status

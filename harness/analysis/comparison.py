@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.analysis import settings
-from harness.analysis.frame import Frames, labels
 from harness.analysis.inference import holm
 from harness.analysis.metrics import COSTS
-from harness.analysis.statistics import compare, summarise
-from harness.records.record import Manifest, ManifestEntry, Record
+from harness.analysis.read import Run
+from harness.analysis.statistics import compare
+from harness.records.record import ManifestEntry, Record
 
 HERE, THERE = "this run", "the other run"
 
@@ -28,21 +28,13 @@ _NUMBERS = [
 ]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A grid that has run: which trials, and what their records say."""
-
-    manifest: Manifest
-    frames: Frames
-
-
 def match(here: Run, there: Run) -> dict[str, str]:
     """Match the labels of two runs; those of `here` that have no counterpart are left out."""
     ours, theirs = _identities(here), _identities(there)
     by_identity = {identity: label for label, identity in reversed(theirs.items())}
     by_trial = {entry.trial_id: entry.label for entry in there.manifest.trials}
     found = {}
-    for label in labels(here.manifest):
+    for label in here.labels:
         other = by_identity.get(ours.get(label, ""))
         trials = (entry.trial_id for entry in here.manifest.trials if entry.label == label)
         other = other or next((by_trial[trial] for trial in trials if trial in by_trial), None)
@@ -62,7 +54,7 @@ def differences(here: Run, there: Run, matched: dict[str, str]) -> pd.DataFrame:
     """
     keys = [info.key for info in COSTS]
     parts = []
-    means = {name: _means(run.frames, keys) for name, run in ((HERE, here), (THERE, there))}
+    means = {name: run.summary.set_index(["label", "metric"])["mean"] for name, run in ((HERE, here), (THERE, there))}
     for label, other in matched.items():
         ours = here.frames.metrics[here.frames.metrics["label"] == label]
         theirs = there.frames.metrics[there.frames.metrics["label"] == other]
@@ -89,24 +81,16 @@ def _corrected(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers
 
 
-def _means(frames: Frames, costs: list[str]) -> dict[tuple[str, str], float]:
-    long = frames.trials.melt(id_vars=["trial_id", "label", "seed", "status"], value_vars=costs, var_name="metric")
-    long["num"] = long["value"].notna().map({True: 1, False: None}).astype("Int64")
-    summary = pd.concat([summarise(frames.metrics), summarise(long)])
-    return {(row["label"], row["metric"]): float(row["mean"]) for row in summary.to_dict("records")}
-
-
 def _identities(run: Run) -> dict[str, str]:
-    found = {}
-    for entry, record in zip(run.manifest.trials, run.frames.records, strict=True):
-        if record is not None:
-            what = {key: value for key, value in record.strategy.items() if key not in ("label", "source")}
-            found[entry.label] = json.dumps(what, sort_keys=True)
-    return {label: identity for label, identity in found.items() if identity != "{}"}
+    computed = {
+        label: {key: value for key, value in strategy.items() if key not in ("label", "source")}
+        for label, strategy in run.strategies.items()
+    }
+    return {label: json.dumps(parts, sort_keys=True) for label, parts in computed.items() if parts}
 
 
 @dataclass(frozen=True)
-class Trial:
+class Kept:
     """One trial of a run, None for what there is none of."""
 
     trial_id: str
@@ -114,33 +98,33 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Counterparts:
     """A strategy and seed, and the trial of either run; `relation` says how they compare."""
 
     label: str
     seed: int | None
-    here: Trial | None
-    there: Trial | None
+    here: Kept | None
+    there: Kept | None
     relation: str
 
 
-def pair_trials(here: Run, there: Run, matched: dict[str, str]) -> list[Pair]:
+def pair_trials(here: Run, there: Run, matched: dict[str, str]) -> list[Counterparts]:
     """Put every trial of either run beside its counterpart: the one of the same strategy and seed, if there is one."""
     theirs = {(entry.label, entry.seed): trial for entry, trial in _trials(there)}
     pairs = []
     for entry, trial in _trials(here):
         other = theirs.pop((matched.get(entry.label, ""), entry.seed), None)
-        pairs.append(Pair(entry.label, entry.seed, trial, other, _relation(trial, other)))
-    pairs += [Pair(label, seed, None, trial, _relation(None, trial)) for (label, seed), trial in theirs.items()]
+        pairs.append(Counterparts(entry.label, entry.seed, trial, other, _relation(trial, other)))
+    pairs += [Counterparts(label, seed, None, trial, _relation(None, trial)) for (label, seed), trial in theirs.items()]
     return pairs
 
 
-def _trials(run: Run) -> Iterator[tuple[ManifestEntry, Trial]]:
+def _trials(run: Run) -> Iterator[tuple[ManifestEntry, Kept]]:
     for entry, record in zip(run.manifest.trials, run.frames.records, strict=True):
-        yield entry, Trial(entry.trial_id, record)
+        yield entry, Kept(entry.trial_id, record)
 
 
-def _relation(here: Trial | None, there: Trial | None) -> str:
+def _relation(here: Kept | None, there: Kept | None) -> str:
     if here is None:
         return f"only in {THERE}"
     if there is None:

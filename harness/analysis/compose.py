@@ -9,31 +9,30 @@ import pandas as pd
 
 from harness.analysis import archive, findings, settings
 from harness.analysis.compared import compare_runs
-from harness.analysis.comparison import Run
 from harness.analysis.document import Block, Cell, Code, Column, Document, Section, Table, Text
 from harness.analysis.figures import document_plots
 from harness.analysis.frame import Frames
+from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
 
 
-def compose(frames: Frames, manifest: Manifest, *, folder: Path, other: Run | None = None) -> Document:
+def compose(run: Run, *, folder: Path, other: Run | None = None) -> Document:
     """Say everything that a grid's records say.
 
     Args:
-        frames: the grid's frames.
-        manifest: the grid.
+        run: the grid's run.
         folder: holds records/, whose files are named with their hashes.
         other: a run to compare with.
     """
-    tables = document_tables(frames, manifest)
+    tables = document_tables(run)
     # Where nothing was measured there is no main table.
     main = tables[:1] if tables and tables[0].name == "main" else ()
-    plots = document_plots(frames, manifest)
-    warnings = findings.warnings(frames, manifest)
-    headlines, differences = _split(findings.findings(frames, manifest))
+    plots = document_plots(run)
+    warnings = findings.warnings(run)
+    headlines, differences = _split(findings.findings(run))
     sections = [
         Section(title="Warnings", blocks=(Text(lines=warnings, points=True, warning=True),) if warnings else ()),
         Section(title="Findings", blocks=headlines),
@@ -41,16 +40,16 @@ def compose(frames: Frames, manifest: Manifest, *, folder: Path, other: Run | No
         Section(title="Every difference", blocks=differences, folded=True),
         Section(title="Further tables", blocks=tables[len(main) :]),
         Section(title="Further figures", blocks=plots[1:]),
-        Section(title="What is noise", blocks=findings.noise(frames, manifest)),
-        Section(title="Failures", blocks=_failures(frames)),
-        *([compare_runs(Run(manifest=manifest, frames=frames), other)] if other is not None else []),
-        Section(title="Reproduce", blocks=_reproduce(manifest, folder)),
-        Section(title="Provenance", blocks=tuple(_provenance(frames, folder)), folded=True),
+        Section(title="What is noise", blocks=findings.noise(run)),
+        Section(title="Failures", blocks=_failures(run.frames)),
+        *([compare_runs(run, other)] if other is not None else []),
+        Section(title="Reproduce", blocks=_reproduce(run.manifest, folder)),
+        Section(title="Provenance", blocks=tuple(_provenance(run.frames, folder)), folded=True),
     ]
     return Document(
-        title=manifest.grid,
-        lead=_sentence(manifest.hypothesis),
-        facts=_facts(frames, manifest),
+        title=run.manifest.grid,
+        lead=_sentence(run.manifest.hypothesis),
+        facts=_facts(run.frames, run.manifest),
         sections=tuple(section for section in sections if section.blocks),
     )
 

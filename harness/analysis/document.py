@@ -5,15 +5,11 @@ are plain: whoever writes a format escapes them.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.analysis.metrics import Direction
-
-# better, worse: the corrected paired interval excludes zero. A cell that is not compared has no verdict.
-Mark = Literal["better", "worse", "different", "not distinguishable", "untested"]
+from harness.analysis.metrics import Direction, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +36,13 @@ class Cell:
     Attributes:
         text: the value in its printed unit, an em dash where there is none.
         value: what it is sorted by; None sorts last.
-        mark: how it compares with the table's baseline.
+        mark: how it compares with the table's baseline; None for one that is not compared.
         hint: shown where a format can (a tooltip), e.g. the interval behind a mark.
     """
 
     text: str
     value: float | None = None
-    mark: Mark | None = None
+    mark: Verdict | None = None
     hint: str = ""
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from harness.analysis import settings
 from harness.analysis.document import Block, Text
-from harness.analysis.frame import Frames
 from harness.analysis.metrics import MetricInfo
-from harness.analysis.tables.build import Grid, baseline_mean, interval_text, mean, read
+from harness.analysis.read import Run
+from harness.analysis.tables.build import interval_text
 from harness.analysis.tables.evidence import noise_table
-from harness.records.record import Manifest, Record
+from harness.records.record import Record
 
 HEADLINES = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 
@@ -22,51 +22,38 @@ _TITLES = {
 }
 
 
-def findings(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, ...]:
+def findings(run: Run) -> tuple[Block, ...]:
     """Say how the baseline differs from models as they are, and every strategy from the baseline.
 
     Every difference stands with an interval; "better" and "worse" only where the interval that is corrected for the
     number of comparisons excludes zero.
 
-    Args:
-        frames: the grid's frames.
-        manifest: names the baseline.
-        seed: of resampling; see `statistics.compare`.
-
     Returns:
         Points, metric by metric. Without a baseline, or without a finished trial of it, the sentence that says so.
     """
-    if manifest.baseline is None:
+    if run.manifest.baseline is None:
         return (Text(lines=("The grid names no baseline, so nothing is compared.",)),)
-    grid = read(frames, manifest, seed=seed)
-    shown = [info for info in grid.measured(HEADLINES) if grid.row(manifest.baseline, info.key)["n"] > 0]
+    shown = [info for info in run.measured(HEADLINES) if run.row(run.manifest.baseline, info.key)["n"] > 0]
     if not shown:
         return (Text(lines=("The baseline has no finished trial, so nothing is compared.",)),)
     blocks: list[Block] = []
-    head = [line for info in shown for line in _against_untrained(grid, info)]
-    head += [line for info in shown for line in _tally(grid, info)]
-    head += list(_cheaper(grid, shown))
+    head = [line for info in shown for line in _against_untrained(run, info)]
+    head += [line for info in shown for line in _tally(run, info)]
+    head += list(_cheaper(run, shown))
     if head:
         blocks.append(Text(lines=tuple(head), points=True))
     for info in shown:
-        lines = list(_verdicts(grid, info))
+        lines = list(_verdicts(run, info))
         if lines:
-            value = info.show(grid.row(manifest.baseline, info.key)["mean"])
-            title = f"{info.heading}, against {manifest.baseline} at {value}; intervals are corrected:"
+            value = info.show(run.row(run.manifest.baseline, info.key)["mean"])
+            title = f"{info.heading}, against {run.manifest.baseline} at {value}; intervals are corrected:"
             blocks += [Text(lines=(title,)), Text(lines=tuple(lines), points=True)]
     return tuple(blocks)
 
 
-def noise(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, ...]:
-    """Say what the intervals cover and what they leave out, and what this run could not have found.
-
-    Args:
-        frames: the grid's frames.
-        manifest: names the baseline.
-        seed: of resampling; see `noise.noise_floor`.
-    """
-    grid = read(frames, manifest, seed=seed)
-    seeds = sorted(int(one) for one in frames.trials["seed"].dropna().unique())
+def noise(run: Run) -> tuple[Block, ...]:
+    """Say what the intervals cover and what they leave out, and what this run could not have found."""
+    seeds = sorted(int(one) for one in run.frames.trials["seed"].dropna().unique())
     lines = [
         f"Seeds planned: {', '.join(map(str, seeds)) or 'none'}. Trials of one seed share initialisation and data "
         "order, and all trials share the evaluation items, so differences are taken seed by seed and item by item.",
@@ -74,19 +61,19 @@ def noise(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, 
         "items would change. With three seeds the first rests on two degrees of freedom, 4.3 standard errors each way "
         "where a normal interval would claim 1.96. A row without a seed is a constant.",
     ]
-    if "items" not in frames.tables:
+    if "items" not in run.frames.tables:
         lines.append("No single items are at hand, so no difference covers the choice of evaluation items.")
-    only = [info.title for info in grid.measured(HEADLINES) if _covers(grid, info) == {"seeds"}]
+    only = [info.title for info in run.measured(HEADLINES) if _covers(run, info) == {"seeds"}]
     if only:
         lines.append(
             f"Only seeds are covered by the differences in {' and '.join(only)}: another held-out text might "
             "move them, which no number here speaks of."
         )
     blocks: list[Block] = [Text(lines=tuple(lines))]
-    table = noise_table(grid)
+    table = noise_table(run)
     points = []
     for row in [] if table is None else table.numbers.to_dict("records"):
-        info = next(one for one in grid.measured([str(row["metric"])]))
+        info = next(one for one in run.measured([str(row["metric"])]))
         if not math.isnan(row["detectable"]):
             points.append(
                 f"{info.heading}: a true difference below {info.show_spread(row['detectable_one'])} in a single "
@@ -98,104 +85,98 @@ def noise(frames: Frames, manifest: Manifest, *, seed: int = 0) -> tuple[Block, 
     return tuple(blocks)
 
 
-def warnings(frames: Frames, manifest: Manifest) -> tuple[str, ...]:
+def warnings(run: Run) -> tuple[str, ...]:
     """List what makes a table's rows less comparable than they look, one sentence each."""
     found = []
-    status = frames.trials["status"].value_counts().to_dict()
+    trials = run.frames.trials
+    status = trials["status"].value_counts().to_dict()
     missing = [f"{status[name]} {name}" for name in ("failed", "missing") if name in status]
     if missing:
-        found.append(f"The grid is incomplete: of {len(frames.trials)} trials, {', '.join(missing)}.")
-    partial = frames.trials.assign(done=frames.trials["status"] == "finished").groupby("label", sort=False)["done"]
+        found.append(f"The grid is incomplete: of {len(trials)} trials, {', '.join(missing)}.")
+    partial = trials.assign(done=trials["status"] == "finished").groupby("label", sort=False)["done"]
     survivors = [str(label) for label, done in partial if done.any() and not done.all()]
     if survivors:
         found.append(
             f"Means of {', '.join(survivors)} are over the trials that finished; if the others failed because of what "
             "the strategy does, they flatter it."
         )
-    records = [record for record in frames.records if record is not None and record.status == "finished"]
+    records = [record for record in run.frames.records if record is not None and record.status == "finished"]
     cores = sorted({record.core for record in records})
     if len(cores) > 1:
         found.append(f"The trials ran with different versions of the distillation core: {', '.join(cores)}.")
     for key, values in settings.environment(records).items():
         if len(values) > 1:
             found.append(f"The trials ran under different {key}: {', '.join(values)}.")
-    devices = sorted(frames.trials["peak_device"].dropna().unique())
+    devices = sorted(run.frames.trials["peak_device"].dropna().unique())
     if len(devices) > 1:
         found.append(f"Peak memory is that of different devices: {', '.join(devices)}.")
-    seeds = frames.trials["seed"].dropna().nunique()
+    seeds = run.frames.trials["seed"].dropna().nunique()
     if 0 < seeds < 3:
         told = "a single seed, so nothing is tested" if seeds == 1 else "two seeds, on one degree of freedom"
         found.append(f"Every comparison rests on {told}.")
-    if manifest.baseline is not None:
-        ours = frames.trials[(frames.trials["label"] == manifest.baseline) & (frames.trials["status"] == "finished")]
-        if ours.empty:
-            found.append(f"The baseline {manifest.baseline} has no finished trial, so nothing is compared.")
+    if run.manifest.baseline is not None and not run.records.get(run.manifest.baseline):
+        found.append(f"The baseline {run.manifest.baseline} has no finished trial, so nothing is compared.")
     return tuple(found)
 
 
-def _compared(grid: Grid, info: MetricInfo) -> dict[str, dict[str, Any]]:
-    rows = {label: grid.row(label, info.key) for label in grid.labels}
+def _compared(run: Run, info: MetricInfo) -> dict[str, dict[str, Any]]:
+    rows = {label: run.row(label, info.key) for label in run.labels}
     return {label: row for label, row in rows.items() if isinstance(row.get("verdict"), str)}
 
 
-def _covers(grid: Grid, info: MetricInfo) -> set[str]:
-    return {row["covers"] for row in _compared(grid, info).values() if row["covers"]}
+def _covers(run: Run, info: MetricInfo) -> set[str]:
+    return {row["covers"] for row in _compared(run, info).values() if row["covers"]}
 
 
-def _seedless(grid: Grid) -> set[str]:
-    trials = grid.frames.trials
-    return set(trials.loc[trials["seed"].isna(), "label"])
-
-
-def _against_untrained(grid: Grid, info: MetricInfo) -> Iterator[str]:
+def _against_untrained(run: Run, info: MetricInfo) -> Iterator[str]:
     """Compare the baseline with each model as it is: the baseline's comparison, read the other way round."""
-    baseline = str(grid.manifest.baseline)
+    baseline = str(run.manifest.baseline)
     opposite = {"better": "worse", "worse": "better"}
-    for label, row in _compared(grid, info).items():
-        if label not in _seedless(grid) or math.isnan(row["ci_low"]):
+    for label, row in _compared(run, info).items():
+        if label not in run.seedless or math.isnan(row["ci_low"]):
             continue
         low, high = info.show_difference(-row["corrected_high"]), info.show_difference(-row["corrected_low"])
         yield (
             f"{baseline} against {label}: {info.heading} {info.show(row['mean'])} → "
-            f"{info.show(grid.row(baseline, info.key)['mean'])}, difference {info.show_difference(-row['difference'])} "
+            f"{info.show(run.row(baseline, info.key)['mean'])}, difference {info.show_difference(-row['difference'])} "
             f"[{low}, {high}], {opposite.get(row['verdict'], row['verdict'])}."
         )
 
 
-def _tally(grid: Grid, info: MetricInfo) -> Iterator[str]:
-    verdicts = [row["verdict"] for label, row in _compared(grid, info).items() if label not in _seedless(grid)]
+def _tally(run: Run, info: MetricInfo) -> Iterator[str]:
+    verdicts = [row["verdict"] for label, row in _compared(run, info).items() if label not in run.seedless]
     if len(verdicts) < 2:
         return
     counts = [f"{verdicts.count(name)} {name}" for name in (*_TITLES, "different") if name in verdicts]
-    yield f"{info.title}: of {len(verdicts)} trained strategies, against {grid.manifest.baseline}, {', '.join(counts)}."
+    yield f"{info.title}: of {len(verdicts)} trained strategies, against {run.manifest.baseline}, {', '.join(counts)}."
 
 
-def _cheaper(grid: Grid, shown: list[MetricInfo]) -> Iterator[str]:
+def _cheaper(run: Run, shown: list[MetricInfo]) -> Iterator[str]:
     """Name, per metric, the cheapest strategy that is not distinguishably worse than the baseline."""
-    base = baseline_mean(grid, _flops)
+    base = run.mean(run.manifest.baseline, _flops)
     if not base:
         return
     for info in shown:
         costs = {
             label: cost / base
-            for label, row in _compared(grid, info).items()
+            for label, row in _compared(run, info).items()
             if row["verdict"] in ("better", "not distinguishable")
-            and label not in _seedless(grid)
-            and (cost := mean(grid, label, _flops)) is not None
+            and label not in run.seedless
+            and (cost := run.mean(label, _flops)) is not None
         }
         if not costs or min(costs.values()) >= 1:
             continue
         label = min(costs, key=lambda name: (costs[name], name))
-        row = grid.row(label, info.key)
+        row = run.row(label, info.key)
         yield (
             f"{info.title}: the fewest FLOPs without being distinguishably worse: {label}, {costs[label]:.0%} of "
-            f"{grid.manifest.baseline}'s, difference {info.show_difference(row['difference'])} "
+            f"{run.manifest.baseline}'s, difference {info.show_difference(row['difference'])} "
             f"{interval_text(info, row, 'corrected')}. An interval this wide does not show that they are equal."
         )
 
 
-def _verdicts(grid: Grid, info: MetricInfo) -> Iterator[str]:
-    rows = _compared(grid, info)
+def _verdicts(run: Run, info: MetricInfo) -> Iterator[str]:
+    rows = _compared(run, info)
     for verdict, title in (_TITLES | {"different": "Different"}).items():
         told = [f"{label} {_difference(info, row)}" for label, row in rows.items() if row["verdict"] == verdict]
         if told:

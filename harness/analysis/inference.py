@@ -17,6 +17,7 @@ priors of the seeds' variance are used here, both exact Student t without items:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -61,6 +62,12 @@ class Spread:
         return Spread(self.seeds[index], self.seed_df[index], self.items[index], self.item_df[index])
 
 
+def join(spreads: Sequence[Spread]) -> Spread:
+    """Put spreads one after another."""
+    parts = ("seeds", "seed_df", "items", "item_df")
+    return Spread(*(np.concatenate([getattr(one, part) for one in spreads] or [np.zeros(0)]) for part in parts))
+
+
 def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
     """Estimate the variance of means over seeds and items, by a two-way layout with random seeds and random items.
 
@@ -79,14 +86,15 @@ def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
         num, num_seeds = values.shape
         zero = np.zeros(num)
         seeds = values.var(axis=1, ddof=1) / num_seeds if num_seeds > 1 else zero
-        return Spread(seeds, np.full(num, num_seeds - 1.0), zero, zero)
+        return Spread(seeds, np.full(num, max(num_seeds - 1.0, 0.0)), zero, zero)
     num, num_seeds, _ = values.shape
     names = np.unique(strata)
     share = 1 / len(names)
     metric, shared, single = np.zeros((num, num_seeds)), np.zeros(num), np.zeros(num)
     item_df = 0
     for name in names:
-        part = values[:, :, strata == name]
+        # Each mean's values in one piece, so that its sums are the same to the last digit whatever stands beside it.
+        part = np.ascontiguousarray(values[:, :, strata == name].transpose(0, 2, 1)).transpose(0, 2, 1)
         size = part.shape[2]
         by_seed = part.mean(axis=2)
         metric += share * by_seed
@@ -96,8 +104,10 @@ def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
         item_df += size - 1
         shared += share**2 * by_item.var(axis=1, ddof=1) / size
         if num_seeds > 1:
-            rest = part - by_item[:, None, :] - by_seed[:, :, None] + by_seed.mean(axis=1)[:, None, None]
-            variance = (rest**2).sum(axis=(1, 2)) / ((num_seeds - 1) * (size - 1))
+            part -= by_item[:, None, :]
+            part -= by_seed[:, :, None]
+            part += by_seed.mean(axis=1)[:, None, None]
+            variance = np.square(part, out=part).sum(axis=(1, 2)) / ((num_seeds - 1) * (size - 1))
             single += share**2 * variance / (num_seeds * size)
     spread = decompose(metric, None)
     # Coarse metrics can agree to the last digit for every seed; single answers still vary.

@@ -5,7 +5,7 @@ rebuild has no item-level statistics.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,45 +40,47 @@ class Measured:
     weigh: Weighing
 
 
-def measure(items: pd.DataFrame, metric: str, recorded: dict[str, float]) -> Measured | None:
-    """Rebuild a metric from its items.
+def measure(items: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]]) -> dict[str, Measured]:
+    """Rebuild metrics from their items.
 
     Args:
         items: rows of trial_id, task, item, metric, value, confidence, correct and, where answers count for more than
             one, weight; in any order.
-        metric: a measure of the items, or `<measure>/<task>`; perplexity (exp of minus the log-likelihood), ece or
-            `ece/<task>`. Tasks count alike.
-        recorded: the metric's value in each trial's record.
+        recorded: by metric, its value in each trial's record. A metric is a measure of the items, or
+            `<measure>/<task>`; perplexity (exp of minus the log-likelihood), ece or `ece/<task>`. Tasks count alike.
 
     Returns:
-        The trials whose items give the recorded value, over the items that most of them share; None if there are
-        none, or fewer than two items.
+        By metric, the trials whose items give the recorded value, over the items that most of them share. A metric of
+        which there are none, or fewer than two items, is absent.
     """
-    rows = items[items["trial_id"].isin(recorded)]
-    name, _, task = metric.partition("/")
-    if name == "ece":
-        rows = rows[rows["confidence"].notna() & rows["correct"].notna()]
-        rows = rows[rows["task"] == task] if task else rows
-        columns = ["confidence", "correct"]
-    else:
-        source = "log_likelihood" if metric == "perplexity" else metric
-        whole = rows[rows["metric"] == source]
-        rows = whole if len(whole) else rows[(rows["metric"] == name) & (rows["task"] == task)]
-        rows = rows.assign(weight=rows.get("weight", 1.0))
-        columns = ["value", "weight"]
-    trials, keys, (first, second) = _aligned(rows, columns)
+    items = items.assign(weight=items.get("weight", 1.0))
+    sure = items[items["confidence"].notna() & items["correct"].notna()]
+    by_measure: dict[object, pd.DataFrame] = dict(iter(items.groupby("metric")))
+    by_measure["ece"], by_measure["perplexity"] = sure, by_measure.get("log_likelihood", items[:0])
+    measured = {}
+    for metric, values in recorded.items():
+        name, _, task = metric.partition("/")
+        if (whole := by_measure.get(metric)) is not None and len(whole):
+            rows = whole
+        else:
+            rows = by_measure.get(name, items[:0])
+            rows = rows[rows["task"] == task]
+        one = _rebuilt(rows[rows["trial_id"].isin(values)], metric, values)
+        if one is not None:
+            measured[metric] = one
+    return measured
+
+
+def _rebuilt(rows: pd.DataFrame, metric: str, recorded: Mapping[str, float]) -> Measured | None:
+    calibration = metric.partition("/")[0] == "ece"
+    trials, keys, (first, second) = _aligned(rows, ["confidence", "correct"] if calibration else ["value", "weight"])
     if len(trials) == 0 or len(keys) < 2:
         return None
     strata = np.unique(keys, return_inverse=True)[1].astype(np.intp)
-    if name == "ece":
-        contributions, weigh = _calibration(first, second, strata)
-    elif metric == "perplexity":
-        contributions, weigh = _perplexity(first, second, strata)
-    else:
-        contributions, weigh = _mean(first, second, strata)
-    found = weigh(weights(strata)[None])[0]
-    told = np.array([recorded[trial] for trial in trials])
-    kept = np.isclose(found, told, rtol=1e-6, atol=1e-9)
+    rebuild = _calibration if calibration else _perplexity if metric == "perplexity" else _mean
+    contributions, weigh = rebuild(first, second, strata)
+    values = weigh(weights(strata)[None])[0]
+    kept = np.isclose(values, np.array([recorded[trial] for trial in trials]), rtol=1e-6, atol=1e-9)
     if not kept.any():
         return None
     return Measured(

@@ -6,6 +6,10 @@ from typing import Literal
 
 Direction = Literal["higher", "lower"]
 
+# better, worse: the corrected paired interval excludes zero. different: it does, but neither way is better. untested:
+# fewer than two pairs, or a value that is not finite.
+Verdict = Literal["better", "worse", "different", "not distinguishable", "untested"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:

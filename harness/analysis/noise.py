@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Cell, Evidence, gather, pair
-from harness.analysis.inference import Values, detectable
+from harness.analysis.cells import Evidence, SeedValues, gather, pair
+from harness.analysis.inference import Values, detectable, join
 from harness.analysis.measures import Measured, halves
 from harness.analysis.statistics import LEVEL
 
@@ -74,26 +74,25 @@ def _halves(metric: str, measured: Measured | None, seed: int) -> float:
     return float(np.sqrt(((first - second) ** 2).mean()))
 
 
-def _power(cells: dict[str, Cell], baseline: str | None, measured: Measured | None) -> dict[str, object]:
+def _power(cells: dict[str, SeedValues], baseline: str | None, measured: Measured | None) -> dict[str, object]:
     nothing: dict[str, object] = {"family": 0, "num_pairs": 0, "covers": ""}
     nothing |= {"detectable_one": math.nan, "detectable": math.nan}
     reference = None if baseline is None else cells.get(baseline)
     if reference is None:
         return nothing
-    pairs = [pair(cell, reference, measured) for label, cell in cells.items() if label != baseline]
-    pairs = [one for one in pairs if len(one.differences) and np.isfinite(one.spread.error).all()]
-    pairs = [one for one in pairs if float(one.spread.error[0]) > 0]
-    if not pairs:
+    others = [cell for label, cell in cells.items() if label != baseline and cell.meets(reference)]
+    spread = pair([(cell, reference) for cell in others], measured).spread if others else join([])
+    spread = spread[np.isfinite(spread.error) & (spread.error > 0)]
+    family = len(spread.error)
+    if not family:
         return nothing
-    seeds = float(np.mean([one.spread.seeds[0] for one in pairs]))
-    items = float(np.mean([one.spread.items[0] for one in pairs]))
-    seed_df = round(float(np.median([one.spread.seed_df[0] for one in pairs])))
-    item_df = round(float(np.median([one.spread.item_df[0] for one in pairs])))
+    seeds, items = float(np.mean(spread.seeds)), float(np.mean(spread.items))
+    seed_df, item_df = round(float(np.median(spread.seed_df))), round(float(np.median(spread.item_df)))
     covers = " and ".join(name for name, df in (("seeds", seed_df), ("items", item_df)) if df > 0)
     return {
-        "family": len(pairs),
+        "family": family,
         "num_pairs": seed_df + 1,
         "covers": covers,
         "detectable_one": detectable(seeds, seed_df, items, item_df, level=LEVEL, power=POWER),
-        "detectable": detectable(seeds, seed_df, items, item_df, level=LEVEL / len(pairs), power=POWER),
+        "detectable": detectable(seeds, seed_df, items, item_df, level=LEVEL / family, power=POWER),
     }

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from harness.analysis import findings
 from harness.analysis.archive import copy_run
-from harness.analysis.comparison import Run
 from harness.analysis.compose import compose
 from harness.analysis.document import Document
 from harness.analysis.figures import save
 from harness.analysis.frame import Frames, is_report, load
+from harness.analysis.read import Run
 from harness.analysis.write.csv import to_csv
 from harness.analysis.write.html import to_html
 from harness.analysis.write.latex import to_latex
@@ -174,7 +174,7 @@ def _write(partial: Path, folder: Path) -> Report:
     """Write what is made from the records in `partial`: from what the report itself holds, and from that alone."""
     run = _read(partial)
     other = _read(partial / COMPARED) if is_report(partial / COMPARED) else None
-    document = compose(run.frames, run.manifest, folder=partial, other=other)
+    document = compose(run, folder=partial, other=other)
     for name in ("tables", "figures"):
         (partial / name).mkdir()
     for table in document.tables:
@@ -184,7 +184,7 @@ def _write(partial: Path, folder: Path) -> Report:
         save(plot, partial / "figures")
     (partial / "report.md").write_text(to_markdown(document), encoding="utf-8")
     (partial / "report.html").write_text(to_html(document, partial / "figures"), encoding="utf-8")
-    return Report(folder, document, run.frames, findings.warnings(run.frames, run.manifest))
+    return Report(folder, document, run.frames, findings.warnings(run))
 
 
 def _read(folder: Path) -> Run:

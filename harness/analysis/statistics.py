@@ -5,22 +5,19 @@ Only finished trials count. Nothing here depends on the order of the rows it is 
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Evidence, Pair, gather, pair
-from harness.analysis.inference import Spread, Values, half_width, holm, tail
+from harness.analysis.cells import Evidence, Pairs, gather, pair
+from harness.analysis.inference import Spread, Values, half_width, holm, join, tail
 from harness.analysis.measures import Measured, resamples
-from harness.analysis.metrics import describe
+from harness.analysis.metrics import Verdict, describe
 from harness.config.errors import unknown
 
 LEVEL = 0.05
 RESAMPLES = 1000
-
-# untested: fewer than two pairs, or a value that is not finite. different: distinguishable, but neither way is better.
-Verdict = Literal["better", "worse", "different", "not distinguishable", "untested"]
 
 
 def summarise(metrics: pd.DataFrame | Evidence, *, items: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -94,21 +91,23 @@ def compare(
     evidence = _evidence(metrics, items)
     if baseline not in evidence.labels:
         raise unknown("baseline", baseline, evidence.labels)
-    blocks = []
+    blocks, spreads, levels = [], [], []
     for metric in evidence.metrics:
         cells, measured = evidence.of(metric), evidence.measured.get(metric)
         reference = cells.pop(baseline, None)
         if reference is None:
             continue
-        found = {label: pair(cell, reference, measured) for label, cell in cells.items()}
-        pairs = {label: one for label, one in found.items() if len(one.differences)}
-        if pairs:
-            improved = _improvement(metric, pairs, measured, seed)
-            blocks.append(_tested(metric, baseline, pairs).assign(improvement=improved))
+        shared = {label: cell for label, cell in cells.items() if cell.meets(reference)}
+        if shared:
+            pairs = pair([(cell, reference) for cell in shared.values()], measured)
+            block, level = _tested(metric, list(shared), pairs)
+            blocks.append(block.assign(baseline=baseline, improvement=_improvement(metric, pairs, measured, seed)))
+            spreads.append(pairs.spread)
+            levels.append(level)
     if not blocks:
         return pd.DataFrame(columns=_COLUMNS)
-    table = pd.concat(blocks, ignore_index=True)[_COLUMNS]
-    return table.sort_values(["label", "metric"], ignore_index=True)
+    table = _bounded(pd.concat(blocks, ignore_index=True), join(spreads), np.concatenate(levels))
+    return table[_COLUMNS].sort_values(["label", "metric"], ignore_index=True)
 
 
 def rank(metrics: pd.DataFrame | Evidence, among: Sequence[str], *, items: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -131,20 +130,23 @@ def rank(metrics: pd.DataFrame | Evidence, among: Sequence[str], *, items: pd.Da
     evidence = _evidence(metrics, items)
     rows = []
     for metric in evidence.metrics:
-        direction, measured = describe(metric).direction, evidence.measured.get(metric)
-        ranked = {
-            label: cell
-            for label, cell in evidence.of(metric).items()
-            if label in set(among) and np.isfinite(cell.values).all()
-        }
+        direction = describe(metric).direction
+        cells = evidence.of(metric)
+        ranked = [label for label in cells if label in set(among) and np.isfinite(cells[label].values).all()]
         if direction is None:
             continue
-        for label, cell in ranked.items():
-            others = [pair(cell, other, measured) for name, other in ranked.items() if name != label]
-            tested = [one for one in others if len(one.differences)]
-            ahead = np.array([(one.mean > 0) == (direction == "higher") for one in tested], dtype=bool)
-            apart = holm(_p_values(tested))[0] <= LEVEL
-            best, worst = 1 + int((apart & ~ahead).sum()), len(ranked) - int((apart & ahead).sum())
+        # p-values of every two, and whether the one of the row is better than that of the column.
+        p, ahead = np.full((len(ranked), len(ranked)), np.nan), np.zeros((len(ranked), len(ranked)), dtype=bool)
+        if places := list(combinations(range(len(ranked)), 2)):
+            first, second = np.array(places).T
+            sides = [(cells[ranked[one]], cells[ranked[other]]) for one, other in places]
+            pairs = pair(sides, evidence.measured.get(metric))
+            p[first, second] = p[second, first] = _p_values(pairs)
+            ahead[first, second] = (pairs.mean > 0) == (direction == "higher")
+            ahead[second, first] = (pairs.mean < 0) == (direction == "higher")
+        for row, label in enumerate(ranked):
+            apart = holm(p[row])[0] <= LEVEL
+            best, worst = 1 + int((apart & ~ahead[row]).sum()), len(ranked) - int((apart & ahead[row]).sum())
             rows.append((label, metric, best, worst, len(ranked)))
     frame = pd.DataFrame(rows, columns=["label", "metric", "rank", "rank_worst", "num_ranked"])
     return frame.sort_values(["label", "metric"], ignore_index=True)
@@ -154,12 +156,6 @@ def _evidence(metrics: pd.DataFrame | Evidence, items: pd.DataFrame | None) -> E
     return metrics if isinstance(metrics, Evidence) else gather(metrics, items)
 
 
-def join(spreads: Sequence[Spread]) -> Spread:
-    """Put spreads one after another."""
-    parts = ("seeds", "seed_df", "items", "item_df")
-    return Spread(*(np.concatenate([getattr(one, part) for one in spreads] or [np.zeros(0)]) for part in parts))
-
-
 _COLUMNS = [
     *("label", "metric", "baseline", "num_pairs", "difference", "difference_std", "ci_low", "ci_high", "covers"),
     *("p_value", "p_corrected", "family", "corrected_low", "corrected_high", "distinguishable", "verdict"),
@@ -167,65 +163,63 @@ _COLUMNS = [
 ]
 
 
-def _tested(metric: str, baseline: str, pairs: dict[str, Pair]) -> pd.DataFrame:
-    listed = list(pairs.values())
-    spread = join([one.spread for one in listed])
-    difference = np.array([one.mean for one in listed])
-    p = _p_values(listed)
-    # Where the test has no answer, neither has the interval.
-    margin = np.where(np.isnan(p), np.nan, half_width(spread, LEVEL, matching=True))
+def _tested(metric: str, labels: list[str], pairs: Pairs) -> tuple[pd.DataFrame, Values]:
+    """Test one metric's differences; returns them with the level of each one's own interval."""
+    p = _p_values(pairs)
     corrected, levels = holm(p, level=LEVEL)
-    wide = np.where(np.isnan(p), np.nan, half_width(spread, np.nan_to_num(levels, nan=LEVEL)))
     apart = corrected <= LEVEL
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
-            "label": list(pairs),
+            "label": labels,
             "metric": metric,
-            "baseline": baseline,
-            "num_pairs": [len(one.differences) for one in listed],
-            "difference": difference,
-            "difference_std": [_std(one.differences) for one in listed],
-            "ci_low": difference - margin,
-            "ci_high": difference + margin,
-            "covers": np.where(np.isnan(p), "", _covers(spread)),
+            "num_pairs": [len(one) for one in pairs.differences],
+            "difference": pairs.mean,
+            "difference_std": [_std(one) for one in pairs.differences],
+            "covers": np.where(np.isnan(p), "", _covers(pairs.spread)),
             "p_value": p,
             "p_corrected": corrected,
             "family": int((~np.isnan(p)).sum()),
-            "corrected_low": difference - wide,
-            "corrected_high": difference + wide,
             "distinguishable": apart,
-            "verdict": [_verdict(metric, *told) for told in zip(difference, apart, ~np.isnan(p), strict=True)],
-            "effect_size": [_effect(one.differences) for one in listed],
+            "verdict": [_verdict(metric, *each) for each in zip(pairs.mean, apart, ~np.isnan(p), strict=True)],
+            "effect_size": [_effect(one) for one in pairs.differences],
         }
     )
+    return table, levels
 
 
-def _p_values(pairs: Sequence[Pair]) -> Values:
-    spread = join([one.spread for one in pairs])
-    estimate = np.array([one.mean for one in pairs])
+def _bounded(table: pd.DataFrame, spread: Spread, levels: Values) -> pd.DataFrame:
+    """Add the intervals of differences: of each alone, and at the level that the correction implies."""
+    for name, level, matching in (("ci", LEVEL, True), ("corrected", np.nan_to_num(levels, nan=LEVEL), False)):
+        # Where the test has no answer, neither has the interval.
+        margin = np.where(np.isnan(table["p_value"]), np.nan, half_width(spread, level, matching=matching))
+        table[f"{name}_low"], table[f"{name}_high"] = table["difference"] - margin, table["difference"] + margin
+    return table
+
+
+def _p_values(pairs: Pairs) -> Values:
     # Two runs that compute the same thing may differ by rounding alone, seed after seed.
-    rounding = np.abs(estimate) <= 1e-12 * np.array([abs(_mean(one.reference)) for one in pairs])
-    p = tail(np.where(rounding, 0.0, estimate), spread)
+    rounding = np.abs(pairs.mean) <= 1e-12 * np.abs(pairs.reference)
+    p = tail(np.where(rounding, 0.0, pairs.mean), pairs.spread)
     # Without any spread nothing can be said of a difference: seeds that agree to the last digit are not three seeds.
-    certain = (spread.error == 0) & ~rounding
+    certain = (pairs.spread.error == 0) & ~rounding
     return np.where(certain, np.nan, p)
 
 
-def _improvement(metric: str, pairs: dict[str, Pair], measured: Measured | None, seed: int) -> list[float]:
+def _improvement(metric: str, pairs: Pairs, measured: Measured | None, seed: int) -> Values:
     direction = describe(metric).direction
     if direction is None:
-        return [math.nan] * len(pairs)
+        return np.full(len(pairs.differences), np.nan)
     sign = 1 if direction == "higher" else -1
-    shares = {name: _wins(sign * one.differences) for name, one in pairs.items()}
-    paired = {name: one.rows for name, one in pairs.items() if one.rows is not None}
+    shares = np.array([_wins(sign * one) for one in pairs.differences])
+    paired = {place: rows for place, rows in enumerate(pairs.rows) if rows is not None}
     if measured is not None and paired:
-        sums = dict.fromkeys(paired, 0.0)
+        shares[list(paired)] = 0.0
         for block in resamples(measured.strata, RESAMPLES, seed, metric):
             drawn = measured.weigh(block)
-            for name, rows in paired.items():
-                sums[name] += len(block) * _wins(sign * (drawn[:, rows[0]] - drawn[:, rows[1]]))
-        shares |= {name: total / RESAMPLES for name, total in sums.items()}
-    return [shares[name] for name in pairs]
+            for place, rows in paired.items():
+                shares[place] += len(block) * _wins(sign * (drawn[:, rows[0]] - drawn[:, rows[1]]))
+        shares[list(paired)] /= RESAMPLES
+    return shares
 
 
 def _wins(advantage: Values) -> float:

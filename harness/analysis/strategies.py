@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest, Record
-
 Regime = Literal["none", "off_policy", "on_policy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component:
+class Part:
     """A registered component and the options the grid sets on it."""
 
     name: str
@@ -50,14 +47,14 @@ class Method:
     model: str
     trained: bool
     regime: Regime
-    signal: Component | None = None
-    policy: Component | None = None
+    signal: Part | None = None
+    policy: Part | None = None
     budget: float | None = None
-    classes: Component | None = None
-    sample_signal: Component | None = None
-    sample_policy: Component | None = None
+    classes: Part | None = None
+    sample_signal: Part | None = None
+    sample_policy: Part | None = None
     sample_budget: float | None = None
-    criterion: Component | None = None
+    criterion: Part | None = None
     source: str = ""
     plain: bool = True
     flow: str = "chunked"
@@ -79,11 +76,8 @@ class Method:
         return "reconstructed" in self.source
 
 
-def method(record: Record) -> Method | None:
-    """Read a record's strategy; None if the record holds none."""
-    strategy = record.strategy
-    if not strategy:
-        return None
+def method(strategy: Mapping[str, Any]) -> Method:
+    """Read a strategy as a record holds it."""
     if not strategy.get("train", True):
         return Method(
             model=strategy.get("model", "student"), trained=False, regime="none", source=strategy.get("source", "")
@@ -113,22 +107,12 @@ def method(record: Record) -> Method | None:
     )
 
 
-def methods(frames: Frames, manifest: Manifest) -> dict[str, Method]:
-    """Return the strategy of every label that left a record saying it, in the manifest's order."""
-    found: dict[str, Method] = {}
-    for entry, record in zip(manifest.trials, frames.records, strict=True):
-        one = method(record) if record is not None else None
-        if one is not None:
-            found.setdefault(entry.label, one)
-    return found
-
-
-def _component(value: Mapping[str, Any] | str | None) -> Component | None:
+def _component(value: Mapping[str, Any] | str | None) -> Part | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return Component(name=value)
-    return Component(name=value["name"], options=tuple(sorted(value.get("options", {}).items())))
+        return Part(name=value)
+    return Part(name=value["name"], options=tuple(sorted(value.get("options", {}).items())))
 
 
 def _constant_one(temperature: object) -> bool:

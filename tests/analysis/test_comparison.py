@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from harness.analysis.compared import compare_runs
-from harness.analysis.comparison import Run, differences, match, pair_trials
+from harness.analysis.comparison import differences, match, pair_trials
 from harness.analysis.document import Table, Text
 from harness.analysis.frame import load
+from harness.analysis.read import Run
 from harness.records.layout import Results
 from harness.records.record import Cost, Manifest, ManifestEntry, Metric, Record
 from harness.records.store import write_record

@@ -18,24 +18,21 @@ from harness.analysis import frame
 from harness.analysis.document import Plot
 from harness.analysis.figures import MAKERS, cost, curves, document_plots, dots, place, style, sweep, trade, varied
 from harness.analysis.figures.marks import in_turn
-from harness.analysis.figures.values import METHOD_SECONDS, read
-from harness.records.record import Manifest
+from harness.analysis.read import METHOD_SECONDS, Run
 from harness.records.store import read_manifest
 
 REPORT = Path(__file__).parents[2] / "reports" / "multi_axis"
 BUDGETS = (0.01, 0.1, 0.5)
 
-Grid = tuple[frame.Frames, Manifest]
-
 
 @pytest.fixture(scope="module")
-def report() -> Grid:
+def report() -> Run:
     manifest = read_manifest(REPORT / "manifest.json")
-    return frame.load(REPORT, manifest), manifest
+    return Run(manifest, frame.load(REPORT, manifest))
 
 
 @pytest.fixture(scope="module")
-def budgets(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+def budgets(tmp_path_factory: pytest.TempPathFactory) -> Run:
     described = {"No KD": synthetic.NO_KD, "Teacher": synthetic.TEACHER, "Full KD": synthetic.strategy()}
     described["Random 10%"] = synthetic.strategy(
         position={"policy": synthetic.component("random"), "budget": 0.1, "signal": None}
@@ -48,8 +45,8 @@ def budgets(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     return synthetic.grid(tmp_path_factory.mktemp("budgets"), described, effects, failed=failed)
 
 
-def with_curves(grid: Grid, losses: dict[str, list[float]]) -> Grid:
-    frames, manifest = grid
+def with_curves(grid: Run, losses: dict[str, list[float]]) -> Run:
+    frames, manifest = grid.frames, grid.manifest
     blocks = [
         pd.DataFrame(
             {"trial_id": entry.trial_id, "label": entry.label, "seed": entry.seed, "step": range(len(values))}
@@ -59,7 +56,7 @@ def with_curves(grid: Grid, losses: dict[str, list[float]]) -> Grid:
         if values is not None and entry.seed is not None
     ]
     table = pd.concat(blocks, ignore_index=True)
-    return dataclasses.replace(frames, tables=frames.tables | {"curve": table}), manifest
+    return Run(manifest, dataclasses.replace(frames, tables=frames.tables | {"curve": table}))
 
 
 def panels(plot: Plot) -> list[Axes]:
@@ -71,38 +68,38 @@ def only(plots: tuple[Plot, ...], name: str) -> Plot:
     return found
 
 
-def test_every_figure_of_a_grid_has_its_own_name_and_tells_what_it_shows(report: Grid) -> None:
-    plots = document_plots(*with_curves(report, {"Full KD": [2.0, 1.0], "SE-KD 3X": [2.0, 1.5]}))
+def test_every_figure_of_a_grid_has_its_own_name_and_tells_what_it_shows(report: Run) -> None:
+    plots = document_plots(with_curves(report, {"Full KD": [2.0, 1.0], "SE-KD 3X": [2.0, 1.5]}))
     assert {plot.name for plot in plots} >= {"overview", "accuracy_perplexity", "pareto", "cost", "loss_curves"}
     assert len({plot.name for plot in plots}) == len(plots)
     assert all(plot.caption and plot.alt and "nan" not in plot.alt for plot in plots)
     assert not _pylab_helpers.Gcf.get_all_fig_managers()
 
 
-def test_saved_twice_a_figure_has_the_same_bytes(budgets: Grid, tmp_path: Path) -> None:
+def test_saved_twice_a_figure_has_the_same_bytes(budgets: Run, tmp_path: Path) -> None:
     grid = with_curves(budgets, {"Full KD": [2.0, 1.0]})
     drawn: list[list[bytes]] = [[], []]
     for found in drawn:
-        for plot in trade.make(*grid):  # whose labels are placed by search
+        for plot in trade.make(grid):  # whose labels are placed by search
             with style.drawing(), io.BytesIO() as written:
                 plot.figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
                 found.append(written.getvalue())
-        (small,) = curves.make(*grid)
+        (small,) = curves.make(grid)
         style.save(small, tmp_path)
         found += [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     assert len(drawn[0]) == 4
     assert drawn[0] == drawn[1]
 
 
-def test_a_sweep_joins_what_differs_in_its_budget_alone(budgets: Grid) -> None:
-    (one,) = varied.sweeps(*budgets)
+def test_a_sweep_joins_what_differs_in_its_budget_alone(budgets: Run) -> None:
+    (one,) = varied.sweeps(budgets)
     assert [line.name for line in one.lines] == ["student_entropy", "kl"]
     assert list(one.lines[0].labels) == [1.0, 10.0, 50.0]
 
-    plot = only(sweep.make(*budgets), "sweep_position_budget")
+    plot = only(sweep.make(budgets), "sweep_position_budget")
     loss, accuracy = panels(plot)
     drawn = {line.get_label(): line for line in loss.lines}
-    means = read(*budgets).points("heldout_loss")
+    means = budgets.points["heldout_loss"]
     assert list(drawn["student_entropy"].get_xdata()) == [1.0, 10.0, 50.0]
     assert list(drawn["student_entropy"].get_ydata()) == [means[f"student_entropy {b:.0%}"].mean for b in BUDGETS]
     assert list(drawn["kl"].get_xdata()) == [10.0, 50.0]  # nothing of kl 1% finished
@@ -111,14 +108,14 @@ def test_a_sweep_joins_what_differs_in_its_budget_alone(budgets: Grid) -> None:
     assert loss.get_xlabel() == accuracy.get_xlabel() == "Positions kept, k (%)"
 
 
-def test_a_sweep_is_held_against_full_kd_random_choice_and_models(budgets: Grid) -> None:
-    (one,) = varied.sweeps(*budgets)
-    assert list(varied.references(*budgets, one)) == ["No KD", "Teacher", "Full KD", "Random 10%"]
-    loss = panels(only(sweep.make(*budgets), "sweep_position_budget"))[0]
+def test_a_sweep_is_held_against_full_kd_random_choice_and_models(budgets: Run) -> None:
+    (one,) = varied.sweeps(budgets)
+    assert list(varied.references(budgets, one)) == ["No KD", "Teacher", "Full KD", "Random 10%"]
+    loss = panels(only(sweep.make(budgets), "sweep_position_budget"))[0]
     # The teacher is far below every student: written at the edge, and the axis does not reach it.
     written = [text.get_text() for text in loss.texts]
     assert any(text.startswith("Teacher") and text.endswith("▼") for text in written)
-    assert loss.get_ylim()[0] > read(*budgets).points("heldout_loss")["Teacher"].mean
+    assert loss.get_ylim()[0] > budgets.points["heldout_loss"]["Teacher"].mean
 
 
 @pytest.mark.parametrize(
@@ -135,15 +132,15 @@ def test_a_sweep_is_held_against_full_kd_random_choice_and_models(budgets: Grid)
 def test_each_setting_has_its_sweep(changed, slug: str, tmp_path: Path) -> None:
     described = {f"one, x = {value}": synthetic.strategy(**changed(value)) for value in (1, 2, 4)}
     grid = synthetic.grid(tmp_path, described, {}, baseline=None)
-    (found,) = varied.sweeps(*grid)
+    (found,) = varied.sweeps(grid)
     assert (found.slug, len(found.lines[0].labels)) == (slug, 3)
     assert found.lines[0].name == "one x"
-    assert [plot.name for plot in sweep.make(*grid)] == [f"sweep_{slug}"]
+    assert [plot.name for plot in sweep.make(grid)] == [f"sweep_{slug}"]
 
 
 def test_two_values_are_no_sweep(tmp_path: Path) -> None:
     described = {f"T {value}": synthetic.strategy(temperature=value) for value in (1.0, 2.0)}
-    assert sweep.make(*synthetic.grid(tmp_path, described, {}, baseline=None)) == ()
+    assert sweep.make(synthetic.grid(tmp_path, described, {}, baseline=None)) == ()
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -152,22 +149,21 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert trade.front(points, ("lower", "higher")) == ["cheap", "twin", "worse"]
 
 
-def test_cost_axes_carry_the_means_and_leave_models_out(report: Grid) -> None:
-    plot = only(trade.make(*report), "pareto")
-    numbers = read(*report)
+def test_cost_axes_carry_the_means_and_leave_models_out(report: Run) -> None:
+    plot = only(trade.make(report), "pareto")
     shown = panels(plot)
     assert len(shown) == 4
-    flops, accuracy = numbers.points("flops_total"), numbers.points("accuracy")
+    flops, accuracy = report.points["flops_total"], report.points["accuracy"]
     assert "Teacher" not in flops
     for container, name in zip(shown[0].containers, [name for name in accuracy if name in flops], strict=True):
         assert (container[0].get_xdata()[0], container[0].get_ydata()[0]) == (flops[name].mean, accuracy[name].mean)
-    row = report[0].trials.set_index("label").loc["SE-KD 3X"]
+    row = report.frames.trials.set_index("label").loc["SE-KD 3X"]
     paid = row[["wall_train_s", "wall_prepass_s", "wall_cache_s"]].sum(axis=1).mean()
-    assert numbers.points(METHOD_SECONDS)["SE-KD 3X"].mean == pytest.approx(paid)
+    assert report.points[METHOD_SECONDS]["SE-KD 3X"].mean == pytest.approx(paid)
 
 
-def test_numbers_beside_points_cover_neither_points_nor_one_another(report: Grid) -> None:
-    for plot in trade.make(*report):
+def test_numbers_beside_points_cover_neither_points_nor_one_another(report: Run) -> None:
+    for plot in trade.make(report):
         plot.figure.draw_without_rendering()
         for axes in panels(plot):
             boxes = [Text.get_window_extent(text) for text in axes.texts]
@@ -184,9 +180,9 @@ def test_many_equal_points_still_have_their_numbers_apart() -> None:
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
-def test_cost_stacks_phases_and_keeps_shared_seconds_apart(report: Grid) -> None:
-    time, shared, memory = panels(only(cost.make(*report), "cost"))
-    frames, manifest = report
+def test_cost_stacks_phases_and_keeps_shared_seconds_apart(report: Run) -> None:
+    time, shared, memory = panels(only(cost.make(report), "cost"))
+    frames, manifest = report.frames, report.manifest
     names = frame.labels(manifest)
     ends = dict.fromkeys(names, 0.0)
     for bar in time.patches:
@@ -202,11 +198,11 @@ def test_cost_stacks_phases_and_keeps_shared_seconds_apart(report: Grid) -> None
 
 
 @pytest.mark.parametrize(("least", "said"), [(1e-9, True), (0.05, False), (0.5, False)])
-def test_a_vanishing_loss_leaves_the_others_an_axis_with_numbers(least: float, said: bool, budgets: Grid) -> None:
+def test_a_vanishing_loss_leaves_the_others_an_axis_with_numbers(least: float, said: bool, budgets: Run) -> None:
     grid = with_curves(budgets, {"Full KD": [2.0, 1.0], "kl 50%": [1.0, 1.0]})
-    table = grid[0].tables["curve"]
+    table = grid.frames.tables["curve"]
     table.loc[(table["label"] == "kl 50%") & (table["step"] == 1), "loss_nats"] = least
-    (plot,) = curves.make(*grid)
+    (plot,) = curves.make(grid)
     with style.drawing():
         plot.figure.draw_without_rendering()
     axes = plot.figure.axes[0]
@@ -218,11 +214,11 @@ def test_a_vanishing_loss_leaves_the_others_an_axis_with_numbers(least: float, s
     assert ("Losses below 0.002" in plot.caption) is said
 
 
-def test_curves_are_means_over_finite_seeds(budgets: Grid) -> None:
+def test_curves_are_means_over_finite_seeds(budgets: Run) -> None:
     grid = with_curves(budgets, {"Full KD": [3.0, 2.0, 1.0], "kl 50%": [3.0, math.inf, math.nan]})
-    (plot,) = curves.make(*grid)
+    (plot,) = curves.make(grid)
     full, broken = panels(plot)
-    one = curves.curve(grid[0].tables["curve"].query("label == 'Full KD'"), 1)
+    one = curves.curve(grid.frames.tables["curve"].query("label == 'Full KD'"), 1)
     assert one.mean == pytest.approx(np.array([3.0, 2.0, 1.0]) + one.seeds[:, 0].mean() - 3.0)
     assert list(full.lines[-1].get_ydata()) == list(one.mean)
     assert sum(line.get_marker() == "x" for line in broken.lines) == 3
@@ -244,30 +240,30 @@ def test_one_strategy_one_seed_and_long_labels_draw_without_warnings(tmp_path: P
     for number, chosen in enumerate((described, dict(list(described.items())[:1]))):
         grid = synthetic.grid(tmp_path / str(number), chosen, {}, baseline=None)
         curved = with_curves(grid, {label: [2.0, 1.0] for label in chosen})
-        for plot in (*dots.make(*curved), *cost.make(*curved), *curves.make(*curved)):
+        for plot in (*dots.make(curved), *cost.make(curved), *curves.make(curved)):
             plot.figure.draw_without_rendering()
-        assert len(trade.make(*grid)) == (len(chosen) > 1)
-        assert sweep.make(*grid) == ()
+        assert len(trade.make(grid)) == (len(chosen) > 1)
+        assert sweep.make(grid) == ()
 
 
 def test_nothing_finished_or_not_finite_is_said_not_drawn(tmp_path: Path) -> None:
     described = {"Full KD": synthetic.strategy(), "T": synthetic.strategy(temperature=2.0)}
     failed = tuple((label, seed) for label in described for seed in synthetic.SEEDS)
     grid = synthetic.grid(tmp_path, described, {}, failed=failed)
-    (plot,) = document_plots(*grid)
+    (plot,) = document_plots(grid)
     assert [text.get_text() for text in panels(plot)[0].texts] == ["no result"] * 2
     assert "Nothing finished" in plot.alt
 
 
-def test_a_diverged_metric_is_written_and_does_not_stretch_the_axes(budgets: Grid) -> None:
-    frames, manifest = budgets
+def test_a_diverged_metric_is_written_and_does_not_stretch_the_axes(budgets: Run) -> None:
+    frames, manifest = budgets.frames, budgets.manifest
     metrics = frames.metrics.copy()
     metrics.loc[(metrics["label"] == "kl 50%") & (metrics["metric"] == "heldout_loss"), "value"] = math.inf
-    diverged = dataclasses.replace(frames, metrics=metrics)
-    (plot,) = dots.make(diverged, manifest)
+    diverged = Run(manifest, dataclasses.replace(frames, metrics=metrics))
+    (plot,) = dots.make(diverged)
     texts = [text.get_text() for axes in panels(plot) for text in axes.texts]
     assert "not finite" in texts
-    for made in (make(diverged, manifest) for make in MAKERS):
+    for made in (make(diverged) for make in MAKERS):
         for axes in (axes for plot in made for axes in panels(plot)):
             assert np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
 
@@ -278,7 +274,7 @@ def test_a_reference_at_the_edge_covers_no_line(tmp_path: Path) -> None:
     # The line falls towards the corner in which the teacher's name stands.
     effects = {"Teacher": 60.0} | {f"kl {budget:.0%}": 10.0 * number for number, budget in enumerate(BUDGETS)}
     loss = panels(
-        only(sweep.make(*synthetic.grid(tmp_path, described, effects, baseline=None)), "sweep_position_budget")
+        only(sweep.make(synthetic.grid(tmp_path, described, effects, baseline=None)), "sweep_position_budget")
     )[0]
     loss.figure.draw_without_rendering()
     (name,) = [Text.get_window_extent(text) for text in loss.texts]
@@ -296,16 +292,16 @@ def test_twice_as_many_lines_as_colours_are_told_apart_by_colour_and_marker() ->
 def test_rows_have_room_for_a_label_of_many_lines(tmp_path: Path) -> None:
     described = {name: synthetic.strategy(normaliser=name) for name in ("a", "long " * 24, "b", "c", "d", "e")}
     grid = synthetic.grid(tmp_path, described, {}, baseline=None)
-    for (plot,) in (dots.make(*grid), cost.make(*grid)):
+    for (plot,) in (dots.make(grid), cost.make(grid)):
         plot.figure.draw_without_rendering()
         boxes = [label.get_window_extent() for label in panels(plot)[0].get_yticklabels()]
         assert len(boxes) == len(described)
         assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_ends(budgets: Grid) -> None:
+def test_a_long_curve_is_thinned_and_keeps_its_ends(budgets: Run) -> None:
     losses = np.linspace(3.0, 1.0, 10_001)
-    (plot,) = curves.make(*with_curves(budgets, {"Full KD": list(losses)}))
+    (plot,) = curves.make(with_curves(budgets, {"Full KD": list(losses)}))
     x = panels(plot)[0].lines[-1].get_xdata()
     assert (x[0], x[-1]) == (0.0, 10_000.0)
     assert len(x) < 700

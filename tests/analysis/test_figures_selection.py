@@ -15,6 +15,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures import ends, glyphs, heat, overlap, reliability, samples, selection, tokens
 from harness.analysis.figures.style import drawing, save
 from harness.analysis.frame import Frames
+from harness.analysis.read import Run
 from harness.records.record import Manifest
 
 MAKERS = (reliability.make, selection.make, overlap.make, samples.make, tokens.make)
@@ -33,8 +34,9 @@ WORDS = (" the", " cat", "\n", "中文", "é", " $x$ and $y$", "<|endoftext|>", 
 STEPS = (0, 50, 99)
 
 
-def frames_of(folder: Path) -> tuple[Frames, Manifest]:
-    frames, manifest = grid(folder, STRATEGIES, {})
+def frames_of(folder: Path) -> Run:
+    run = grid(folder, STRATEGIES, {})
+    frames, manifest = run.frames, run.manifest
     trials = frames.trials.assign(
         realised_fraction=[0.2 if "SE" in x or x == LONG else 1.0 for x in frames.trials["label"]]
     )
@@ -58,7 +60,7 @@ def frames_of(folder: Path) -> tuple[Frames, Manifest]:
                 pd.concat([pd.DataFrame(identity, index=table.index).astype({"seed": "Int64"}), table], axis=1)
             )
     tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
-    return dataclasses.replace(frames, trials=trials, tables=tables), manifest
+    return Run(manifest, dataclasses.replace(frames, trials=trials, tables=tables))
 
 
 def _reliability(draw: np.random.Generator) -> pd.DataFrame:
@@ -143,13 +145,13 @@ def _samples(draw: np.random.Generator, scored: bool) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Manifest]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return frames_of(tmp_path_factory.mktemp("grid"))
 
 
 @pytest.fixture(scope="module")
-def plots(made: tuple[Frames, Manifest]) -> dict[str, Plot]:
-    found = [plot for make in MAKERS for plot in make(*made)]
+def plots(made: Run) -> dict[str, Plot]:
+    found = [plot for make in MAKERS for plot in make(made)]
     assert len({plot.name for plot in found}) == len(found), "names are files"
     return {plot.name: plot for plot in found}
 
@@ -182,15 +184,15 @@ def test_no_text_is_cut(plots: dict[str, Plot]) -> None:
         assert tight.y1 <= box.height + 0.02, plot.name
 
 
-def test_the_same_numbers_give_the_same_picture(made: tuple[Frames, Manifest], plots: dict[str, Plot]) -> None:
+def test_the_same_numbers_give_the_same_picture(made: Run, plots: dict[str, Plot]) -> None:
     for make in MAKERS:
-        again = make(*made)[0]
+        again = make(made)[0]
         assert np.array_equal(_pixels(again), _pixels(plots[again.name])), again.name
 
 
-def test_the_same_numbers_give_the_same_files(made: tuple[Frames, Manifest], tmp_path: Path) -> None:
+def test_the_same_numbers_give_the_same_files(made: Run, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        save(samples.make(*made)[0], tmp_path / folder)
+        save(samples.make(made)[0], tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 3
     for name in files:
@@ -206,23 +208,23 @@ def _pixels(plot: Plot) -> np.ndarray:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__module__.rpartition(".")[2])
 def test_without_tables_or_columns_there_is_nothing(
-    make: Callable[[Frames, Manifest], tuple[Plot, ...]], made: tuple[Frames, Manifest]
+    make: Callable[[Frames, Manifest], tuple[Plot, ...]], made: Run
 ) -> None:
-    frames, manifest = made
-    assert make(dataclasses.replace(frames, tables={}), manifest) == ()
+    frames, manifest = made.frames, made.manifest
+    assert make(Run(manifest, dataclasses.replace(frames, tables={}))) == ()
     bare = {name: table[["trial_id", "label", "seed"]] for name, table in frames.tables.items()}
-    assert make(dataclasses.replace(frames, tables=bare), manifest) == ()
+    assert make(Run(manifest, dataclasses.replace(frames, tables=bare))) == ()
     lost = dataclasses.replace(frames, trials=frames.trials.assign(status="failed"))
-    assert make(lost, manifest) == ()
+    assert make(Run(manifest, lost)) == ()
 
 
-def test_one_seed_and_one_step_are_enough(made: tuple[Frames, Manifest]) -> None:
-    frames, manifest = made
+def test_one_seed_and_one_step_are_enough(made: Run) -> None:
+    frames, manifest = made.frames, made.manifest
     few = {}
     for name, table in frames.tables.items():
         kept = table[table["seed"].fillna(1) == 1]
         few[name] = kept[kept["step"] == 99] if "step" in kept else kept
-    found = {plot.name for make in MAKERS for plot in make(dataclasses.replace(frames, tables=few), manifest)}
+    found = {plot.name for make in MAKERS for plot in make(Run(manifest, dataclasses.replace(frames, tables=few)))}
     assert "overlap-drift" not in found
     assert {"overlap-se-kd", "selection-text", "samples-overlap", "tokens-kept", "tokens-profile"} <= found
 
@@ -252,13 +254,13 @@ def test_pooled_bins_are_weighted_and_empty_ones_stay_empty() -> None:
     assert pooled["accuracy"].isna().tolist() == [False, True, False]
 
 
-def test_a_panel_shows_the_ends_and_the_references(made: tuple[Frames, Manifest], plots: dict[str, Plot]) -> None:
+def test_a_panel_shows_the_ends_and_the_references(made: Run, plots: dict[str, Plot]) -> None:
     told = plots["reliability"].figure.axes[2].get_legend()
     assert told is not None
     texts = [text.get_text().replace("\n", " ") for text in told.get_texts()]
     assert len(texts) == 7
     assert plots["reliability"].figure.axes[0].get_title(loc="left") == "next tokens, held-out text"
-    frames, manifest = made
+    frames, manifest = made.frames, made.manifest
     table = frames.tables["reliability"]
     more = [table] + [table[table["label"] == "SE-KD"].assign(label=f"extra {n}") for n in range(4)]
     trials = pd.concat(
@@ -272,7 +274,7 @@ def test_a_panel_shows_the_ends_and_the_references(made: tuple[Frames, Manifest]
         r for n in range(4) for r, e in zip(frames.records, manifest.trials, strict=True) if e.label == "SE-KD"
     )
     big = dataclasses.replace(frames, tables={"reliability": pd.concat(more)}, trials=trials, records=records)
-    (plot,) = reliability.make(big, wider)
+    (plot,) = reliability.make(Run(wider, big))
     assert "4 strategies between" in plot.caption
     key = plot.figure.axes[2].get_legend()
     assert key is not None
@@ -288,8 +290,8 @@ def test_text_flows_into_lines_without_breaking_tokens() -> None:
     assert len(selection.layout(["a" * 500] * 20)) == selection.MOST_LINES
 
 
-def test_each_block_outlines_what_is_selected(made: tuple[Frames, Manifest], plots: dict[str, Plot]) -> None:
-    shown = selection.find(*made)
+def test_each_block_outlines_what_is_selected(made: Run, plots: dict[str, Plot]) -> None:
+    shown = selection.find(made)
     assert shown is not None
     assert (shown.label, shown.seed, shown.step, shown.sequence) == ("SE-KD", 1, 99, 3)
     blocks = [*selection.SIGNALS, selection.OWN]
@@ -336,10 +338,8 @@ def test_the_square_is_symmetric_averaged_and_clustered() -> None:
     assert np.allclose(np.diag(values), 1.0)
 
 
-def test_a_square_prints_every_value_and_the_chance_level(
-    made: tuple[Frames, Manifest], plots: dict[str, Plot]
-) -> None:
-    plot, table = plots["overlap-se-kd"], made[0].tables["overlap"]
+def test_a_square_prints_every_value_and_the_chance_level(made: Run, plots: dict[str, Plot]) -> None:
+    plot, table = plots["overlap-se-kd"], made.frames.tables["overlap"]
     assert len(plot.figure.axes[0].texts) == (len(SIGNALS) + 1) ** 2
     own = table[(table["label"] == "SE-KD") & (table["step"] == 99)]
     chance = own[(own["first"] == "random") | (own["second"] == "random")]["jaccard"].mean()

@@ -11,12 +11,12 @@ from synthetic import NO_KD, TEACHER, TOP_SAMPLES, component, grid, strategy, to
 
 from harness.analysis.document import Table, Text
 from harness.analysis.findings import findings, noise, warnings
-from harness.analysis.frame import Frames, load
+from harness.analysis.frame import load
 from harness.analysis.published import load as load_published
+from harness.analysis.read import Run
 from harness.analysis.strategies import Method, method
 from harness.analysis.tables import document_tables
 from harness.analysis.tables.beside import agree
-from harness.records.record import Manifest, Record
 from harness.records.store import read_manifest
 
 SAMPLED = {"classes": component("rs", draws=64), "teacher": "sampled"}
@@ -38,13 +38,13 @@ EFFECTS = {"Teacher": 2.0, "By KL": 1.0, "Random": -1.0, "No KD": -0.2}
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Manifest]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return grid(tmp_path_factory.mktemp("grid"), STRATEGIES, EFFECTS, failed=(("GLS", 2),))
 
 
 @pytest.fixture(scope="module")
-def tables(loaded: tuple[Frames, Manifest]) -> dict[str, Table]:
-    return {table.name: table for table in document_tables(*loaded)}
+def tables(loaded: Run) -> dict[str, Table]:
+    return {table.name: table for table in document_tables(loaded)}
 
 
 def cell(table: Table, label: str, heading: str):
@@ -82,7 +82,7 @@ def test_which_tables_there_are_follows_from_the_strategies(tables: dict[str, Ta
     assert expected | {"runtime", "head", "published", "published_setting", "methods"} <= set(tables)
     assert "task_specific" not in tables
     few = grid(tmp_path, {"Full KD": strategy(), "No KD": NO_KD}, {}, baseline=None)
-    names = {table.name for table in document_tables(*few)}
+    names = {table.name for table in document_tables(few)}
     assert not names & {"importance", "policies", "multi_axis", "runtime", "head", "comparisons", "ranks"}
     assert {"main", "cost", "methods", "noise"} <= names
 
@@ -104,7 +104,7 @@ def test_on_policy_rows_stand_beside_off_policy_ones(tmp_path: Path):
         "On-policy": strategy(rollout={"share": 1.0}, criterion=component("reverse_kl")),
         "No KD": NO_KD,
     }
-    (table,) = (one for one in document_tables(*grid(tmp_path, strategies, {})) if one.name == "task_specific")
+    (table,) = (one for one in document_tables(grid(tmp_path, strategies, {})) if one.name == "task_specific")
     assert rows_of(table) == ["No KD", "Full KD", "On-policy"]
     assert [cell(table, label, "Regime").text for label in rows_of(table)] == ["—", "off-policy", "on-policy"]
     assert [cell(table, label, "Generated tokens").text for label in rows_of(table)] == ["—", "—", "1,200"]
@@ -160,23 +160,22 @@ def test_differences_and_ranks(tables: dict[str, Table]):
 def test_methods_name_their_source(tables: dict[str, Table], tmp_path: Path):
     assert cell(tables["methods"], "SE-KD 3X", "Axes").text == "position, class, sample"
     strategies = {"EGAD": strategy(source="arXiv:2605.01732; reconstructed from the abstract")}
-    (table,) = (one for one in document_tables(*grid(tmp_path, strategies, {}, baseline=None)) if one.name == "methods")
+    (table,) = (one for one in document_tables(grid(tmp_path, strategies, {}, baseline=None)) if one.name == "methods")
     assert "reconstructed" in cell(table, "EGAD", "Source").text
     assert table.numbers["reconstructed"].tolist() == [True]
 
 
 def test_every_table_says_which_of_its_rows_are_reconstructed(tables: dict[str, Table], tmp_path: Path):
     strategies = {"Full KD": strategy(), "EGAD": strategy(source="arXiv:2605.01732; reconstructed from the abstract")}
-    found = document_tables(*grid(tmp_path, strategies, {}))
+    found = document_tables(grid(tmp_path, strategies, {}))
     shown = [one for one in found if "EGAD" in {cell.text for row in one.rows for cell in row}]
     assert len(shown) > 3
     assert all(one.caption.endswith("Reconstructed from an abstract: EGAD.") for one in shown)
     assert not any("Reconstructed" in one.caption for one in tables.values())
 
 
-def read(**parts: object) -> Method | None:
-    record = Record.model_construct(strategy=strategy(**parts))
-    return method(record)
+def read(**parts: object) -> Method:
+    return method(strategy(**parts))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +215,7 @@ def test_published_task_rows_know_the_regime():
     for regime, expected in (({}, 69.5), ({"rollout": {"share": 1.0}, "criterion": component("reverse_kl")}, 70.0)):
         found = published.of(read(position=top_k("student_entropy"), **regime), task=True)
         assert found["value"].tolist() == [expected]
-    teacher = method(Record.model_construct(strategy=TEACHER))
+    teacher = method(TEACHER)
     assert published.of(teacher).set_index("metric").loc["accuracy", "value"] == 73.8
 
 
@@ -273,8 +272,8 @@ def lines(blocks: tuple[object, ...]) -> list[str]:
     return [line for block in blocks if isinstance(block, Text) for line in block.lines]
 
 
-def test_findings_claim_nothing_without_an_interval(loaded: tuple[Frames, Manifest]):
-    told = lines(findings(*loaded))
+def test_findings_claim_nothing_without_an_interval(loaded: Run):
+    told = lines(findings(loaded))
     text = "\n".join(told)
     assert "Held-out loss: of 7 trained strategies, against Full KD, 1 better, 1 worse" in text
     (better,) = (line for line in told if line.startswith("Better: ") and "Teacher -" in line)
@@ -286,31 +285,31 @@ def test_findings_claim_nothing_without_an_interval(loaded: tuple[Frames, Manife
     assert "does not show that they are equal" in text
 
 
-def test_noise_says_what_is_covered_and_what_could_be_missed(loaded: tuple[Frames, Manifest]):
-    text = "\n".join(lines(noise(*loaded)))
+def test_noise_says_what_is_covered_and_what_could_be_missed(loaded: Run):
+    text = "\n".join(lines(noise(loaded)))
     assert "Only seeds are covered by the differences in Held-out loss" in text
     assert "more likely than one in five to be missed" in text
 
 
-def test_warnings_count_what_failed(loaded: tuple[Frames, Manifest]):
-    told = warnings(*loaded)
+def test_warnings_count_what_failed(loaded: Run):
+    told = warnings(loaded)
     assert told[0] == "The grid is incomplete: of 26 trials, 1 failed."
     assert told[1].startswith("Means of GLS are over the trials that finished")
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path):
-    frames, manifest = grid(tmp_path, {"Full KD": strategy()}, {}, baseline=None)
-    assert lines(findings(frames, manifest)) == ["The grid names no baseline, so nothing is compared."]
-    (main, *_) = document_tables(frames, manifest)
+    run = grid(tmp_path, {"Full KD": strategy()}, {}, baseline=None)
+    assert lines(findings(run)) == ["The grid names no baseline, so nothing is compared."]
+    (main, *_) = document_tables(run)
     assert "nothing is compared" in main.caption
     assert all(one.mark is None for row in main.rows for one in row)
 
 
 def test_a_grid_of_which_nothing_finished_has_no_tables_of_numbers(tmp_path: Path):
     failed = tuple(("Full KD", seed) for seed in (1, 2, 3))
-    frames, manifest = grid(tmp_path, {"Full KD": strategy()}, {}, failed=failed)
-    assert [table.name for table in document_tables(frames, manifest)] == ["methods"]
-    assert lines(findings(frames, manifest)) == ["The baseline has no finished trial, so nothing is compared."]
+    run = grid(tmp_path, {"Full KD": strategy()}, {}, failed=failed)
+    assert [table.name for table in document_tables(run)] == ["methods"]
+    assert lines(findings(run)) == ["The baseline has no finished trial, so nothing is compared."]
 
 
 REPORTS = sorted((Path(__file__).parents[2] / "reports").glob("*/manifest.json"))
@@ -319,7 +318,7 @@ REPORTS = sorted((Path(__file__).parents[2] / "reports").glob("*/manifest.json")
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
 def test_committed_reports_fill_their_tables(path: Path):
     manifest = read_manifest(path)
-    tables = {table.name: table for table in document_tables(load(path.parent, manifest), manifest)}
+    tables = {table.name: table for table in document_tables(Run(manifest, load(path.parent, manifest)))}
     assert {"main", "comparisons", "noise", "published", "methods"} <= set(tables)
     assert set(tables["comparisons"].numbers["covers"]) == {"seeds and items", "seeds"}
 
@@ -341,7 +340,7 @@ def test_quality_at_equal_cost_is_that_beyond_a_shorter_baseline(tmp_path: Path)
     }
     effects = {label: math.log2(share) for label, share in shares.items()}
     effects |= {"TopSmp": math.log2(0.2) + 2, "No better": math.log2(0.45), "Worse": -1.5}
-    tables = {table.name: table for table in document_tables(*grid(tmp_path, strategies, effects))}
+    tables = {table.name: table for table in document_tables(grid(tmp_path, strategies, effects))}
     matched = tables["matched"]
     assert rows_of(matched) == ["TopSmp", "No better", "Worse", "Out of reach"]
     heading = "Held-out loss (nats/token) at equal FLOPs"
@@ -357,4 +356,4 @@ def test_quality_at_equal_cost_is_that_beyond_a_shorter_baseline(tmp_path: Path)
 def test_two_rows_are_no_curve_to_be_matched_with(tmp_path: Path):
     strategies = {"Full KD": strategy(), "half": strategy(samples={"policy": component("random"), "budget": 0.5}),
                   "TopSmp": strategy(samples=TOP_SAMPLES)}  # fmt: skip
-    assert "matched" not in {table.name for table in document_tables(*grid(tmp_path, strategies, {}))}
+    assert "matched" not in {table.name for table in document_tables(grid(tmp_path, strategies, {}))}

@@ -16,13 +16,12 @@ from harness.analysis.figures import (
     trade,
 )  # fmt: skip
 from harness.analysis.figures.style import save
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 __all__ = ["document_plots", "save"]
 
 # Each looks at what there is and returns the figures it can make of it, often none.
-Maker = Callable[[Frames, Manifest], tuple[Plot, ...]]
+Maker = Callable[[Run], tuple[Plot, ...]]
 
 MAKERS: tuple[Maker, ...] = (
     dots.make, sweep.make, trade.make, cost.make, curves.make, reliability.make, selection.make, overlap.make,
@@ -30,6 +29,6 @@ MAKERS: tuple[Maker, ...] = (
 )  # fmt: skip
 
 
-def document_plots(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def document_plots(run: Run) -> tuple[Plot, ...]:
     """Return every figure that a grid's records can fill, in reading order."""
-    return tuple(plot for make in MAKERS for plot in make(frames, manifest))
+    return tuple(plot for make in MAKERS for plot in make(run))

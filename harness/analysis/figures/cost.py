@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from harness.analysis.document import Plot
 from harness.analysis.figures.marks import row_height, wrapped
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, drawing
-from harness.analysis.frame import Frames, labels
-from harness.records.record import Manifest, Record
+from harness.analysis.read import Run
+from harness.records.record import Record
 
 # In the order they run. Diagnostics only look at the training: they are told apart from what the method costs.
 _PHASES = {
@@ -52,10 +52,10 @@ class _Panel:
     hatch: str = ""
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw seconds and memory of every strategy that left a record of them."""
-    records: dict[str, list[Record]] = {name: [] for name in labels(manifest)}
-    for entry, record in zip(manifest.trials, frames.records, strict=True):
+    records: dict[str, list[Record]] = {name: [] for name in run.labels}
+    for entry, record in zip(run.manifest.trials, run.frames.records, strict=True):
         if record is not None and record.status == "finished":
             records[entry.label].append(record)
     time = _panel("Wall time (s)", records, lambda record: record.cost.wall_s, order=tuple(_PHASES))
@@ -77,7 +77,7 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
             "part of it. Seconds and the memory of a GPU depend on the machine and on what else ran there; the peak of "
             "the first step counts the tensors that its loss and gradients bring to life, the same on every machine.",
             alt=_alt(panels),
-            figure=_draw(panels, records, manifest),
+            figure=_draw(panels, records, run),
         ),
     )
 
@@ -113,8 +113,8 @@ def _panel(
     return _Panel(heading=heading, parts=means, totals=totals, hatch=hatch)
 
 
-def _draw(panels: Sequence[_Panel], records: Mapping[str, Sequence[Record]], manifest: Manifest) -> Figure:
-    planned = {name: sum(entry.label == name for entry in manifest.trials) for name in records}
+def _draw(panels: Sequence[_Panel], records: Mapping[str, Sequence[Record]], run: Run) -> Figure:
+    planned = {name: sum(entry.label == name for entry in run.manifest.trials) for name in records}
     ticks = [
         wrapped(name if len(found) == planned[name] else f"{name} ({len(found)}/{planned[name]})", 26)
         for name, found in records.items()

@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from harness.analysis.document import Plot
 from harness.analysis.figures.marks import legend_below, wrapped
 from harness.analysis.figures.style import BLUE, FAINT, GREY, INK, ORANGE, drawing
-from harness.analysis.frame import Frames, labels
-from harness.records.record import Manifest
+from harness.analysis.inference import Values
+from harness.analysis.read import Run
 
 _MOST = 40  # panels; a figure of more is not read
 _COLUMNS = 4
@@ -23,8 +23,6 @@ _DRAWN = 600  # steps of a curve
 _LOG_ABOVE = 10.0  # ratio of the largest to the least loss from which on an axis is logarithmic
 _MANY_TICKS_UP_TO = 50.0  # the same ratio, up to which 2 and 5 have ticks beside the powers of ten
 _DEEPEST = 1000.0  # the same ratio, beyond which one nearly vanishing loss would flatten all the others
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +42,13 @@ class Curve:
     ended: tuple[int | None, ...]
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the loss of every strategy that left a curve."""
-    table = frames.tables.get("curve")
+    table = run.frames.tables.get("curve")
     if table is None or table.empty:
         return ()
     window = smoothing(table)
-    found = {
-        name: curve(table[table["label"] == name], window) for name in labels(manifest) if name in set(table["label"])
-    }
+    found = {name: curve(table[table["label"] == name], window) for name in run.labels if name in set(table["label"])}
     shown = dict(list(found.items())[:_MOST])
     left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
     floor = _floor(shown)
@@ -68,7 +64,7 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
             "strategy minimises its own loss over its own positions: the curves show whether it trained, their "
             f"heights are no ranking.{left_out}{cut}",
             alt=_alt(shown),
-            figure=_draw(shown if floor is None else _cut(shown, floor), manifest),
+            figure=_draw(shown if floor is None else _cut(shown, floor), run),
         ),
     )
 
@@ -121,17 +117,17 @@ def curve(rows: pd.DataFrame, window: int) -> Curve:
     )
 
 
-def _draw(found: Mapping[str, Curve], manifest: Manifest) -> Figure:
+def _draw(found: Mapping[str, Curve], run: Run) -> Figure:
     columns = min(_COLUMNS, len(found))
     rows = -(-len(found) // columns)
-    planned = {name: sum(entry.label == name for entry in manifest.trials) for name in found}
+    planned = {name: sum(entry.label == name for entry in run.manifest.trials) for name in found}
     values = _finite(found)
-    baseline = found.get(manifest.baseline or "")
+    baseline = found.get(run.manifest.baseline or "")
     with drawing():
         figure = Figure(figsize=(max(3.6, 1.85 * columns + 0.5), 1.4 * rows + 0.9), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (name, one) in zip(panels, found.items(), strict=False):
-            own = name == manifest.baseline
+            own = name == run.manifest.baseline
             if baseline is not None and not own:
                 some = drawn(len(baseline.steps))
                 x, y = baseline.steps[some], baseline.mean[some]
@@ -158,7 +154,7 @@ def _draw(found: Mapping[str, Curve], manifest: Manifest) -> Figure:
         handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
         handles += [Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.4, label="single seeds")]
         if baseline is not None:
-            text = wrapped(f"{manifest.baseline} (baseline)", 40)
+            text = wrapped(f"{run.manifest.baseline} (baseline)", 40)
             handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), label=text))
         legend_below(figure, handles)
     return figure

@@ -10,12 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import Mark, at_edge, legend_below, marks, row_height, wrapped
-from harness.analysis.figures.style import FAINT, INK, drawing
-from harness.analysis.figures.values import PAIRED, read
-from harness.analysis.frame import Frames, labels
+from harness.analysis.figures.marks import PAIRED, Mark, at_edge, intervals, legend_below, marks, row_height, wrapped
+from harness.analysis.figures.style import FAINT, INK, ORANGE, drawing
+from harness.analysis.frame import Frames
 from harness.analysis.metrics import MetricInfo, describe
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 PANELS = ("accuracy", "perplexity", "heldout_loss", "teacher_kl")
 NOTE = (
@@ -25,47 +24,41 @@ NOTE = (
 )
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw every strategy's quality with its interval and single seeds; nothing of a grid without trials."""
-    if frames.trials.empty:
+    if run.frames.trials.empty:
         return ()
-    numbers = read(frames, manifest)
-    keys = _panels(numbers.table)
-    told = numbers.told(keys, labels(manifest))
+    keys = [info.key for info in run.measured(PANELS)] or [PANELS[0]]
     plot = Plot(
         name="overview",
         title="All strategies",
-        caption=f"{NOTE} {told} {PAIRED}",
-        alt=_alt(numbers.table, keys, manifest),
-        figure=draw(numbers.table, frames, manifest),
+        caption=f"{NOTE} {intervals(run, keys, run.labels)} {PAIRED}",
+        alt=_alt(run, keys),
+        figure=_draw(run, keys),
     )
     return (plot,)
 
 
-def draw(numbers: pd.DataFrame, frames: Frames, manifest: Manifest) -> Figure:
-    """Draw the grid's figure from rows of label, metric, mean, mean_low, mean_high, n, num_finished and num_planned.
+def _draw(run: Run, keys: list[str]) -> Figure:
+    """Draw a panel per metric.
 
     Reference lines stand at the baseline and at every label without a seed (no KD, the teacher). A value so far from
     the strategies that it would squash their differences is written at the panel's edge.
     """
-    keys = _panels(numbers)
-    names = labels(manifest)
-    known = marks(frames, manifest)
+    known = marks(run)
     with drawing():
         width = 1.6 + 1.65 * len(keys)
         note = textwrap.wrap(NOTE, int(17 * width))
-        ticks = [_tick(name, numbers) for name in names]
-        height = 1.0 + row_height(ticks) * len(names) + 0.14 * len(note)
+        ticks = [_tick(name, run.summary) for name in run.labels]
+        height = 1.0 + row_height(ticks) * len(run.labels) + 0.14 * len(note)
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
         for key, axes in zip(keys, panels, strict=True):
-            _panel(axes, describe(key), numbers[numbers["metric"] == key], frames, known)
-        panels[0].set_yticks(range(len(names)), ticks)
-        panels[0].set_ylim(len(names) - 0.5, -0.5)
+            _panel(axes, describe(key), run.summary[run.summary["metric"] == key], run.frames, known)
+        panels[0].set_yticks(range(len(run.labels)), ticks)
+        panels[0].set_ylim(len(run.labels) - 0.5, -0.5)
         handles = [
-            Line2D(
-                [], [], color=mark.color, linestyle=mark.line, label=name + " (baseline)" * (name == manifest.baseline)
-            )
+            Line2D([], [], color=mark.color, linestyle=mark.line, label=name + " (baseline)" * (mark.color == ORANGE))
             for name, mark in known.items()
             if mark.line is not None
         ]
@@ -73,13 +66,9 @@ def draw(numbers: pd.DataFrame, frames: Frames, manifest: Manifest) -> Figure:
     return figure
 
 
-def _panels(numbers: pd.DataFrame) -> list[str]:
-    measured = set(numbers.loc[numbers["n"] > 0, "metric"])
-    return [key for key in PANELS if key in measured] or [PANELS[0]]
-
-
-def _alt(numbers: pd.DataFrame, keys: list[str], manifest: Manifest) -> str:
+def _alt(run: Run, keys: list[str]) -> str:
     """Name the best and the worst strategy of each panel."""
+    numbers = run.summary
     told = []
     for key in keys:
         info = describe(key)
@@ -88,7 +77,7 @@ def _alt(numbers: pd.DataFrame, keys: list[str], manifest: Manifest) -> str:
             continue
         low, high = (f"{row['label']} {info.show(row['mean'])}" for _, row in rows.iloc[[0, -1]].iterrows())
         told.append(f"{info.heading}: from {low} to {high}")
-    return f"Dot plot of {len(labels(manifest))} strategies. " + ("; ".join(told) or "Nothing finished") + "."
+    return f"Dot plot of {len(run.labels)} strategies. " + ("; ".join(told) or "Nothing finished") + "."
 
 
 def _panel(axes: Axes, info: MetricInfo, numbers: pd.DataFrame, frames: Frames, known: dict[str, Mark]) -> None:

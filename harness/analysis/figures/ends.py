@@ -1,12 +1,10 @@
 """Names at the right ends of lines, moved apart where they would lie on one another."""
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from harness.analysis.figures.style import INK
-
-Values = npt.NDArray[np.float64]
+from harness.analysis.inference import Values
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, str, str, str]], *, gap: float, size: float = 7.0) -> None:

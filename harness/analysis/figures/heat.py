@@ -1,15 +1,13 @@
 """Squares of numbers between 0 and 1, each written into its cell."""
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from harness.analysis.figures.style import INK
-
-Values = npt.NDArray[np.float64]
+from harness.analysis.inference import Values
 
 
 def light() -> Colormap:

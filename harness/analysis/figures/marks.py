@@ -1,7 +1,7 @@
 """How labels are told apart: the baseline and references in colours of their own, the rest alike or in turn."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +11,12 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from harness.analysis.figures.style import BLUE, CYCLE, GREEN, INK, MARKERS, ORANGE, PINK, YELLOW
-from harness.analysis.frame import Frames, labels
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
-Line = Literal["solid"] | tuple[float, tuple[float, ...]]
+LineStyle = Literal["solid"] | tuple[float, tuple[float, ...]]
 
-LINES: tuple[Line, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
-_REFERENCES: tuple[tuple[str, Line], ...] = ((GREEN, LINES[1]), (PINK, LINES[2]), (YELLOW, LINES[3]))
+LINES: tuple[LineStyle, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+_REFERENCES: tuple[tuple[str, LineStyle], ...] = ((GREEN, LINES[1]), (PINK, LINES[2]), (YELLOW, LINES[3]))
 
 
 @dataclass(frozen=True)
@@ -31,24 +30,23 @@ class Mark:
     """
 
     color: str
-    line: Line | None
+    line: LineStyle | None
     marker: str = "o"
 
 
-def marks(frames: Frames, manifest: Manifest) -> dict[str, Mark]:
+def marks(run: Run) -> dict[str, Mark]:
     """Give the baseline and labels without a seed (no KD, the teacher) their own colours, and blue to the others."""
-    seedless = list(frames.trials.loc[frames.trials["seed"].isna(), "label"])
-    found = {}
-    for name in labels(manifest):
-        if name == manifest.baseline:
-            found[name] = Mark(ORANGE, "solid", "s")
-        elif name in seedless:
-            place = seedless.index(name)
+    marked = {}
+    for name in run.labels:
+        if name == run.manifest.baseline:
+            marked[name] = Mark(ORANGE, "solid", "s")
+        elif name in run.seedless:
+            place = run.seedless.index(name)
             color, line = _REFERENCES[place % len(_REFERENCES)]
-            found[name] = Mark(color, line, ("D", "^", "v")[place % 3])
+            marked[name] = Mark(color, line, ("D", "^", "v")[place % 3])
         else:
-            found[name] = Mark(BLUE, None)
-    return found
+            marked[name] = Mark(BLUE, None)
+    return marked
 
 
 def in_turn(number: int) -> Mark:
@@ -99,3 +97,26 @@ def at_edge(axes: Axes, text: str, *, row: float, side: Literal["left", "center"
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     place = axes.get_yaxis_transform()
     axes.text(where, row, text, transform=place, ha=side, va="center", fontsize=7, color=color, bbox=box, zorder=5)
+
+
+# Bars of two strategies overlap more than their difference is uncertain: trials share seeds and items.
+PAIRED = (
+    "Whether two strategies differ is tested on paired differences, which these intervals of single means do not show."
+)
+
+
+def intervals(run: Run, metrics: Iterable[str], shown: Iterable[str]) -> str:
+    """Say what the intervals of some labels' means cover, and of how many seeds the means are."""
+    rows = run.summary[run.summary["metric"].isin(list(metrics)) & run.summary["label"].isin(list(shown))]
+    rows = rows[rows["n"] > 0]
+    covers = [text for text in rows["mean_covers"].dropna().unique() if text]
+    seeds = span(rows["n"], "{} trials", "{} trial(s)")
+    if not covers:
+        return f"No intervals: each mean is of {seeds} per strategy."
+    return f"95% intervals over {' or '.join(sorted(covers))}; each mean is of {seeds}, one per seed."
+
+
+def span(counts: Iterable[int], several: str = "{}", one: str = "{}") -> str:
+    """Write counts as a range: "2 to 3 trials", or "3 trial(s)" where all are alike."""
+    known = sorted({int(count) for count in counts}) or [0]
+    return several.format(f"{known[0]} to {known[-1]}") if len(known) > 1 else one.format(known[0])

@@ -11,11 +11,11 @@ from scipy.spatial.distance import squareform
 from harness.analysis.document import Plot
 from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.glyphs import wrapped
-from harness.analysis.figures.heat import Values, heatmap
+from harness.analysis.figures.heat import heatmap
 from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
 from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing, settle
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest
+from harness.analysis.inference import Values
+from harness.analysis.read import Run
 
 SELECTED, RANDOM = "selected", "random"
 
@@ -23,13 +23,13 @@ SELECTED, RANDOM = "selected", "random"
 MOST_SQUARES, MOST_ROWS, MOVERS = 2, 4, 5
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the squares of the first strategies that select positions, and the drift of these and a few more."""
-    table = rows(frames, "overlap", ("step", "first", "second", "jaccard"))
+    table = rows(run, "overlap", ("step", "first", "second", "jaccard"))
     if table.empty:
         return ()
-    known = names(table, manifest)
-    known = [label for label in known if _selects(frames, label)] or known
+    known = names(table, run)
+    known = [label for label in known if _selects(run, label)] or known
     squares = tuple(_square(table[table["label"] == label], label) for label in known[:MOST_SQUARES])
     drawn = known[:MOST_ROWS]
     drift = table[table["label"].isin(drawn)]
@@ -60,8 +60,8 @@ def square(table: pd.DataFrame) -> tuple[Values, list[str]]:
     return values, found
 
 
-def _selects(frames: Frames, label: str) -> bool:
-    shares = frames.trials.loc[frames.trials["label"] == label, "realised_fraction"]
+def _selects(run: Run, label: str) -> bool:
+    shares = run.frames.trials.loc[run.frames.trials["label"] == label, "realised_fraction"]
     return bool((shares < 1.0).any())
 
 

@@ -10,9 +10,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import printable, wrapped
 from harness.analysis.figures.source import listing, names, rows
 from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing
-from harness.analysis.frame import Frames
-from harness.analysis.strategies import methods
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 # More lines in a panel hide one another; more panels do not fit a page.
 MOST_OTHERS, MOST_SOURCES, COLUMNS = 4, 6, 3
@@ -23,9 +21,9 @@ FEW = 20
 _COLUMNS = ("source", "bin", "low", "high", "num", "confidence", "accuracy")
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the baseline, models as they are, and the best and the worst calibrated of the others."""
-    table = rows(frames, "reliability", _COLUMNS)
+    table = rows(run, "reliability", _COLUMNS)
     table = table[table["num"] > 0]
     if table.empty:
         return ()
@@ -34,8 +32,8 @@ def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
     sources = sorted(found, key=lambda source: source != "tokens")[:MOST_SOURCES]
     table = table[table["source"].isin(sources)]
     errors = calibration_errors(table)
-    drawn = _choose(errors, frames, manifest)
-    return (_plot(table, errors, sources, drawn, left_out=len(names(table, manifest)) - len(drawn)),)
+    drawn = _choose(errors, run)
+    return (_plot(table, errors, sources, drawn, left_out=len(names(table, run)) - len(drawn)),)
 
 
 def calibration_errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -45,16 +43,16 @@ def calibration_errors(table: pd.DataFrame) -> pd.DataFrame:
     return (sums["gap"] / sums["num"]).groupby(["label", "source"], sort=False).mean().unstack()
 
 
-def _choose(errors: pd.DataFrame, frames: Frames, manifest: Manifest) -> list[str]:
+def _choose(errors: pd.DataFrame, run: Run) -> list[str]:
     """Return the labels drawn, in the manifest's order."""
-    untrained = {label for label, one in methods(frames, manifest).items() if not one.trained}
-    fixed = [label for label in errors.index if label == manifest.baseline or label in untrained]
+    untrained = {label for label, one in run.methods.items() if not one.trained}
+    fixed = [label for label in errors.index if label == run.manifest.baseline or label in untrained]
     others = errors.drop(index=fixed).mean(axis=1).sort_values(kind="stable").index
     best = MOST_OTHERS // 2
     ends = others if len(others) <= MOST_OTHERS else [*others[:best], *others[best - MOST_OTHERS :]]
     # A colour and a marker each.
     chosen = {*fixed[: len(CYCLE) - min(len(others), MOST_OTHERS)], *ends}
-    order = dict.fromkeys(entry.label for entry in manifest.trials)
+    order = dict.fromkeys(entry.label for entry in run.manifest.trials)
     return [label for label in order if label in chosen]
 
 

@@ -8,22 +8,22 @@ from matplotlib.figure import Figure
 
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
-from harness.analysis.figures.heat import Values, heatmap
+from harness.analysis.figures.heat import heatmap
 from harness.analysis.figures.source import listing, names, rows, seeds_of
 from harness.analysis.figures.style import BLUE, INK, clean, drawing, settle
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest
+from harness.analysis.inference import Values
+from harness.analysis.read import Run
 
 MOST_LABELS, MOST_PANELS, COLUMNS, BINS = 16, 6, 3, 40
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the overlap of what strategies keep where there are two of them, and the scores where there are any."""
-    table = rows(frames, "samples", ("index", "score", "kept"))
-    labels = names(table, manifest)[:MOST_LABELS]
+    table = rows(run, "samples", ("index", "score", "kept"))
+    labels = names(table, run)[:MOST_LABELS]
     overlap = (_overlap(table[table["label"].isin(labels)], labels),) if len(labels) > 1 else ()
     scored = table[np.isfinite(table["score"].astype(float))]
-    return (*overlap, *((_scores(scored, names(scored, manifest)[:MOST_PANELS]),) if len(scored) else ()))
+    return (*overlap, *((_scores(scored, names(scored, run)[:MOST_PANELS]),) if len(scored) else ()))
 
 
 def overlaps(table: pd.DataFrame, labels: list[str]) -> Values:

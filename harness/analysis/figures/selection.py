@@ -12,11 +12,11 @@ from matplotlib.patches import Rectangle
 
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
-from harness.analysis.figures.heat import Values, light
+from harness.analysis.figures.heat import light
 from harness.analysis.figures.source import last_step, listing, names, rows
 from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, drawing, settle
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest
+from harness.analysis.inference import Values
+from harness.analysis.read import Run
 
 SIGNALS = ("student_entropy", "teacher_entropy", "kl", "reverse_kl", "ce_ratio", "random")
 OWN = "the trial's own selection"
@@ -55,21 +55,21 @@ class Shown:
         return f"Held-out sequence {self.sequence} at step {self.step} of {self.label}{seed}"
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the first shown text of the first strategy that leaves positions out, at its last look."""
-    shown = find(frames, manifest)
+    shown = find(run)
     return () if shown is None else (_in_order(shown), _sorted(shown))
 
 
-def find(frames: Frames, manifest: Manifest) -> Shown | None:
+def find(run: Run) -> Shown | None:
     """Return the look that is drawn; None if there is none with student entropies."""
-    table = last_step(rows(frames, "shown", ("step", "sequence", "position", "token", "student_entropy", "weight")))
+    table = last_step(rows(run, "shown", ("step", "sequence", "position", "token", "student_entropy", "weight")))
     table = table[table.groupby(["label", "trial_id", "sequence"])["student_entropy"].transform("count") > 0]
     if table.empty:
         return None
     targets = table[table["student_entropy"].notna()]
     partial = targets.loc[~(targets["weight"] > 0), "label"]
-    known = names(targets, manifest)
+    known = names(targets, run)
     label = next((label for label in known if label in set(partial)), known[0])
     own = table[table["label"] == label]
     own = own[own["trial_id"] == own["trial_id"].iloc[0]]

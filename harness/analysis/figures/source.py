@@ -5,16 +5,15 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from harness.analysis.frame import Frames, labels
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 
-def rows(frames: Frames, table: str, columns: Iterable[str]) -> pd.DataFrame:
+def rows(run: Run, table: str, columns: Iterable[str]) -> pd.DataFrame:
     """Return a table's rows of the trials that finished; none if the table or one of the columns is absent."""
-    found = frames.tables.get(table)
+    found = run.frames.tables.get(table)
     if found is None or not {"trial_id", "label", "seed", *columns} <= set(found.columns):
         return pd.DataFrame(columns=["trial_id", "label", "seed", *columns])
-    done = frames.trials.loc[frames.trials["status"] == "finished", ["trial_id", "label"]]
+    done = run.frames.trials.loc[run.frames.trials["status"] == "finished", ["trial_id", "label"]]
     return found.merge(done, on=["trial_id", "label"], how="inner")
 
 
@@ -23,10 +22,10 @@ def last_step(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby(["label", "trial_id"])["step"].transform("max")]
 
 
-def names(table: pd.DataFrame, manifest: Manifest) -> list[str]:
+def names(table: pd.DataFrame, run: Run) -> list[str]:
     """Return the labels that have rows, in the manifest's order."""
     found = set(table["label"])
-    return [label for label in labels(manifest) if label in found]
+    return [label for label in run.labels if label in found]
 
 
 def slug(text: str) -> str:

@@ -9,13 +9,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import Mark, in_turn, legend_below, legend_height, wrapped
+from harness.analysis.figures.marks import PAIRED, Mark, in_turn, intervals, legend_below, legend_height, wrapped
 from harness.analysis.figures.style import FAINT, INK, drawing
-from harness.analysis.figures.values import PAIRED, Numbers, Point, read
-from harness.analysis.figures.varied import Line, Sweep, references, sweeps
-from harness.analysis.frame import Frames
+from harness.analysis.figures.varied import Sweep, SweepLine, references, sweeps
 from harness.analysis.metrics import describe
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 PANELS = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 
@@ -25,44 +23,43 @@ _TEXT = 0.08  # of a panel's height: a line of text at its edge
 _LOG_FROM = 8.0  # ratio of the largest to the least value from which on the axis is logarithmic
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw a figure for every setting of which some strategies, alike in all else, have three values or more."""
-    numbers = read(frames, manifest)
     plots = []
-    for one in sweeps(frames, manifest):
-        keys = [key for key in PANELS if any(_finite(numbers, key, line) for line in one.lines)]
+    for one in sweeps(run):
+        keys = [key for key in PANELS if any(_finite(run, key, line) for line in one.lines)]
         if keys:
-            plots.append(_plot(one, keys, numbers, references(frames, manifest, one)))
+            plots.append(_plot(one, keys, run, references(run, one)))
     return tuple(plots)
 
 
-def _finite(numbers: Numbers, key: str, line: Line) -> list[tuple[float, str]]:
-    return [(value, label) for value, label in line.labels.items() if label in numbers.points(key)]
+def _finite(run: Run, key: str, line: SweepLine) -> list[tuple[float, str]]:
+    return [(value, label) for value, label in line.labels.items() if label in run.points.get(key, {})]
 
 
-def _plot(one: Sweep, keys: Sequence[str], numbers: Numbers, against: Mapping[str, Mark]) -> Plot:
+def _plot(one: Sweep, keys: Sequence[str], run: Run, against: Mapping[str, Mark]) -> Plot:
     lines = one.lines[:_MOST]
     left_out = f" The first {_MOST} of {len(one.lines)} lines are shown." if len(one.lines) > _MOST else ""
     swept = [label for line in lines for label in line.labels.values()]
-    gone = sorted({label for label in swept if label not in numbers.points(keys[0])}, key=swept.index)
+    gone = sorted({label for label in swept if label not in run.points.get(keys[0], {})}, key=swept.index)
     missing = f" No finite result: {', '.join(gone)}." if gone else ""
     spread = "Bands" if len(lines) <= _BANDS else "Bars"
     return Plot(
         name=f"sweep_{one.slug}",
         title=one.heading.split(" (")[0],
         caption=f"Means; each line joins strategies that differ in nothing else. {spread}: "
-        f"{numbers.told(keys, [*swept, *against])} Horizontal lines: means of single rows to compare with; "
+        f"{intervals(run, keys, [*swept, *against])} Horizontal lines: means of single rows to compare with; "
         f"one far outside is written at the edge it is beyond.{left_out}{missing} {PAIRED}",
-        alt=_alt(one.heading, lines, keys, numbers),
-        figure=_draw(one.heading, lines, keys, numbers, against),
+        alt=_alt(one.heading, lines, keys, run),
+        figure=_draw(one.heading, lines, keys, run, against),
     )
 
 
-def _alt(heading: str, lines: Sequence[Line], keys: Sequence[str], numbers: Numbers) -> str:
+def _alt(heading: str, lines: Sequence[SweepLine], keys: Sequence[str], run: Run) -> str:
     told = []
     info = describe(keys[0])
     for line in lines:
-        found = [(value, numbers.points(keys[0])[label].mean) for value, label in _finite(numbers, keys[0], line)]
+        found = [(value, run.points.get(keys[0], {})[label].mean) for value, label in _finite(run, keys[0], line)]
         if found:
             pick = max if info.direction == "higher" else min
             best = pick(found, key=lambda pair: pair[1])
@@ -74,7 +71,7 @@ def _alt(heading: str, lines: Sequence[Line], keys: Sequence[str], numbers: Numb
 
 
 def _draw(
-    heading: str, lines: Sequence[Line], keys: Sequence[str], numbers: Numbers, against: Mapping[str, Mark]
+    heading: str, lines: Sequence[SweepLine], keys: Sequence[str], run: Run, against: Mapping[str, Mark]
 ) -> Figure:
     columns = min(2, len(keys))
     rows = -(-len(keys) // columns)
@@ -98,18 +95,18 @@ def _draw(
         for axes in panels[len(keys) :]:
             axes.set_visible(False)
         for axes, key in zip(panels, keys, strict=False):
-            _lines(axes, key, lines, numbers)
-            _across(axes, key, numbers, against)
+            _lines(axes, key, lines, run)
+            _across(axes, key, run, against)
             _settings(axes, heading, sorted({value for line in lines for value in line.labels}))
         legend_below(figure, handles)
     return figure
 
 
-def _lines(axes: Axes, key: str, lines: Sequence[Line], numbers: Numbers) -> None:
+def _lines(axes: Axes, key: str, lines: Sequence[SweepLine], run: Run) -> None:
     info = describe(key)
-    points = numbers.points(key)
+    points = run.points.get(key, {})
     for place, line in enumerate(lines):
-        found = _finite(numbers, key, line)
+        found = _finite(run, key, line)
         mark, x = in_turn(place), [value for value, _ in found]
         own = [points[label] for _, label in found]
         (drawn,) = axes.plot(x, [point.mean for point in own], marker=mark.marker, markersize=3.5, label=line.name)
@@ -130,19 +127,11 @@ def _lines(axes: Axes, key: str, lines: Sequence[Line], numbers: Numbers) -> Non
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _range(points: Sequence[Point]) -> tuple[float, float]:
-    """Return what a panel shows: every mean; an interval wider than all means' range runs out of it."""
-    low, high = min(point.mean for point in points), max(point.mean for point in points)
-    reach = (high - low) or abs(high) * 0.1 or 1.0
-    lowest, highest = min(point.low for point in points), max(point.high for point in points)
-    return max(lowest, low - reach / 2) - 0.06 * reach, min(highest, high + reach / 2) + 0.06 * reach
-
-
-def _across(axes: Axes, key: str, numbers: Numbers, against: Mapping[str, Mark]) -> None:
+def _across(axes: Axes, key: str, run: Run, against: Mapping[str, Mark]) -> None:
     """Draw the references; one that would squash the lines is written at the edge instead."""
     low, high = axes.get_ylim()
     reach = high - low
-    points = numbers.points(key)
+    points = run.points.get(key, {})
     found = {name: points[name].mean for name in against if name in points}
     near = {name: mean for name, mean in found.items() if low - 0.4 * reach <= mean <= high + 0.4 * reach}
     bottom = min([low, *(mean - 0.03 * reach for mean in near.values())])

@@ -14,8 +14,7 @@ from harness.analysis.figures import glyphs
 from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, drawing, settle
-from harness.analysis.frame import Frames
-from harness.records.record import Manifest
+from harness.analysis.read import Run
 
 # Strategies of a figure; tokens at either end.
 MOST_LABELS, MOST_LINES, ENDS = 3, len(CYCLE), 12
@@ -26,11 +25,11 @@ LONGEST = 14
 _OVER_STEPS = {"effective_positions": "Effective positions\nper sequence", "realised_fraction": "Selected (%)"}
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw the tokens and the entropies of strategies that select, and the profiles of all."""
-    profile = rows(frames, "profile", ("step", "quantity", "key", "value"))
-    tokens = rows(frames, "kept_tokens", ("step", "token", "num_seen", "num_kept"))
-    plots = [_tokens(tokens, profile, manifest), _entropies(profile, manifest), _places(profile, manifest)]
+    profile = rows(run, "profile", ("step", "quantity", "key", "value"))
+    tokens = rows(run, "kept_tokens", ("step", "token", "num_seen", "num_kept"))
+    plots = [_tokens(tokens, profile, run), _entropies(profile, run), _places(profile, run)]
     return tuple(plot for plot in plots if plot is not None)
 
 
@@ -62,9 +61,9 @@ def _overall(table: pd.DataFrame, profile: pd.DataFrame, label: str) -> float:
     return float(shares.mean()) if len(shares) else float(own["num_kept"].sum() / max(own["num_seen"].sum(), 1))
 
 
-def _tokens(table: pd.DataFrame, profile: pd.DataFrame, manifest: Manifest) -> Plot | None:
+def _tokens(table: pd.DataFrame, profile: pd.DataFrame, run: Run) -> Plot | None:
     last = last_step(table)
-    overall = {label: _overall(last, profile, label) for label in names(last, manifest)}
+    overall = {label: _overall(last, profile, label) for label in names(last, run)}
     labels = [label for label, share in overall.items() if 0 < share < 1][:MOST_LABELS]
     if not labels:
         return None
@@ -114,11 +113,11 @@ def _lollipops(axes: Axes, rates: pd.DataFrame, overall: float) -> None:
     axes.set_xlabel("Kept (%)")
 
 
-def _entropies(profile: pd.DataFrame, manifest: Manifest) -> Plot | None:
+def _entropies(profile: pd.DataFrame, run: Run) -> Plot | None:
     last = last_step(profile)
     kinds = [kind for kind in ("student_entropy", "teacher_entropy") if (last["quantity"] == f"{kind}_hist").any()]
     shares = last[last["quantity"] == "realised_fraction"].groupby("label", sort=False)["value"].mean()
-    labels = [label for label in names(last, manifest) if not shares.get(label, 0.0) >= 1.0][:MOST_LABELS]
+    labels = [label for label in names(last, run) if not shares.get(label, 0.0) >= 1.0][:MOST_LABELS]
     if not kinds or not labels:
         return None
     told = []
@@ -169,8 +168,8 @@ def _histograms(axes: Axes, table: pd.DataFrame, kind: str) -> tuple[float, floa
     return means[0], means[1]
 
 
-def _places(profile: pd.DataFrame, manifest: Manifest) -> Plot | None:
-    labels = names(profile, manifest)[:MOST_LINES]
+def _places(profile: pd.DataFrame, run: Run) -> Plot | None:
+    labels = names(profile, run)[:MOST_LINES]
     panels = [
         name for name in ("position_profile", *_OVER_STEPS, "teacher_top_mass") if (profile["quantity"] == name).any()
     ]

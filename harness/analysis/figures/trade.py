@@ -9,13 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import Mark, marks, wrapped
+from harness.analysis.figures.marks import PAIRED, Mark, intervals, marks, wrapped
 from harness.analysis.figures.place import label_points
 from harness.analysis.figures.style import FAINT, GREY, INK, drawing
-from harness.analysis.figures.values import METHOD_SECONDS, PAIRED, Numbers, Point, read
-from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import Direction, describe
-from harness.records.record import Manifest
+from harness.analysis.read import METHOD_SECONDS, Point, Run
 
 _COSTS = {"flops_total": "Training FLOPs", METHOD_SECONDS: "Training, prepass and cache (s)"}
 
@@ -29,10 +27,9 @@ class _Axis:
     better: Direction
 
 
-def make(frames: Frames, manifest: Manifest) -> tuple[Plot, ...]:
+def make(run: Run) -> tuple[Plot, ...]:
     """Draw accuracy against perplexity, and accuracy and held-out loss against what training cost."""
-    numbers = read(frames, manifest)
-    drawn = (_quality(numbers, frames, manifest), _pareto(numbers, frames, manifest))
+    drawn = (_quality(run), _pareto(run))
     return tuple(plot for plot in drawn if plot is not None)
 
 
@@ -53,33 +50,33 @@ def _axis(key: str) -> _Axis:
     return _Axis(key, _COSTS.get(key, info.heading), "lower" if key in _COSTS else info.direction or "lower")
 
 
-def _quality(numbers: Numbers, frames: Frames, manifest: Manifest) -> Plot | None:
+def _quality(run: Run) -> Plot | None:
     x, y = _axis("perplexity"), _axis("accuracy")
-    both = [name for name in numbers.points(x.key) if name in numbers.points(y.key)]
+    both = [name for name in run.points.get(x.key, {}) if name in run.points.get(y.key, {})]
     if len(both) < 2:
         return None
-    figure, best = _draw(numbers, frames, manifest, [[(x, y)]])
+    figure, best = _draw(run, [[(x, y)]])
     return Plot(
         name="accuracy_perplexity",
         title="Accuracy against perplexity",
         caption=f"Mean and interval of each strategy; better is up and to the left. The dashed steps join the trained "
         f"strategies that no other beats on both; a model as it is that lies far from them is in the list only. "
-        f"{numbers.told([x.key, y.key], both)} {PAIRED}",
+        f"{intervals(run, [x.key, y.key], both)} {PAIRED}",
         alt=f"Accuracy against perplexity of {len(both)} strategies. "
         f"Trained and not beaten on both: {', '.join(best[0])}.",
         figure=figure,
     )
 
 
-def _pareto(numbers: Numbers, frames: Frames, manifest: Manifest) -> Plot | None:
+def _pareto(run: Run) -> Plot | None:
     qualities = [_axis(key) for key in ("accuracy", "heldout_loss")]
-    panels = [[(x, y) for x in map(_axis, _COSTS) if len(_shared(numbers, x, y)) > 1] for y in qualities]
+    panels = [[(x, y) for x in map(_axis, _COSTS) if len(_shared(run, x, y)) > 1] for y in qualities]
     panels = [row for row in panels if row]
     if not panels:
         return None
-    figure, fronts = _draw(numbers, frames, manifest, panels)
+    figure, fronts = _draw(run, panels)
     pairs = [pair for row in panels for pair in row]
-    shown = [name for x, y in pairs for name in _shared(numbers, x, y)]
+    shown = [name for x, y in pairs for name in _shared(run, x, y)]
     told = "; ".join(
         f"{y.heading} against {x.heading}: {', '.join(best)}" for (x, y), best in zip(pairs, fronts, strict=True)
     )
@@ -89,30 +86,28 @@ def _pareto(numbers: Numbers, frames: Frames, manifest: Manifest) -> Plot | None
         caption="Mean and interval of each trained strategy. The dashed steps are the Pareto front of the means: no "
         "strategy on it is beaten on quality by one that costs no more. FLOPs include the prepass. Seconds leave out "
         "loading, evaluation, and what all trials share (a cache built once). "
-        f"{numbers.told([key for pair in pairs for key in (pair[0].key, pair[1].key)], shown)} {PAIRED}",
+        f"{intervals(run, [key for pair in pairs for key in (pair[0].key, pair[1].key)], shown)} {PAIRED}",
         alt=f"Quality against cost. On the Pareto front: {told}.",
         figure=figure,
     )
 
 
-def _shared(numbers: Numbers, x: _Axis, y: _Axis) -> list[str]:
-    across = numbers.points(x.key)
+def _shared(run: Run, x: _Axis, y: _Axis) -> list[str]:
+    across = run.points.get(x.key, {})
     # Without training there is nothing to pay for: a cost of zero is no method's.
-    return [name for name in numbers.points(y.key) if name in across and across[name].mean > 0]
+    return [name for name in run.points.get(y.key, {}) if name in across and across[name].mean > 0]
 
 
-def _draw(
-    numbers: Numbers, frames: Frames, manifest: Manifest, rows: Sequence[Sequence[tuple[_Axis, _Axis]]]
-) -> tuple[Figure, list[list[str]]]:
+def _draw(run: Run, rows: Sequence[Sequence[tuple[_Axis, _Axis]]]) -> tuple[Figure, list[list[str]]]:
     """Draw a panel for each pair of axes; return the figure and each panel's front."""
-    known = marks(frames, manifest)
-    models = set(frames.trials.loc[frames.trials["seed"].isna(), "label"])
+    known = marks(run)
+    models = set(run.seedless)
     pairs = [pair for row in rows for pair in row]
-    shown = {name for x, y in pairs for name in _shared(numbers, x, y)}
-    order = {name: place + 1 for place, name in enumerate(n for n in labels(manifest) if n in shown)}
+    shown = {name for x, y in pairs for name in _shared(run, x, y)}
+    order = {name: place + 1 for place, name in enumerate(n for n in run.labels if n in shown)}
     columns = max(len(row) for row in rows)
     with drawing():
-        texts = {name: _entry(name, order, numbers, pairs, models, manifest) for name in order}
+        texts = {name: _entry(name, order, run, pairs, models) for name in order}
         # The list beside the panels must not be taller than they are; one of its lines needs 0.165 inches.
         height = max(3.1 * len(rows), 0.5 + 0.165 * sum(1 + text.count("\n") for text in texts.values()))
         figure = Figure(figsize=(3.4 * columns + 2.6, height), layout="constrained")
@@ -121,9 +116,9 @@ def _draw(
         for line, row in zip(grid, rows, strict=True):
             for axes in line[len(row) :]:
                 axes.set_visible(False)
-        places = [_places(numbers, x, y, models) for x, y in pairs]
+        places = [_places(run, x, y, models) for x, y in pairs]
         fronts = [
-            _panel(axes, numbers, pair, known, place, models)
+            _panel(axes, run, pair, known, place, models)
             for axes, pair, place in zip(panels, pairs, places, strict=True)
         ]
         handles = [
@@ -141,24 +136,23 @@ def _draw(
 def _entry(
     name: str,
     order: Mapping[str, int],
-    numbers: Numbers,
+    run: Run,
     pairs: Sequence[tuple[_Axis, _Axis]],
     models: Set[str],
-    manifest: Manifest,
 ) -> str:
     """Return a legend's line: number, label, and the values of a model that lies outside the panel."""
-    text = f"{order[name]}  {name}" + " (baseline)" * (name == manifest.baseline)
+    text = f"{order[name]}  {name}" + " (baseline)" * (name == run.manifest.baseline)
     for x, y in pairs:
-        if name in models and name not in _places(numbers, x, y, models) and name in _shared(numbers, x, y):
-            values = (describe(axis.key).heading + f" {numbers.points(axis.key)[name].mean:.3g}" for axis in (x, y))
+        if name in models and name not in _places(run, x, y, models) and name in _shared(run, x, y):
+            values = (describe(axis.key).heading + f" {run.points.get(axis.key, {})[name].mean:.3g}" for axis in (x, y))
             text += f" (outside: {', '.join(values)})"
     return wrapped(text, 40)
 
 
-def _places(numbers: Numbers, x: _Axis, y: _Axis, models: Set[str]) -> dict[str, tuple[float, float]]:
+def _places(run: Run, x: _Axis, y: _Axis, models: Set[str]) -> dict[str, tuple[float, float]]:
     """Return the means to draw: of every trained strategy, and of models as they are that lie near those."""
-    across, up = numbers.points(x.key), numbers.points(y.key)
-    found = {name: (across[name].mean, up[name].mean) for name in _shared(numbers, x, y)}
+    across, up = run.points.get(x.key, {}), run.points.get(y.key, {})
+    found = {name: (across[name].mean, up[name].mean) for name in _shared(run, x, y)}
     trained = np.array([place for name, place in found.items() if name not in models])
     if len(trained) <= 1:
         return found
@@ -172,14 +166,14 @@ def _places(numbers: Numbers, x: _Axis, y: _Axis, models: Set[str]) -> dict[str,
 
 def _panel(
     axes: Axes,
-    numbers: Numbers,
+    run: Run,
     pair: tuple[_Axis, _Axis],
     known: Mapping[str, Mark],
     places: Mapping[str, tuple[float, float]],
     models: Set[str],
 ) -> list[str]:
     x, y = pair
-    across, up = numbers.points(x.key), numbers.points(y.key)
+    across, up = run.points.get(x.key, {}), run.points.get(y.key, {})
     for name in places:
         mark, left, top = known[name], across[name], up[name]
         axes.errorbar(

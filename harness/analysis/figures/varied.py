@@ -7,9 +7,8 @@ from typing import Any
 
 from harness.analysis.figures.marks import Mark
 from harness.analysis.figures.style import GREY, INK
-from harness.analysis.frame import Frames
-from harness.analysis.strategies import Method, methods
-from harness.records.record import Manifest
+from harness.analysis.read import Run
+from harness.analysis.strategies import Method
 
 # A setting's place in a record's strategy, its printed name, and whether it is a share.
 _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
@@ -25,7 +24,7 @@ _LEAST = 3  # values on one line at least: two points are a comparison, which ta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class SweepLine:
     """Strategies that differ in one setting only.
 
     Attributes:
@@ -49,12 +48,12 @@ class Sweep:
 
     slug: str
     heading: str
-    lines: tuple[Line, ...]
+    lines: tuple[SweepLine, ...]
 
 
-def sweeps(frames: Frames, manifest: Manifest) -> Iterator[Sweep]:
+def sweeps(run: Run) -> Iterator[Sweep]:
     """Find the settings that a grid varies while all else is equal."""
-    known = _strategies(frames, manifest)
+    known = {label: strategy for label, strategy in run.strategies.items() if strategy.get("train", False)}
     for path, heading, share in _FIELDS:
         groups: dict[str, dict[float, str]] = {}
         for label, strategy in known.items():
@@ -64,21 +63,21 @@ def sweeps(frames: Frames, manifest: Manifest) -> Iterator[Sweep]:
         found = [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
         if max((len(group) for group in found), default=0) >= _LEAST:
             names = _names([list(group.values()) for group in found])
-            lines = tuple(Line(name=name, labels=group) for name, group in zip(names, found, strict=True))
+            lines = tuple(SweepLine(name=name, labels=group) for name, group in zip(names, found, strict=True))
             yield Sweep(slug="_".join(part for part in path if part != "options"), heading=heading, lines=lines)
 
 
-def references(frames: Frames, manifest: Manifest, one: Sweep) -> dict[str, Mark]:
+def references(run: Run, one: Sweep) -> dict[str, Mark]:
     """Return the rows that a sweep is held against, with their marks: Full KD, random choice, untrained models.
 
     They are dark, told apart by line style, because colours belong to the lines.
     """
     swept = {label for line in one.lines for label in line.labels.values()}
     found = {}
-    for label, method in methods(frames, manifest).items():
+    for label, method in run.methods.items():
         if not method.trained:
             found[label] = Mark(INK, (0, (1, 1.5))) if method.model == "teacher" else Mark(INK, (0, (5, 2)))
-        elif _full(method) or label == manifest.baseline:
+        elif _full(method) or label == run.manifest.baseline:
             found[label] = Mark(INK, "solid")
         elif label not in swept and _random(method):
             found[label] = Mark(GREY, (0, (4, 1.5, 1, 1.5)))
@@ -93,14 +92,6 @@ def _full(method: Method) -> bool:
 def _random(method: Method) -> bool:
     position = method.policy is not None and method.policy.name == "random"
     return position or (method.sample_policy is not None and method.sample_policy.name == "random")
-
-
-def _strategies(frames: Frames, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for entry, record in zip(manifest.trials, frames.records, strict=True):
-        if record is not None and record.strategy.get("train", False):
-            found.setdefault(entry.label, record.strategy)
-    return found
 
 
 def _take(strategy: Mapping[str, Any], path: tuple[str, ...]) -> tuple[float | None, dict[str, Any]]:

@@ -11,7 +11,8 @@ from harness.analysis.inference import Values
 from harness.analysis.measures import generator
 from harness.analysis.metrics import describe
 from harness.analysis.published import METRICS, SEEDS, SETTING, SOURCE, TASK_METRICS, Figures
-from harness.analysis.tables.build import NOTHING, Grid, metric_cell, number, strategy_column
+from harness.analysis.read import Run
+from harness.analysis.tables.build import NOTHING, metric_cell, number, strategy_column
 from harness.records.record import Record
 
 DRAWS = 10_000
@@ -20,16 +21,16 @@ FEWEST = 4
 _NOT_COMPARABLE = "Absolute values are not comparable: models, data and tasks differ; only orderings are compared."
 
 
-def published_tables(grid: Grid, figures: Figures) -> Iterable[Table]:
+def published_tables(run: Run, figures: Figures) -> Iterable[Table]:
     """Yield what the paper says of this grid's strategies beside what this grid says, if it says anything of any."""
-    table = _paired(grid, figures)
+    table = _paired(run, figures)
     if table.empty:
         return
-    yield _values_table(grid, table)
-    agreement = agree(table, seed=grid.seed)
+    yield _values_table(run, table)
+    agreement = agree(table, seed=run.seed)
     if len(agreement):
         yield _agreement_table(agreement)
-    yield _setting_table(grid)
+    yield _setting_table(run)
 
 
 def agree(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -76,17 +77,17 @@ def _tau(first: Values, second: Values) -> Values:
         return np.asarray((left * right).sum(axis=1) / scale)
 
 
-def _paired(grid: Grid, figures: Figures) -> pd.DataFrame:
-    task = any("gsm8k" in str(record.workload.get("data")) for found in grid.records.values() for record in found)
+def _paired(run: Run, figures: Figures) -> pd.DataFrame:
+    task = any("gsm8k" in str(record.workload.get("data")) for found in run.records.values() for record in found)
     metrics: Mapping[str, tuple[str, float]] = TASK_METRICS if task else METRICS
-    measured = {info.key for info in grid.measured(list(metrics))}
+    measured = {info.key for info in run.measured(list(metrics))}
     rows = []
-    for label, method in grid.methods.items():
+    for label, method in run.methods.items():
         published = {str(row["metric"]): row for row in figures.of(method, task=task).to_dict("records")}
         for metric, (theirs, scale) in metrics.items():
             if metric not in measured or theirs not in published:
                 continue
-            row, told = grid.row(label, metric), published[theirs]
+            row, told = run.row(label, metric), published[theirs]
             if row["n"] == 0:
                 continue
             rows.append(
@@ -105,7 +106,7 @@ def _paired(grid: Grid, figures: Figures) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _values_table(grid: Grid, table: pd.DataFrame) -> Table:
+def _values_table(run: Run, table: pd.DataFrame) -> Table:
     keys = [key for key in [*METRICS, *TASK_METRICS] if key in set(table["metric"])]
     cells = {(row["label"], row["metric"]): row for row in table.to_dict("records")}
     rows = []
@@ -121,7 +122,7 @@ def _values_table(grid: Grid, table: pd.DataFrame) -> Table:
             )
             hint = f"{found['published_method']}, table {found['published_table']}"
             row.append(Cell(text=f"{found['published']:.1f}{spread}", value=found["published"], hint=hint))
-            row.append(metric_cell(grid, label, describe(key)))
+            row.append(metric_cell(run, label, describe(key)))
         rows.append(tuple(row))
     columns = [
         Column(heading=f"{describe(key).heading}, {side}", direction=describe(key).direction)
@@ -173,12 +174,12 @@ def _agreement_table(agreement: pd.DataFrame) -> Table:
     )
 
 
-def _setting_table(grid: Grid) -> Table:
-    records = [record for found in grid.records.values() for record in found]
+def _setting_table(run: Run) -> Table:
+    records = [record for found in run.records.values() for record in found]
     ours: dict[str, str] = {}
     for name in SETTING:
         if name == "seeds":
-            ours[name] = str(grid.frames.trials["seed"].nunique())
+            ours[name] = str(run.frames.trials["seed"].nunique())
         else:
             ours[name] = "; ".join(sorted({_setting(name, record) for record in records if record.workload})) or "—"
     rows = [(name, SETTING[name], ours[name]) for name in SETTING]

@@ -6,15 +6,8 @@ import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
 from harness.analysis.published import Figures
-from harness.analysis.tables.build import (
-    Grid,
-    baseline_mean,
-    mean,
-    metric_cell,
-    metric_column,
-    number,
-    strategy_column,
-)
+from harness.analysis.read import Run
+from harness.analysis.tables.build import metric_cell, metric_column, number, strategy_column
 from harness.analysis.tables.reads import alone_seconds, scaled, tokens_per_second
 from harness.analysis.tables.savings import runtime_table, storage_table
 from harness.records.record import Record
@@ -24,23 +17,23 @@ MB = 1e6
 _BESIDE = ("accuracy", "perplexity", "heldout_loss", "teacher_kl")
 
 
-def cost_table(grid: Grid) -> Table | None:
+def cost_table(run: Run) -> Table | None:
     """Build what each strategy cost beside what it reached, also relative to the baseline."""
-    shown = grid.measured(_BESIDE)
+    shown = run.measured(_BESIDE)
     reads: dict[str, Callable[[Record], float | None]] = {
         "FLOPs": lambda record: sum(record.cost.flops.values()) or None,
         "Training (s)": lambda record: alone_seconds(record),
         "Read from disk (MB)": lambda record: sum(record.cost.disk_bytes.values()) / MB or None,
     }
     rows, numbers = [], []
-    for label in grid.labels:
+    for label in run.labels:
         cells = []
         for heading, read in reads.items():
-            ours, theirs = mean(grid, label, read), baseline_mean(grid, read)
+            ours, theirs = run.mean(label, read), run.mean(run.manifest.baseline, read)
             relative = None if ours is None or not theirs else ours / theirs
             cells += [number(ours), number(None if relative is None else 100 * relative, "{:.0f}")]
             numbers.append({"label": label, "cost": heading, "mean": ours, "relative_to_baseline": relative})
-        rows.append((Cell(text=label), *(metric_cell(grid, label, info) for info in shown), *cells))
+        rows.append((Cell(text=label), *(metric_cell(run, label, info) for info in shown), *cells))
     table = pd.DataFrame(numbers)
     if table["mean"].isna().all():
         return None
@@ -62,9 +55,9 @@ def cost_table(grid: Grid) -> Table | None:
     )
 
 
-def head_table(grid: Grid, published: Figures) -> Table | None:
+def head_table(run: Run, published: Figures) -> Table | None:
     """Build memory, speed and FLOPs of the student's head, if some rows apply it to a part of the positions."""
-    methods = grid.methods.values()
+    methods = run.methods.values()
     if len({one.flow for one in methods}) < 2 and not any("position" in one.axes for one in methods):
         return None
     reads: dict[str, Callable[[Record], float | None]] = {
@@ -79,14 +72,14 @@ def head_table(grid: Grid, published: Figures) -> Table | None:
             sum(value for part, value in record.cost.flops.items() if part.startswith("teacher")) or None, 1e-9
         ),
     }
-    found = {label: {name: mean(grid, label, read) for name, read in reads.items()} for label in grid.labels}
+    found = {label: {name: run.mean(label, read) for name, read in reads.items()} for label in run.labels}
     found = {label: values for label, values in found.items() if values["Training (s)"] is not None}
     kept = [name for name in reads if any(values[name] is not None for values in found.values())]
     if not found:
         return None
     rows = []
     for label, values in found.items():
-        one = grid.methods.get(label)
+        one = run.methods.get(label)
         theirs = published.value(one, "student_peak_gb")
         cells = [number(values[name], "{:.1f}" if "MiB" in name or "(s)" in name else "{:.4g}") for name in kept]
         rows.append((Cell(text=label), Cell(text="—" if one is None else one.flow), *cells, number(theirs, "{:.2f}")))
@@ -113,9 +106,9 @@ def head_table(grid: Grid, published: Figures) -> Table | None:
     )
 
 
-def cost_tables(grid: Grid, published: Figures) -> Iterator[Table | None]:
+def cost_tables(run: Run, published: Figures) -> Iterator[Table | None]:
     """Yield the tables of cost; None for those this grid cannot fill."""
-    yield cost_table(grid)
-    yield storage_table(grid, published)
-    yield runtime_table(grid, published)
-    yield head_table(grid, published)
+    yield cost_table(run)
+    yield storage_table(run, published)
+    yield runtime_table(run, published)
+    yield head_table(run, published)

@@ -8,8 +8,9 @@ import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
 from harness.analysis.metrics import QUALITY, describe
-from harness.analysis.noise import POWER, noise_floor
-from harness.analysis.tables.build import NOTHING, Grid, interval_text, number, strategy_column
+from harness.analysis.noise import POWER
+from harness.analysis.read import Run
+from harness.analysis.tables.build import NOTHING, interval_text, number, strategy_column
 
 _NUMBERS = [
     *(
@@ -28,12 +29,12 @@ _NUMBERS = [
 ]
 
 
-def comparison_table(grid: Grid) -> Table | None:
+def comparison_table(run: Run) -> Table | None:
     """Build every difference from the baseline in the main metrics, with all that is known of it."""
-    if grid.manifest.baseline is None or "verdict" not in grid.numbers:
+    if run.manifest.baseline is None or "verdict" not in run.numbers:
         return None
-    keys = [info.key for info in grid.measured([info.key for info in QUALITY])]
-    found = grid.numbers[grid.numbers["metric"].isin(keys) & grid.numbers["verdict"].notna()]
+    keys = [info.key for info in run.measured([info.key for info in QUALITY])]
+    found = run.numbers[run.numbers["metric"].isin(keys) & run.numbers["verdict"].notna()]
     if found.empty:
         return None
     order = {key: place for place, key in enumerate(keys)}
@@ -66,7 +67,7 @@ def comparison_table(grid: Grid) -> Table | None:
     headings += ["Improves (%)"]
     return Table(
         name="comparisons",
-        title=f"Differences from {grid.manifest.baseline}",
+        title=f"Differences from {run.manifest.baseline}",
         columns=(
             Column(heading="Metric", numeric=False),
             strategy_column(),
@@ -88,19 +89,19 @@ def comparison_table(grid: Grid) -> Table | None:
     )
 
 
-def rank_table(grid: Grid) -> Table | None:
+def rank_table(run: Run) -> Table | None:
     """Build the ranks of the trained rows, with ties."""
-    found = grid.numbers[grid.numbers["rank"].notna()]
-    keys = [info.key for info in grid.measured([info.key for info in QUALITY]) if info.key in set(found["metric"])]
+    found = run.numbers[run.numbers["rank"].notna()]
+    keys = [info.key for info in run.measured([info.key for info in QUALITY]) if info.key in set(found["metric"])]
     found = found[found["metric"].isin(keys)]
-    rows = [label for label in grid.labels if label in set(found["label"])]
+    rows = [label for label in run.labels if label in set(found["label"])]
     if len(rows) < 2:
         return None
     return Table(
         name="ranks",
         title="Ranks",
         columns=(strategy_column(), *(Column(heading=describe(key).title, direction="lower") for key in keys)),
-        rows=tuple((Cell(text=label), *(_rank(grid.row(label, key)) for key in keys)) for label in rows),
+        rows=tuple((Cell(text=label), *(_rank(run.row(label, key)) for key in keys)) for label in rows),
         caption=(
             "Among rows with seeds. First number: one more than the number of rows that are distinguishably better; "
             "rows that cannot be told from the best share rank 1. Second number: how far down the row may be. Together "
@@ -111,10 +112,10 @@ def rank_table(grid: Grid) -> Table | None:
     )
 
 
-def noise_table(grid: Grid) -> Table | None:
+def noise_table(run: Run) -> Table | None:
     """Build what seeds and items alone do to each metric, and the smallest difference this run could find."""
-    floor = noise_floor(grid.evidence, grid.manifest.baseline, seed=grid.seed)
-    keys = [info.key for info in grid.measured([info.key for info in QUALITY])]
+    floor = run.noise
+    keys = [info.key for info in run.measured([info.key for info in QUALITY])]
     floor = floor[floor["metric"].isin(keys)]
     if floor.empty:
         return None

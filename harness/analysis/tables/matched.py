@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Cell as Values
-from harness.analysis.document import Cell, Column, Mark, Table
+from harness.analysis.document import Cell, Column, Table
 from harness.analysis.inference import Spread, decompose, half_width, holm, tail
-from harness.analysis.metrics import MetricInfo
-from harness.analysis.tables.build import NOTHING, Grid, strategy_column
+from harness.analysis.metrics import MetricInfo, Verdict
+from harness.analysis.read import Run
+from harness.analysis.tables.build import NOTHING, strategy_column
 from harness.analysis.tables.reads import alone_seconds
 from harness.records.record import Record
 
@@ -48,18 +48,18 @@ class Matched:
     spread: Spread
 
 
-def matched_table(grid: Grid) -> Table | None:
+def matched_table(run: Run) -> Table | None:
     """Build the differences at equal cost; None if fewer than three rows tell what the baseline reaches at what."""
-    controls = _controls(grid)
-    shown = grid.measured(_METRICS)
+    controls = _controls(run)
+    shown = run.measured(_METRICS)
     if len(controls) < _FEWEST or not shown:
         return None
-    rows = [label for label in grid.labels if label in grid.methods and grid.methods[label].trained]
+    rows = [label for label in run.labels if label in run.methods and run.methods[label].trained]
     rows = [label for label in rows if label not in controls]
     columns, cells, numbers = [], {label: [Cell(text=label)] for label in rows}, []
     for cost, read in _COSTS.items():
         for info in shown:
-            found = {label: _match(grid, label, controls, info.key, read) for label in rows}
+            found = {label: _match(run, label, controls, info.key, read) for label in rows}
             columns.append(Column(heading=f"{info.heading} at equal {cost}", direction=info.direction))
             for label, (cell, number) in _told(found, info).items():
                 cells[label].append(cell)
@@ -72,9 +72,9 @@ def matched_table(grid: Grid) -> Table | None:
         columns=(strategy_column(), *columns),
         rows=tuple(tuple(row) for row in cells.values()),
         caption=(
-            f"Difference from {grid.manifest.baseline} trained on as many randomly chosen sequences as cost the same, "
+            f"Difference from {run.manifest.baseline} trained on as many randomly chosen sequences as cost the same, "
             "with its learning rate schedule shortened accordingly: mean over seeds, with a 95% interval over seeds. "
-            f"What {grid.manifest.baseline} reaches at a cost is interpolated between {len(controls)} rows "
+            f"What {run.manifest.baseline} reaches at a cost is interpolated between {len(controls)} rows "
             f"({', '.join(controls)}), linearly in the logarithm of the cost. Marked only where the difference, "
             "corrected for the number of strategies (Holm, 5% in all), is not zero. A dash: a cost beyond those rows. "
             "Seconds are those of the machine at hand."
@@ -83,14 +83,14 @@ def matched_table(grid: Grid) -> Table | None:
     )
 
 
-def _controls(grid: Grid) -> list[str]:
+def _controls(run: Run) -> list[str]:
     """Return the baseline, and the rows that differ from it only in learning from a random share of the sequences."""
-    baseline = grid.methods.get(grid.manifest.baseline or "")
+    baseline = run.methods.get(run.manifest.baseline or "")
     if baseline is None or not baseline.trained:
         return []
     plain = replace(baseline, source="", sample_policy=None, sample_budget=None)
     found = []
-    for label, one in grid.methods.items():
+    for label, one in run.methods.items():
         random = one.sample_policy is None or one.sample_policy.name == "random"
         if random and replace(one, source="", sample_policy=None, sample_budget=None) == plain:
             found.append(label)
@@ -98,12 +98,12 @@ def _controls(grid: Grid) -> list[str]:
 
 
 def _match(
-    grid: Grid, label: str, controls: list[str], metric: str, read: Callable[[Record], float | None]
+    run: Run, label: str, controls: list[str], metric: str, read: Callable[[Record], float | None]
 ) -> Matched | None:
     """Compare a strategy with the baseline at its own cost, seed by seed; None where that cost is out of reach."""
-    curves = _curves(grid, controls, metric, read)
+    curves = _curves(run, controls, metric, read)
     differences = []
-    for seed, (cost, value) in _points(grid, label, metric, read).items():
+    for seed, (cost, value) in _points(run, label, metric, read).items():
         curve = curves.get(seed, [])
         if len(curve) < _FEWEST or not curve[0][0] <= cost <= curve[-1][0]:
             return None
@@ -116,26 +116,26 @@ def _match(
 
 
 def _curves(
-    grid: Grid, controls: list[str], metric: str, read: Callable[[Record], float | None]
+    run: Run, controls: list[str], metric: str, read: Callable[[Record], float | None]
 ) -> Mapping[int | None, list[tuple[float, float]]]:
     """Return what the baseline reaches by what it costs, in ascending order of cost, for each seed."""
     curves: dict[int | None, list[tuple[float, float]]] = {}
     for label in controls:
-        for seed, point in _points(grid, label, metric, read).items():
+        for seed, point in _points(run, label, metric, read).items():
             curves.setdefault(seed, []).append(point)
     return {seed: sorted(points) for seed, points in curves.items()}
 
 
 def _points(
-    grid: Grid, label: str, metric: str, read: Callable[[Record], float | None]
+    run: Run, label: str, metric: str, read: Callable[[Record], float | None]
 ) -> dict[int | None, tuple[float, float]]:
     """Return a label's cost and value for each seed that has both."""
-    cell: Values | None = grid.evidence.cells.get((label, metric))
+    cell = run.evidence.cells.get((label, metric))
     if cell is None:
         return {}
     values = dict(zip(cell.seeds, cell.values.tolist(), strict=True))
     found = {}
-    for record in grid.records[label]:
+    for record in run.records[label]:
         cost = read(record)
         if cost and np.isfinite(values.get(record.seed, np.nan)):
             found[record.seed] = (cost, values[record.seed])
@@ -160,7 +160,7 @@ def _told(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tu
     return told
 
 
-def _mark(difference: float, p_corrected: float, info: MetricInfo) -> Mark:
+def _mark(difference: float, p_corrected: float, info: MetricInfo) -> Verdict:
     if np.isnan(p_corrected):
         return "untested"
     if p_corrected > 0.05:

@@ -3,15 +3,16 @@
 import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
-from harness.analysis.tables.build import NOTHING, Grid, number, strategy_column
+from harness.analysis.read import Run
+from harness.analysis.tables.build import NOTHING, number, strategy_column
 
 
-def method_table(grid: Grid) -> Table | None:
+def method_table(run: Run) -> Table | None:
     """Build what each strategy is, read from its record."""
-    if not grid.methods:
+    if not run.methods:
         return None
     rows, numbers = [], []
-    for label, one in grid.methods.items():
+    for label, one in run.methods.items():
         told = {
             "axes": ", ".join(one.axes) or ("none" if one.trained else "not trained"),
             "signal": one.signal,

@@ -6,24 +6,25 @@ import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
 from harness.analysis.published import Figures
-from harness.analysis.tables.build import NOTHING, Grid, baseline_mean, mean, number, seeds_cell, strategy_column
+from harness.analysis.read import Run
+from harness.analysis.tables.build import NOTHING, number, seeds_cell, strategy_column
 from harness.analysis.tables.reads import alone_seconds, bytes_per_token, own_seconds, phase_seconds, stored_share
 from harness.records.record import Record
 
 TOKENS = 100e9
 
 
-def storage_table(grid: Grid, published: Figures) -> Table | None:
+def storage_table(run: Run, published: Figures) -> Table | None:
     """Build the measured bytes per token of each strategy's stored supervision, and what 100B tokens would take."""
     rows, numbers = [], []
-    for label in grid.labels:
-        for kind in sorted({kind for record in grid.records[label] for kind in record.cost.disk_bytes} - {"prepass"}):
-            per_token = mean(grid, label, lambda record, kind=kind: bytes_per_token(record, kind))  # type: ignore[misc]
-            share = mean(grid, label, lambda record, kind=kind: stored_share(record, kind))  # type: ignore[misc]
+    for label in run.labels:
+        for kind in sorted({kind for record in run.records[label] for kind in record.cost.disk_bytes} - {"prepass"}):
+            per_token = run.mean(label, lambda record, kind=kind: bytes_per_token(record, kind))  # type: ignore[misc]
+            share = run.mean(label, lambda record, kind=kind: stored_share(record, kind))  # type: ignore[misc]
             if per_token is None or share is None:
                 continue
             terabytes = per_token * share * TOKENS / 1e12
-            theirs = published.value(grid.methods.get(label), "terabytes") if kind != "hidden" else None
+            theirs = published.value(run.methods.get(label), "terabytes") if kind != "hidden" else None
             arithmetic = f"{per_token:.4g} B x {share:.3g} x 1e11 / 1e12"
             rows.append(
                 (
@@ -85,9 +86,9 @@ def storage_table(grid: Grid, published: Figures) -> Table | None:
     )
 
 
-def runtime_table(grid: Grid, published: Figures) -> Table | None:
+def runtime_table(run: Run, published: Figures) -> Table | None:
     """Build the seconds of each phase, if any strategy selects samples."""
-    if not any(one.sample_policy is not None for one in grid.methods.values()):
+    if not any(one.sample_policy is not None for one in run.methods.values()):
         return None
     parts: dict[str, Callable[[Record], float | None]] = {
         "Prepass (s)": lambda record: phase_seconds(record, "prepass", ("prepass",)),
@@ -96,19 +97,19 @@ def runtime_table(grid: Grid, published: Figures) -> Table | None:
         "Total alone (s)": alone_seconds,
         "Total, shared (s)": lambda record: own_seconds(record),
     }
-    base = baseline_mean(grid, alone_seconds)
+    base = run.mean(run.manifest.baseline, alone_seconds)
     full = published.find("Full KD", "wall_hours_total")
     rows, numbers = [], []
-    for label in grid.labels:
-        values = {heading: mean(grid, label, read) for heading, read in parts.items()}
+    for label in run.labels:
+        values = {heading: run.mean(label, read) for heading, read in parts.items()}
         if values["Train (s)"] is None:
             continue
         saved = None if not base or values["Total alone (s)"] is None else 100 * (values["Total alone (s)"] / base - 1)
-        hours = published.value(grid.methods.get(label), "wall_hours_total")
+        hours = published.value(run.methods.get(label), "wall_hours_total")
         theirs = None if hours is None or not full else 100 * (hours / full - 1)
         cells = [number(value, "{:.1f}") for value in values.values()]
         tail = (number(saved, "{:+.0f}"), number(hours, "{:.1f}"), number(theirs, "{:+.0f}"))
-        rows.append((Cell(text=label), seeds_cell(grid, label), *cells, *tail))
+        rows.append((Cell(text=label), seeds_cell(run, label), *cells, *tail))
         named = {
             heading.replace(" (s)", "_s").replace(", ", "_").replace(" ", "_").lower(): value
             for heading, value in values.items()
@@ -116,7 +117,7 @@ def runtime_table(grid: Grid, published: Figures) -> Table | None:
         numbers.append({"label": label, **named, "change_percent": saved, "published_hours": hours})
     if not rows:
         return None
-    headings = [*parts, f"Against {grid.manifest.baseline or 'the baseline'} (%)", "Published (h)", "Published (%)"]
+    headings = [*parts, f"Against {run.manifest.baseline or 'the baseline'} (%)", "Published (h)", "Published (%)"]
     return Table(
         name="runtime",
         title="Run time of sample selection",

@@ -1,9 +1,10 @@
 """How a verdict is shown: the same signs in every format, and a legend of those a table uses."""
 
-from harness.analysis.document import Cell, Mark, Table
+from harness.analysis.document import Cell, Table
+from harness.analysis.metrics import Verdict
 
 # Better is set in bold instead: by `Bold`, whatever the format calls it.
-SIGNS: dict[Mark, str] = {"worse": "†", "different": "‡", "not distinguishable": "≈"}
+SIGNS: dict[Verdict, str] = {"worse": "†", "different": "‡", "not distinguishable": "≈"}
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 

@@ -1,0 +1,188 @@
+"""A grid's run, read once: its records as frames, and what follows from them, each computed at most once."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.cells import Evidence, gather
+from harness.analysis.frame import Frames, labels
+from harness.analysis.metrics import COSTS, MetricInfo, describe
+from harness.analysis.noise import noise_floor
+from harness.analysis.statistics import compare, rank, summarise
+from harness.analysis.strategies import Method, method
+from harness.records.record import Manifest, Record
+
+# What a method takes beyond reading a model and being evaluated: seconds of all other phases.
+METHOD_SECONDS = "wall_method_s"
+_NOT_THE_METHOD = ("wall_load_s", "wall_eval_s", "wall_diagnostics_s", "wall_total_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One label's mean of one number, as figures show it: finite, in the unit that is printed.
+
+    Attributes:
+        mean: over seeds.
+        low: lower end of its 95% interval; the mean itself where there is no interval.
+        high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def below(self) -> float:
+        """How far the interval reaches down."""
+        return self.mean - self.low
+
+    @property
+    def above(self) -> float:
+        """How far the interval reaches up."""
+        return self.high - self.mean
+
+
+@dataclass(frozen=True)
+class Run:
+    """A grid that has run; tables, findings and figures take it, so that nothing is read or computed twice.
+
+    Attributes:
+        manifest: its trials and baseline.
+        frames: its records as frames.
+        seed: of resampling; see `statistics.compare` and `noise.noise_floor`.
+    """
+
+    manifest: Manifest
+    frames: Frames
+    seed: int = 0
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The labels, in the manifest's order."""
+        return labels(self.manifest)
+
+    @cached_property
+    def seedless(self) -> list[str]:
+        """The labels without randomness (no KD, the teacher), one per trial."""
+        return [str(label) for label in self.frames.trials.loc[self.frames.trials["seed"].isna(), "label"]]
+
+    @cached_property
+    def records(self) -> dict[str, tuple[Record, ...]]:
+        """The finished records of each label."""
+        records: dict[str, tuple[Record, ...]] = dict.fromkeys(self.labels, ())
+        for entry, record in zip(self.manifest.trials, self.frames.records, strict=True):
+            if record is not None and record.status == "finished":
+                records[entry.label] = (*records[entry.label], record)
+        return records
+
+    @cached_property
+    def strategies(self) -> dict[str, dict[str, Any]]:
+        """The strategy of each label that left a record, as the record states it."""
+        stated: dict[str, dict[str, Any]] = {}
+        for entry, record in zip(self.manifest.trials, self.frames.records, strict=True):
+            if record is not None and record.strategy:
+                stated.setdefault(entry.label, record.strategy)
+        return stated
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """What each of these strategies is."""
+        return {label: method(strategy) for label, strategy in self.strategies.items()}
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The finished values and single items."""
+        return gather(self.frames.metrics, self.frames.tables.get("items"))
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What trials cost, as `Frames.metrics`: a row per trial and cost, `METHOD_SECONDS` among them."""
+        trials = self.frames.trials
+        own = [name for name in map(str, trials) if name.startswith("wall_") and name not in _NOT_THE_METHOD]
+        costs = trials.assign(**{METHOD_SECONDS: trials[own].sum(axis=1, min_count=1)}).melt(
+            id_vars=["trial_id", "label", "seed", "status"],
+            value_vars=[*(info.key for info in COSTS), METHOD_SECONDS],
+            var_name="metric",
+        )
+        return costs.assign(num=costs["value"].notna().map({True: 1, False: None}).astype("Int64"))
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Every metric and cost of every label, in the manifest's order and each metric's own unit.
+
+        label, num_finished, num_planned, metric, mean, std, n and the interval as `statistics.summarise` gives it; a
+        label of which nothing finished has its rows, without a mean and with n = 0.
+        """
+        keys = [*self.frames.metrics["metric"].unique(), *self.costs["metric"].unique()]
+        summary = pd.concat([summarise(self.evidence), summarise(self.costs)])
+        ended = self.frames.trials.assign(finished=self.frames.trials["status"] == "finished")
+        by_label = ended.groupby("label")["finished"]
+        counts = pd.DataFrame({"num_finished": by_label.sum(), "num_planned": by_label.size()})
+        every = pd.MultiIndex.from_product([self.labels, keys], names=["label", "metric"]).to_frame(index=False)
+        table = every.merge(counts, left_on="label", right_index=True).merge(
+            summary, on=["label", "metric"], how="left"
+        )
+        table["n"] = table.pop("num_seeds").astype("float64").fillna(0).astype(int)
+        head = ["label", "num_finished", "num_planned", "metric", "mean", "std", "n"]
+        return table[head + [name for name in table.columns if name not in head]]
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The numbers behind the tables: the summary without `METHOD_SECONDS`, with differences and ranks.
+
+        The columns of `statistics.compare` are missing for costs, for the baseline, and without a baseline; rank,
+        rank_worst and num_ranked are among labels with seeds.
+
+        Raises:
+            UnknownNameError: the baseline is not one of the grid's labels.
+        """
+        table = self.summary[self.summary["metric"] != METHOD_SECONDS]
+        if self.manifest.baseline is not None:
+            compared = compare(self.evidence, self.manifest.baseline, seed=self.seed)
+            table = table.merge(compared, on=["label", "metric"], how="left")
+        seeded = list(self.frames.trials.loc[self.frames.trials["seed"].notna(), "label"].unique())
+        return table.merge(rank(self.evidence, seeded), on=["label", "metric"], how="left")
+
+    @cached_property
+    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """The rows of `numbers`, by label and metric."""
+        rows = [{str(key): value for key, value in row.items()} for row in self.numbers.to_dict("records")]
+        return {(row["label"], row["metric"]): row for row in rows}
+
+    @cached_property
+    def points(self) -> dict[str, dict[str, Point]]:
+        """Every finite mean by metric or cost and label, in the manifest's order."""
+        points: dict[str, dict[str, Point]] = {}
+        for row in self.summary[np.isfinite(self.summary["mean"])].to_dict("records"):
+            scale = describe(str(row["metric"])).scale
+            mean, low, high = (float(row[key]) * scale for key in ("mean", "mean_low", "mean_high"))
+            low, high = (end if math.isfinite(end) else mean for end in (low, high))
+            points.setdefault(str(row["metric"]), {})[str(row["label"])] = Point(mean=mean, low=low, high=high)
+        return points
+
+    @cached_property
+    def noise(self) -> pd.DataFrame:
+        """What seeds and items alone do, as `noise.noise_floor` says it."""
+        return noise_floor(self.evidence, self.manifest.baseline, seed=self.seed)
+
+    @cached_property
+    def _measured(self) -> frozenset[str]:
+        return frozenset(self.summary.loc[self.summary["n"] > 0, "metric"])
+
+    def measured(self, keys: Sequence[str]) -> list[MetricInfo]:
+        """Return those metrics that any label has a value of."""
+        return [describe(key) for key in keys if key in self._measured]
+
+    def row(self, label: str, metric: str) -> dict[str, Any]:
+        """Return one label's numbers of one metric."""
+        return self.rows[label, metric]
+
+    def mean(self, label: str | None, read: Callable[[Record], float | None]) -> float | None:
+        """Return the mean of a number over a label's finished records; None if no record has it."""
+        values = [value for record in self.records.get(label or "", ()) if (value := read(record)) is not None]
+        return sum(values) / len(values) if values else None
