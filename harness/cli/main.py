@@ -1,5 +1,6 @@
 """The command line: commands without logic. Errors of the user are one line on stderr and exit code 2."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -191,8 +192,8 @@ def plan(
         return
     from harness.run.plan import make_plan, print_plan
 
-    made = make_plan(grid, place, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
-    print_plan(console(), made, place)
+    checked = make_plan(grid, place, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
+    print_plan(console(), checked, place)
 
 
 @app.command()
@@ -279,6 +280,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+        logging.getLogger("harness").setLevel(logging.DEBUG)
     try:
         app(standalone_mode=True)
     except SystemExit as ended:
@@ -291,10 +293,10 @@ def main() -> None:
         typer.echo(f"harness: {one_line(str(error))}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        told = explain_missing(error)
-        if debug or told is None:
+        explanation = explain_missing(error)
+        if debug or explanation is None:
             raise
-        typer.echo(f"harness: {told}", err=True)
+        typer.echo(f"harness: {explanation}", err=True)
         sys.exit(2)
 
 

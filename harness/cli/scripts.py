@@ -13,7 +13,7 @@ def run_script(module: str, *arguments: Path) -> None:
 
     Args:
         module: its name, e.g. "scripts.tiny.build".
-        arguments: what it is told.
+        arguments: passed to it.
 
     Raises:
         UserError: this installation is no checkout, so the script is not there; or the script failed.
@@ -26,4 +26,4 @@ def run_script(module: str, *arguments: Path) -> None:
         [sys.executable, "-m", module, *(str(each.resolve()) for each in arguments)], cwd=checkout, check=False
     )
     if ended.returncode != 0:
-        raise UserError(f"{module} failed with exit code {ended.returncode}; what it said stands above")
+        raise UserError(f"{module} failed with exit code {ended.returncode}; its output stands above")

@@ -55,7 +55,7 @@ def run_and_write(
         results: where it leaves its record and checkpoints.
         options: where and how; the defaults if None.
         on_step: called after every optimiser step.
-        on_wait: told who holds the trial, once, if somebody does.
+        on_wait: called with who holds the trial, once, if somebody does.
         stop: asked after every step whether to save and stop.
         gather: starts the processes that train with this one, each in `help_run`, and ends them.
 
@@ -241,20 +241,19 @@ def _holding(
 ) -> Iterator[lock.Held]:
     """Hold a trial's lock, after waiting for whoever holds it."""
     with ExitStack() as stack:
-        told, mine = False, None
-        while mine is None:
+        announced, held = False, None
+        while held is None:
             try:
-                timeout_s = _SECONDS_BETWEEN_LOOKS
-                name = lock_name(trial.id)
-                mine = stack.enter_context(lock.held(results.locks, name, doing="run", timeout_s=timeout_s))
+                attempt = lock.held(results.locks, lock_name(trial.id), doing="run", timeout_s=_SECONDS_BETWEEN_LOOKS)
+                held = stack.enter_context(attempt)
             except lock.LockedError as error:
-                if on_wait is not None and not told:
+                if on_wait is not None and not announced:
                     on_wait(str(error))
-                told = True
+                announced = True
                 if stop():
                     raise Stopped("stopped while another process ran the trial") from None
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-        yield mine
+        yield held
 
 
 def _earlier(results: Results, trial: Trial) -> Record | None:

@@ -28,13 +28,15 @@ from harness.teacher.provide import Spread
 from harness.trial.trial import Trial, from_config
 
 # Ray reads these when it is imported or started: no usage statistics, no table of its own on the terminal, no handler
-# of its own for Ctrl-C, no memory monitor, which would abort every trial when it kills one, and no niceness: beside
-# anything else that computes, a trial of lower priority stands still, and its seconds say nothing.
+# of its own for Ctrl-C, no memory monitor, which would abort every trial when it kills one, no state of the experiment
+# saved every ten seconds, which nobody restores, and no niceness: beside anything else that computes, a trial of lower
+# priority stands still, and its seconds say nothing.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -88,12 +90,8 @@ def available_cpus() -> int:
 
 def loopback_interface() -> str:
     """Return the name of the network interface that only this machine reaches."""
-    found = [
-        name
-        for name, addresses in psutil.net_if_addrs().items()
-        if any(each.address == "127.0.0.1" for each in addresses)
-    ]
-    return str(found[0])
+    interfaces = psutil.net_if_addrs().items()
+    return str(next(name for name, addresses in interfaces if any(each.address == "127.0.0.1" for each in addresses)))
 
 
 def make_loggers(trackers: Sequence[str], name: str) -> list[tune.Callback]:
@@ -195,15 +193,15 @@ def _watch(others: Sequence[ray.ObjectRef[None]], done: threading.Event) -> None
 
 def _failures(others: Sequence[ray.ObjectRef[None]], *, timeout_s: float) -> list[Exception]:
     """Return what the processes that have ended raised."""
-    found: list[Exception] = []
+    errors: list[Exception] = []
     for other in ray.wait(list(others), num_returns=len(others), timeout=timeout_s)[0]:
         try:
             ray.get(other)
         except ray.exceptions.RayTaskError as error:
-            found.append(error.cause or error)
+            errors.append(error.cause or error)
         except ray.exceptions.RayError as error:
-            found.append(error)
-    return found
+            errors.append(error)
+    return errors
 
 
 def _explained(lost: RankLostError, others: Sequence[ray.ObjectRef[None]]) -> Exception:

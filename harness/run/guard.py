@@ -80,12 +80,12 @@ def marked(mark: str) -> set[psutil.Process]:
 
     A process that writes its own title may write over its environment; its parent is then what tells.
     """
-    found = set()
+    processes = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(MARK) == mark:
-                found |= {process, *process.children(recursive=True)}
-    return found
+                processes |= {process, *process.children(recursive=True)}
+    return processes
 
 
 def watch(mark: str, pipe: int) -> set[psutil.Process]:

@@ -17,8 +17,8 @@ def memory_share(num_side_by_side: int) -> int:
     """Return the bytes that one of several trials may take: what the machine, or the container, holds for each."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        found = _number(_CGROUP / name, r"^(\d+)$")
-        total = min(total, found) if found else total
+        limit = _number(_CGROUP / name, r"^(\d+)$")
+        total = min(total, limit) if limit else total
     return int(total * _SHARE / num_side_by_side)
 
 
@@ -53,7 +53,7 @@ def memory_limit(num_bytes: int | None) -> Iterator[None]:
 
 def _number(path: Path, pattern: str) -> int | None:
     try:
-        found = re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) if found else None
+    return int(match[1]) if match else None

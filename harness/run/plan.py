@@ -56,10 +56,10 @@ class Plan:
     def state(self) -> str:
         """How many trials are to run, are finished and are not chosen, in words."""
         num_finished, num_left_out = len(self.chosen) - len(self.todo), len(self.trials) - len(self.chosen)
-        left_out = f", {num_left_out} are not chosen" if num_left_out else ""
+        left_out = f", {num_left_out} not chosen" if num_left_out else ""
         if not self.todo:
             return f"All {num_finished} {'chosen ' * bool(left_out)}trials of {self.grid.name} are finished{left_out}"
-        finished = f", {num_finished} are finished already" if num_finished else ""
+        finished = f", {num_finished} finished already" if num_finished else ""
         return f"{self.grid.name}: {len(self.todo)} trials to run{finished}{left_out}"
 
 
@@ -113,7 +113,7 @@ def make_plan(
                 f"{loaded.resources.data_parallel} processes sees a part: set resources.data_parallel to 1"
             )
         probe_shadows()
-    found = fingerprints(loaded)
+    digests = fingerprints(loaded)
     for strategy in grid.strategies:
         check_batches(strategy, loaded)
         check_vocabulary(strategy, num_tokens(loaded.student, loaded.folder))
@@ -124,7 +124,7 @@ def make_plan(
         shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
     if loaded.resources.shard_student:
         layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
-    trials = make_trials(grid, loaded, found)
+    trials = make_trials(grid, loaded, digests)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = dict[str, Trial]()
     for trial in trials:
@@ -194,7 +194,7 @@ def print_plan(console: Console, plan: Plan, results: Results) -> None:
         console.print(f"{plan.grid.name} on {plan.workload.name}: {num_rows:,} strategies, too many to list.")
     console.print(
         f"{len(plan.todo)} of {len(plan.trials)} trials to run"
-        + (f" ({num_left_out} are not chosen)" if num_left_out else "")
+        + (f" ({num_left_out} not chosen)" if num_left_out else "")
         + f", {total / 1e9:,.0f} GFLOP of training in all"
         + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
     )

@@ -18,7 +18,7 @@ from harness.run.plan import Plan
 from harness.run.refresh import refresh_report
 
 if TYPE_CHECKING:
-    from harness.run.watchers import Outcome, Watcher
+    from harness.run.watchers import Endings, Watcher
 
 _INTERRUPTED = 130
 
@@ -113,12 +113,12 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
     prepare_plan(plan, results, console, spread=spread)
 
 
-def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Outcome":
+def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Endings":
     from harness.run.schedule import run_trials
-    from harness.run.watchers import Board, Progress, Watchers
+    from harness.run.watchers import Board, TerminalWatcher, Watchers
 
     console.print(f"{plan.state}. Starting workers.", highlight=False, soft_wrap=True)
-    progress = Progress(console=console, total=len(plan.todo))
+    progress = TerminalWatcher(console=console, total=len(plan.todo))
     watchers: "tuple[Watcher, ...]" = (progress,)
     if "tensorboard" in options.trackers:
         watchers += (Board(results.tensorboard(plan.grid.name), results, progress.message),)

@@ -19,7 +19,7 @@ from harness.run.guard import guarded, interruptible
 from harness.run.limits import count_oom_kills, memory_share
 from harness.run.options import Options
 from harness.run.plan import Plan
-from harness.run.watchers import Failed, Outcome, Watcher
+from harness.run.watchers import Endings, Failed, Watcher
 from harness.trial.checkpoint import Stopped
 from harness.trial.trial import Trial, as_config, from_config
 
@@ -28,7 +28,7 @@ _SECONDS_BETWEEN_REPORTS = 2.0
 _WORTH_A_RETRY = ("memory", "lost")
 
 
-def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options) -> Outcome:
+def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options) -> Endings:
     """Run a plan's missing trials side by side, as many as the machine holds; one that fails does not stop the others.
 
     A trial whose worker was lost, or that ran out of memory, is tried once more after the others.
@@ -63,7 +63,7 @@ def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options)
             _fit(_Relay(again, results, watcher, failed, stop), options, scratch / "second", loggers())
     ended = tuple(trial.id for trial in trials if trial.id not in failed and finished(results, trial.id))
     pending = tuple(trial.id for trial in trials if trial.id not in failed and trial.id not in ended)
-    return Outcome(finished=ended, failed={key: each.line for key, each in failed.items()}, pending=pending)
+    return Endings(finished=ended, failed={key: each.line for key, each in failed.items()}, pending=pending)
 
 
 def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:

@@ -80,7 +80,7 @@ class Failed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Endings:
     """How scheduling ended, by trial id.
 
     Attributes:
@@ -103,7 +103,7 @@ class _Running:
 
 
 @dataclass(kw_only=True)
-class Progress(Watcher):
+class TerminalWatcher(Watcher):
     """Counts trials as they end and shows those that run.
 
     Attributes:
@@ -158,12 +158,12 @@ class Progress(Watcher):
         self._print(Text(text))
 
     @contextmanager
-    def shown(self) -> Iterator["Progress"]:
+    def shown(self) -> Iterator["TerminalWatcher"]:
         """Keep the live table on screen for the length of a block."""
         if not self.console.is_terminal:
             yield self
             return
-        with Live(self._render(), console=self.console, refresh_per_second=4, transient=True) as live:
+        with Live(self._render(), console=self.console, refresh_per_second=1, transient=True) as live:
             self._live = live
             yield self
             self._live = None

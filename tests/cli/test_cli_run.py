@@ -94,7 +94,7 @@ def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Ca
     chosen = [option for label in ("no kd", "full kd", "se-kd") for option in ("--only", label)]
     code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports", *chosen)
     assert code == 0
-    assert "All 3 chosen trials of question are finished, 1 are not chosen; nothing to run" in " ".join(out.split())
+    assert "All 3 chosen trials of question are finished, 1 not chosen; nothing to run" in " ".join(out.split())
     # The report is of all trials, whichever command made them.
     assert "--only" not in read_manifest(folder / "results" / "question" / "manifest.json").command
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -124,7 +124,7 @@ def test_trials_that_are_not_chosen_are_not_called_finished(
     grid, _, _ = finished
     folders = ("--results", tmp_path / "results", "--reports", tmp_path / "reports")
     _, out, _ = here("run", grid, "--dry-run", *folders, "--only", "se-kd")
-    assert "1 of 4 trials to run (3 are not chosen)" in out
+    assert "1 of 4 trials to run (3 not chosen)" in out
     (row,) = [line for line in out.splitlines() if "Full KD" in line]
     assert row.replace("│", " ").split()[2:5] == ["0", "0", "1"], "to run, finished, not chosen"
 
@@ -145,7 +145,7 @@ def test_force_and_only_run_one_finished_trial_again(
     grid, folder, _ = finished
     options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
     _, out, err = here("run", grid, *options, "--dry-run")
-    assert "1 of 4 trials to run (3 are not chosen)" in out, err
+    assert "1 of 4 trials to run (3 not chosen)" in out, err
 
 
 def test_asking_for_diagnostics_runs_trained_trials_again(
