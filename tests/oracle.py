@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.config.seeds import derive
 from harness.data.tokens import Batch
 from harness.distill.step import Core, StepResult, accumulate
 from strategies.noise import cells, mix, streams, uniform
+from strategies.registry import CRITERIA, SIGNALS, raw_inputs
 
 OPTIONS: dict[str, dict[str, Any]] = {
     preset.criterion.name: dict(preset.criterion.options) for preset in presets().values() if preset.criterion
@@ -101,6 +103,24 @@ def akl_share(p: Tensor, q: Tensor, head: float) -> Tensor:
         if place == 0 or mass <= head + 1e-6:
             within = within + (p[v] - q[v]).abs()
     return within / (p - q).abs().sum()
+
+
+def way(name: str) -> Hashable:
+    """Return what decides which way the core takes with a preset: the formulas of criteria and signals do not."""
+    preset = presets()[name]
+    assert preset.position is not None
+    assert preset.criterion is not None
+    signal = SIGNALS[preset.position.signal.name] if preset.position.signal else None
+    return (
+        preset.position.policy.name,
+        signal and (signal.traits["scope"], frozenset(raw_inputs(signal))),
+        CRITERIA[preset.criterion.name].inputs,
+        preset.classes and preset.classes.name,
+        preset.feature is None,
+        preset.temperature.name if isinstance(preset.temperature, Choice) else None,
+        preset.rollout is None,
+        preset.flow,
+    )
 
 
 SPLITS = ([6], [1, 1, 1, 1, 1, 1], [4, 2])

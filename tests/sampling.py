@@ -1,7 +1,7 @@
 """Which cases of a large product `make test` runs; `make test-slow` runs the others."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,17 +15,30 @@ def sampled(cases: Iterable[Any], keep: Iterable[int]) -> list[Any]:
     return [_param(case if isinstance(case, tuple) else (case,), place in chosen) for place, case in enumerate(cases)]
 
 
-def cycled(first: Sequence[Any], *others: Sequence[Any]) -> list[Any]:
-    """Return the whole product; slow is what gives a value of the first axis a second case.
+def one_of_each(cases: Iterable[Any], kind: Callable[[Any], Hashable]) -> list[Any]:
+    """Leave the first case of each kind to `make test`."""
+    seen: set[Hashable] = set()
+    split = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        split.append(_param(values, kind(values[0]) not in seen))
+        seen.add(kind(values[0]))
+    return split
 
-    The values of the other axes take turns, so each of them is met as well.
+
+def cycled(
+    first: Sequence[Any], second: Sequence[Any], *, kind: Callable[[Any], Hashable] = lambda case: case
+) -> list[Any]:
+    """Return the whole product; slow is what gives a kind of the first axis' values a second case.
+
+    The values of the other axis take turns, so each of them is met as well.
     """
+    kinds = list(dict.fromkeys(kind(value) for value in first))
+    leaders = [next(value for value in first if kind(value) == each) for each in kinds]
     return [
-        _param(
-            (first[places[0]], *(axis[at] for axis, at in zip(others, places[1:], strict=True))),
-            all(at == places[0] % len(axis) for axis, at in zip(others, places[1:], strict=True)),
-        )
-        for places in itertools.product(*(range(len(axis)) for axis in (first, *others)))
+        _param((one, other), one in leaders and place == leaders.index(one) % len(second))
+        for one in first
+        for place, other in enumerate(second)
     ]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Pair, small_model, split_batch
-from oracle import SPLITS, Largest, assert_same, oracle, oracle_loss, run, variant
-from sampling import cycled, sampled
+from oracle import SPLITS, Largest, assert_same, oracle, oracle_loss, run, variant, way
+from sampling import cycled, one_of_each, sampled
 from torch import Tensor
 
 from harness.config import Choice, Strategy
@@ -41,6 +41,8 @@ PAIRED = [
     for place, normaliser in enumerate(NORMALISERS)
 ]
 ALTERNATING = [(name, NORMALISERS[place % len(NORMALISERS)]) for place, name in enumerate(TRAINED)]
+each_way = pytest.mark.parametrize("name", one_of_each(TRAINED, way))
+each_way_alternating = pytest.mark.parametrize(("name", "normaliser"), one_of_each(ALTERNATING, way))
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -86,7 +88,7 @@ def test_loss_and_gradients_equal_the_dense_oracle_in_float64(
     assert_same(found, oracle(strategy, pair64, batch), TOLERANCE[torch.float64])
 
 
-@pytest.mark.parametrize(("name", "normaliser"), ALTERNATING)
+@each_way_alternating
 def test_loss_and_gradients_equal_the_dense_oracle_in_float32(
     name: str, normaliser: str, pair32: Pair, batch: Batch, make_core: Any
 ) -> None:
@@ -95,7 +97,7 @@ def test_loss_and_gradients_equal_the_dense_oracle_in_float32(
     assert_same(found, oracle(strategy, pair32, batch), TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize(("name", "kd_weight"), cycled(TRAINED, [1.0, 0.5]))
+@pytest.mark.parametrize(("name", "kd_weight"), cycled(TRAINED, [1.0, 0.5], kind=way))
 def test_the_dense_flow_equals_the_dense_oracle(
     name: str, kd_weight: float, pair64: Pair, batch: Batch, make_core: Any
 ) -> None:
@@ -119,14 +121,14 @@ def test_the_oracle_can_tell_wrong_masks(pair64: Pair, batch: Batch, make_core: 
 # ---- independence of how the work is cut up
 
 
-@pytest.mark.parametrize(("name", "chunk"), cycled(TRAINED, [1, 10_000]))
+@pytest.mark.parametrize(("name", "chunk"), cycled(TRAINED, [1, 10_000], kind=way))
 def test_chunk_size_does_not_matter(name: str, chunk: int, pair64: Pair, batch: Batch, make_core: Any) -> None:
     strategy = variant(name, kd_weight=0.5)
     wanted = run(make_core(strategy, pair64, chunk=7), [batch])
     assert_same(run(make_core(strategy, pair64, chunk=chunk), [batch]), wanted, 1e-10)
 
 
-@pytest.mark.parametrize(("name", "normaliser"), ALTERNATING)
+@each_way_alternating
 def test_micro_batches_do_not_matter(name: str, normaliser: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
     core = make_core(variant(name, normaliser=normaliser, kd_weight=0.5), pair64)
     whole, *others = (run(core, split_batch(batch, sizes)) for sizes in SPLITS)
@@ -188,7 +190,7 @@ def test_a_sequence_of_which_nothing_is_selected(
     assert found.loss == pytest.approx(first.loss / counted, rel=1e-10)
 
 
-@pytest.mark.parametrize(("name", "normaliser"), ALTERNATING)
+@each_way_alternating
 def test_right_padding_does_not_matter(
     name: str, normaliser: str, pair64: Pair, make_batch: Callable[..., Batch], make_core: Any
 ) -> None:
@@ -197,7 +199,7 @@ def test_right_padding_does_not_matter(
     assert_same(found, wanted, 1e-10)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@each_way
 def test_a_sequence_without_targets_changes_nothing(name: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
     core = make_core(variant(name, kd_weight=0.5), pair64)
     empty = replace(
@@ -336,7 +338,7 @@ def test_unselected_positions_get_exactly_zero_gradient(
     assert bool((norms[weights > 0] > 0).all())
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@each_way
 def test_padded_vocabulary_columns_take_no_part(
     name: str, make_pair: Callable[..., Pair], batch: Batch, make_core: Any
 ) -> None:
@@ -354,7 +356,7 @@ def test_padded_vocabulary_columns_take_no_part(
     assert torch.equal(embeddings, wanted.grads["model.embed_tokens.weight"])
 
 
-@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"tip", "tip_q3", "adakd", "egad"}))
+@pytest.mark.parametrize("name", one_of_each(sorted(set(TRAINED) - {"tip", "tip_q3", "adakd", "egad"}), way))
 def test_lambda_zero_needs_no_teacher(name: str, pair64: Pair, batch: Batch, make_core: Any) -> None:
     strategy = variant(name, kd_weight=0.0)
     core = make_core(strategy, pair64, with_teacher=False)
@@ -379,7 +381,7 @@ def wide(make_pair: Callable[..., Pair]) -> Pair:
     return make_pair(torch.float32, rows=1000, vocab_size=990)
 
 
-@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"full_kd_dense"}))
+@pytest.mark.parametrize("name", one_of_each(sorted(set(TRAINED) - {"full_kd_dense"}), way))
 def test_no_logits_of_a_whole_batch_exist(
     name: str, wide: Pair, make_batch: Callable[..., Batch], make_core: Any
 ) -> None:

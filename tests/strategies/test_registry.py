@@ -279,6 +279,7 @@ def test_editing_a_helper_changes_the_digests_of_what_imports_it(changed_by_nois
     assert {"policy random", "policy top_k", "criterion cross_entropy"} <= changed_by_noise
 
 
+@pytest.mark.slow
 def test_a_helper_imported_as_a_module_counts_too(changed_by_noise: set[str]) -> None:
     assert "signal by_module" in changed_by_noise
 

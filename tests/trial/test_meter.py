@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCAB, Pair, split_batch
+from oracle import way
+from sampling import one_of_each
 
 from harness.config.expand import presets
 from harness.data.tokens import Batch
@@ -30,7 +32,7 @@ def priced(tally: Tally, pair: Pair) -> dict[str, float]:
     return price(Work(tally=tally), shapes)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", one_of_each(TRAINED, way))
 def test_the_operations_of_a_step_are_those_a_counter_sees(
     name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
 ) -> None:
@@ -53,7 +55,7 @@ def test_attention_costs_the_same_however_it_is_computed(make_pair: Callable[...
     assert counted["sdpa"] == counted["eager"] == products + 2 * 4 * LENGTH**2 * 16
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", one_of_each(TRAINED, way))
 def test_each_head_is_charged_what_a_counter_sees(
     name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Any
 ) -> None:
