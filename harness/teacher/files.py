@@ -10,10 +10,10 @@ import numpy.typing as npt
 from safetensors.torch import save
 from torch import Tensor
 
+from harness.config.base import Scalar
 from harness.config.errors import UserError
 from harness.records.files import File, Sealed, read_sealed, written
 
-Scalar = bool | int | float | str
 Arrays = dict[str, npt.NDArray[Any]]
 Indices = npt.NDArray[np.int64]
 

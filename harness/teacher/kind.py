@@ -5,7 +5,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from harness.teacher.files import Indices, Scalar
+from harness.config.base import Scalar
+from harness.teacher.files import Indices
 from harness.teacher.source import Source
 from harness.teacher.store import Store
 

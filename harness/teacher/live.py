@@ -181,8 +181,8 @@ def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:
         return models.trunk(model, batch.input_ids.to(first)).to(device)
 
     def layers(batch: Batch, numbers: Sequence[int]) -> models.States:
-        found = models.trunk_layers(model, batch.input_ids.to(first), numbers)
-        return models.States(final=found.final.to(device), layers=tuple(each.to(device) for each in found.layers))
+        states = models.trunk_layers(model, batch.input_ids.to(first), numbers)
+        return models.States(final=states.final.to(device), layers=tuple(each.to(device) for each in states.layers))
 
     head = models.Head(weight=models.head_of(model, vocab_size).weight.detach().to(device))
     return Teacher(hidden=hidden, head=head, online=True, layers=layers)

@@ -16,7 +16,7 @@ from harness.teacher.store import building, owner_of
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """A cache's folder as it is found.
+    """A cache's folder as it is on disk.
 
     Attributes:
         path: the folder.
@@ -51,8 +51,8 @@ def entries(folder: Path) -> list[CacheEntry]:
 
 def print_caches(console: Console, folder: Path) -> None:
     """Print one line per cache: what it is of, its size, and whether it is complete."""
-    found = entries(folder)
-    if not found:
+    caches = entries(folder)
+    if not caches:
         console.print(f"no teacher caches under {folder}", highlight=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -61,7 +61,7 @@ def print_caches(console: Console, folder: Path) -> None:
     for heading in ("tokens", "bytes", "bytes/token"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
-    for entry in found:
+    for entry in caches:
         meta = entry.meta
         table.add_row(
             entry.kind,
@@ -124,10 +124,10 @@ def remove_cache(folder: Path, key: str) -> CacheEntry:
 
 
 def _find(folder: Path, key: str) -> CacheEntry:
-    found = {name: entry for entry in entries(folder) for name in (entry.key, entry.path.name)}
-    if key not in found:
+    named = {name: entry for entry in entries(folder) for name in (entry.key, entry.path.name)}
+    if key not in named:
         raise unknown("cache", key, sorted(entry.key for entry in entries(folder)))
-    return found[key]
+    return named[key]
 
 
 def _entry(path: Path) -> CacheEntry:
@@ -144,7 +144,7 @@ def _entry(path: Path) -> CacheEntry:
         state = "damaged, or of another version" if (path / "meta.json").exists() else "unfinished"
     else:
         done = min(meta.num_sequences, len(unfinished_files(path)) * meta.shard_size)
-        state = f"unfinished: {done} of {meta.num_sequences} sequences"
+        state = f"unfinished: {done} of {meta.num_sequences} sequences" if meta.num_sequences else "unfinished"
     return CacheEntry(path=path, meta=meta, state=state, num_bytes=num_bytes)
 
 
@@ -152,7 +152,7 @@ def _described(meta: Meta) -> str:
     data = [f"{meta.about.get('workload', '?')} {meta.about['data']}"] if "data" in meta.about else []
     names = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
     settings = [f"{name} {meta.ingredients[name]}" for name in names if name in meta.ingredients]
-    some = [f"{meta.num_sequences} chosen sequences"] if "sequences.safetensors" in meta.files else []
+    some = [f"{meta.num_sequences} chosen sequences"] if meta.ingredients.get("sequences", "all") != "all" else []
     return ", ".join([*data, meta.about.get("teacher", "?"), *some, *settings])
 
 
@@ -160,5 +160,5 @@ def _problems(entry: CacheEntry) -> list[str]:
     if entry.meta is None:
         return [f"{entry.path / 'meta.json'} {entry.state}"] if (entry.path / "meta.json").exists() else []
     files = entry.meta.files if entry.meta.complete else unfinished_files(entry.path)
-    found = ((name, file.problem_at(entry.path / name)) for name, file in files.items())
-    return [f"{entry.path / name} {problem}" for name, problem in found if problem is not None]
+    problems = ((name, file.problem_at(entry.path / name)) for name, file in files.items())
+    return [f"{entry.path / name} {problem}" for name, problem in problems if problem is not None]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.config.base import Scalar
 from harness.config.errors import UserError
 from harness.data.tokens import Tokens
-from harness.teacher.files import Indices, Scalar
+from harness.teacher.files import Indices
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from harness.config.base import Scalar
 from harness.config.errors import UserError
 from harness.records import lock
 from harness.records.layout import Results
@@ -23,7 +24,6 @@ from harness.teacher.files import (
     Arrays,
     Indices,
     Meta,
-    Scalar,
     map_arrays,
     read_meta,
     refuse,

@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.config import Choice
+from harness.config.base import Scalar
 from harness.config.seeds import derive
 from harness.data.tokens import Batch
 from harness.distill import NUMERICS
 from harness.distill.score import Rows, score_rows, signal_functions
 from harness.models import head_of, trunk
-from harness.teacher.files import Indices, Scalar
+from harness.teacher.files import Indices
 from harness.teacher.interface import Teacher
 from harness.teacher.source import Source
 from harness.teacher.store import Store

@@ -53,6 +53,8 @@ def test_ls_shows_what_a_cache_is_of_and_what_it_costs(inputs: Inputs, harness: 
     assert inputs.heldout_cache is not None
     code, printed = harness("cache", "ls", "--results", tmp_path / "results")
     assert code == 0
+    (head,) = (tmp_path / "results" / "cache").glob("head-*")  # of both: a teacher has one
+    assert f"head    {head.name.removeprefix('head-')}  ./teacher " in " ".join(printed.splitlines())
     for cache, data, num in ((inputs.train_cache, "train", 12), (inputs.heldout_cache, "validation", 6)):
         line = next(line for line in printed.splitlines() if cache.states.store.meta.key in line)
         total = sum(file.stat().st_size for file in cache.states.store.path.iterdir())

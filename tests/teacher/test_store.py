@@ -21,19 +21,22 @@ import torch
 from sampling import sampled
 from torch import Tensor
 
+from harness.config import Choice
 from harness.config.errors import UserError
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head
 from harness.records import files as records
+from harness.teacher.kind import KINDS as NAMES
 from harness.teacher.kind import Kind
 from harness.teacher.kinds.draws import StoredDraws
-from harness.teacher.kinds.hidden import HiddenStates
+from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
 from harness.teacher.kinds.rows import RowTeacher
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.kinds.top_classes import TopClasses
 from harness.teacher.provide import open_stored, provide
 from harness.teacher.source import Source
 from harness.teacher.store import building, key_of, open_store, owner_of
+from harness.trial.prepass import SampleScores
 from strategies.digest import digest_of
 
 NUM, LENGTH, SIZE, VOCAB = 11, 6, 4, 50
@@ -105,6 +108,12 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 # ---- identity
+
+
+def test_every_kind_is_one_that_the_command_line_shows() -> None:
+    kinds = [*KINDS.values(), TeacherHead(), SampleScores(signal=Choice(name="kl"), student="student", seed=0)]
+    assert sorted(kind.name for kind in kinds) == sorted(NAMES)
+    assert all(isinstance(kind, Kind) for kind in kinds)
 
 
 def test_the_key_changes_with_every_ingredient() -> None:

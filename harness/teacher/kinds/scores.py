@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.config.base import Scalar
 from harness.data.tokens import Batch
-from harness.teacher.files import Indices, Scalar
+from harness.teacher.files import Indices
 from harness.teacher.kinds.rows import RowTeacher, teacher_rows
 from harness.teacher.source import Source
 from harness.teacher.store import Store

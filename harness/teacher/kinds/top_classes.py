@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.config.base import Scalar
 from harness.data.tokens import Batch
-from harness.teacher.files import Indices, Scalar
+from harness.teacher.files import Indices
 from harness.teacher.interface import Targets
 from harness.teacher.kinds.bits import PairLayout, gather, laid_out, ragged
 from harness.teacher.kinds.rows import RowTeacher, teacher_rows
