@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from harness.config import Strategy
 from harness.config.errors import UserError
@@ -22,17 +23,39 @@ _SEQUENCES, _LENGTH, _VOCABULARY = 2, 5, 7
 _SAMPLES = 10
 
 
-def probe(strategy: Strategy) -> None:
-    """Run every function of a trained strategy once.
+def probe(*strategies: Strategy) -> None:
+    """Run the functions of trained strategies once; those of a combination that several strategies share, only once.
 
     Raises:
         UserError: one of them raises, returns another shape, or a number that is not finite; names it and its file.
     """
-    objective = compile_strategy(strategy)
-    valid = torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
-    keys = streams(0, torch.arange(_SEQUENCES))
-    values = _inputs(int(valid.sum()), _vocabulary(strategy))
-    values["noise"] = uniform(keys, _LENGTH)[valid]
+    results: dict[object, Any] = {}
+
+    def once(key: object, function: Callable[..., Any], *arguments: Any) -> Any:
+        if key not in results:
+            results[key] = function(*arguments)
+        return results[key]
+
+    with _one_thread():
+        for strategy in strategies:
+            objective, vocabulary = compile_strategy(strategy), _vocabulary(strategy)
+            position = strategy.position
+            assert position is not None, "compile_strategy has checked it"
+            scored = (objective.scored, _text(position.signal))
+            values, scores = once(("signals", scored, vocabulary), _probe_signals, objective, vocabulary)
+            once(("policy", scored, _text(position)), _probe_policy, objective, scores)
+            once(("temperature", scored, _text(strategy.temperature)), _probe_temperature, objective, scores)
+            once(("feature", _text(strategy.feature)), _probe_feature, objective)
+            compared = (objective.criterion_signals, _text(strategy.criterion), _text(strategy.classes))
+            once(("loss", scored, vocabulary, compared), _probe_loss, objective, values, scores)
+            once(("samples", _text(strategy.samples)), _probe_samples, strategy)
+
+
+def _probe_signals(objective: Objective, vocabulary: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what the functions of a strategy read, row by row, and its signals laid out."""
+    valid = _valid()
+    values = _inputs(int(valid.sum()), vocabulary)
+    values["noise"] = uniform(streams(0, torch.arange(_SEQUENCES)), _LENGTH)[valid]
     rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
     for name in rows:
         values[name] = _call(objective.signal_function, name, values)
@@ -41,19 +64,27 @@ def probe(strategy: Strategy) -> None:
         places = torch.arange(valid.numel())
         scored = {name: values[name] for name in rows}
         scores = score_batch(objective.scored, objective.signal_function, scored, valid, places)
-    first = StepContext(budget=_budget(strategy), progress=0.0, keys=keys)
-    ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
+    return values, scores
+
+
+def _probe_policy(objective: Objective, scores: dict[str, torch.Tensor]) -> None:
+    strategy, valid = objective.strategy, _valid()
     assert strategy.position is not None, "compile_strategy has checked it"
+    what = f"policy {strategy.position.policy.name!r}"
+    first = StepContext(budget=_budget(strategy), progress=0.0, keys=streams(0, torch.arange(_SEQUENCES)))
+    ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
     state = None
     # A second step, since a policy with state may do something else then.
     for context in (first, replace(first, progress=0.5, last_loss=1.0)):
-        with _named(f"policy {strategy.position.policy.name!r}"):
+        with _named(what):
             selection, state = objective.policy.select(ranked, valid, context, state)
-        _check_weights(f"policy {strategy.position.policy.name!r}", selection.weight, valid)
+        _check_weights(what, selection.weight, valid)
         _check_number(strategy, selection.weight, valid)
-    _probe_temperature(objective, scores, valid)
-    _probe_feature(objective)
-    signals = {name: scores[name][valid] for name in objective.criterion_signals}
+
+
+def _probe_loss(objective: Objective, values: dict[str, torch.Tensor], scores: dict[str, torch.Tensor]) -> None:
+    valid = _valid()
+    rows = values | {name: scores[name][valid] for name in objective.criterion_signals}
     if objective.classes is not None:
         places = torch.arange(int(valid.sum()))
         with _named(f"class policy {objective.classes.name!r}"):
@@ -61,16 +92,25 @@ def probe(strategy: Strategy) -> None:
             sparse = gather_rows(target, values["student_logprobs"])
         if not bool(torch.isfinite(target.weight).all()) or bool((target.weight < 0).any()):
             raise UserError(f"class policy {objective.classes.name!r} returned weights that are negative or not finite")
-        values |= {"teacher_logprobs": sparse.teacher, "student_logprobs": sparse.student}
+        rows |= {"teacher_logprobs": sparse.teacher, "student_logprobs": sparse.student}
     with _named(f"criterion {objective.criterion.name!r}"):
-        losses = objective.compare({**values, **signals})
+        losses = objective.compare(rows)
     _checked(f"criterion {objective.criterion.name!r}", losses, int(valid.sum()))
-    probe_samples(strategy)
 
 
-def _probe_temperature(objective: Objective, scores: dict[str, torch.Tensor], valid: torch.Tensor) -> None:
+def _text(part: BaseModel | float | None) -> str | float | None:
+    """Return a part of a strategy as a key: its options are a dictionary, which is none."""
+    return part.model_dump_json() if isinstance(part, BaseModel) else part
+
+
+def _valid() -> torch.Tensor:
+    return torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
+
+
+def _probe_temperature(objective: Objective, scores: dict[str, torch.Tensor]) -> None:
     if objective.temperature is None:
         return
+    valid = _valid()
     what = f"temperature {objective.temperature.name!r}"
     for progress in (0.0, 0.5):
         with _named(what):
@@ -91,7 +131,7 @@ def _probe_feature(objective: Objective) -> None:
     _checked(f"feature distance {objective.feature.name!r}", found, _SAMPLES)
 
 
-def probe_samples(strategy: Strategy) -> None:
+def _probe_samples(strategy: Strategy) -> None:
     """Run the functions of a strategy's sample axis once, if it has one.
 
     Raises:
@@ -127,7 +167,7 @@ def probe_shadows() -> None:
     Raises:
         UserError: one of them raises, or returns another shape or a number that is not finite; names it.
     """
-    valid = torch.ones((_SEQUENCES, _LENGTH), dtype=torch.bool)
+    valid = _valid()
     values = _inputs(int(valid.sum()), _VOCABULARY)
     values["noise"] = uniform(streams(0, torch.arange(_SEQUENCES)), _LENGTH)[valid]
     names = shadow_signals(None, with_teacher=True)
@@ -201,6 +241,17 @@ def _check_number(strategy: Strategy, weight: torch.Tensor, valid: torch.Tensor)
 def _budget(strategy: Strategy) -> float:
     position = strategy.position
     return position.budget if position is not None and position.budget is not None else 1.0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: among a few numbers a second one costs more than it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def configuration(source: ModelSource, folder: Path) -> PretrainedConfig:
     return read_config(source, locate(source, folder))
 
 
+@cache
 def num_tokens(source: ModelSource, folder: Path) -> int:
     """Return how many tokens a model's tokenizer has; logit columns beyond are padding.
 
@@ -74,6 +75,7 @@ def shape_model(
     return model
 
 
+@cache
 def num_layers(source: ModelSource, folder: Path) -> int:
     """Return how many layers a model has."""
     return int(configuration(source, folder).num_hidden_layers)

@@ -103,9 +103,7 @@ def make_plan(
         grid = _sampled(grid, sample)
     if diagnostics is not None:
         grid = _watched(grid, diagnostics)
-    for strategy in grid.strategies:
-        if strategy.train:
-            probe(strategy)
+    probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         if loaded.resources.data_parallel > 1:
             raise UserError(
@@ -177,9 +175,10 @@ def print_plan(console: Console, plan: Plan, results: Results) -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     todo, chosen = {trial.id for trial in plan.todo}, {trial.id for trial in plan.chosen}
-    total, num_rows = 0.0, len({label for label, _ in plan.rows})
-    for label in dict.fromkeys(label for label, _ in plan.rows):
-        trials = [trial for name, trial in plan.rows if name == label]
+    total, by_label = 0.0, dict[str, list[Trial]]()
+    for label, trial in plan.rows:
+        by_label.setdefault(label, []).append(trial)
+    for label, trials in by_label.items():
         num_missing = sum(trial.id in todo for trial in trials)
         num_chosen = sum(trial.id in chosen for trial in trials)
         flops = sum(predict_flops(trials[0]).values())
@@ -188,10 +187,10 @@ def print_plan(console: Console, plan: Plan, results: Results) -> None:
         counts = [num_missing, num_chosen - num_missing, *([len(trials) - num_chosen] if num_left_out else [])]
         mean_s = f"{sum(seconds) / len(seconds):.0f}" if seconds else "-"
         table.add_row(label, *map(str, counts), f"{flops / 1e9:.1f}", mean_s)
-    if num_rows <= _MOST_ROWS:
+    if len(by_label) <= _MOST_ROWS:
         console.print(table)
     else:
-        console.print(f"{plan.grid.name} on {plan.workload.name}: {num_rows:,} strategies, too many to list.")
+        console.print(f"{plan.grid.name} on {plan.workload.name}: {len(by_label):,} strategies, too many to list.")
     console.print(
         f"{len(plan.todo)} of {len(plan.trials)} trials to run"
         + (f" ({num_left_out} not chosen)" if num_left_out else "")
