@@ -51,7 +51,7 @@ from harness.config.legality import check_strategy
 from harness.data.tokens import Batch
 from harness.distill.loss import weighted_loss
 from harness.distill.objective import Objective, compile_strategy
-from harness.distill.supervise import context_of, denominator, lay_out, row_scores, select, supervise
+from harness.distill.supervise import Forward, context_of, denominator, lay_out, row_scores, select, supervise
 from harness.distill.tally import Tally
 from harness.models import GivenLogits, Head
 from harness.models.devices import chunk_rows
@@ -169,7 +169,7 @@ def distil(
     counted = (targets != IGNORED) if valid is None else valid & (targets != IGNORED)
     numbers = torch.arange(len(targets), device=targets.device)
     # Past the trunks the core reads targets, not tokens.
-    batch = Batch(
+    batch = Batch.of(
         index=numbers if index is None else index,
         input_ids=targets,
         targets=targets.where(counted, 0),
@@ -184,32 +184,26 @@ def distil(
         num_steps=num_steps,
         last_loss=last_loss,
     )
-    theirs, their_head = (None, None) if teacher is None else (teacher.states.detach(), teacher.head)
-    found = row_scores(
-        objective,
-        batch,
-        student.states.detach(),
-        theirs,
-        student.head,
-        their_head,
-        context,
+    forward = Forward(
+        objective=objective,
+        batch=batch,
+        context=context,
+        student=student.states,
+        student_head=student.head,
+        teacher=None if teacher is None else teacher.states.detach(),
+        teacher_head=None if teacher is None else teacher.head,
         chunk=chunk,
-        tally=Tally(),
     )
     with torch.no_grad():
-        scores = lay_out(objective, found, batch, context)
-        selection, state = select(objective, scores, batch, context, state)
-    compared = theirs if objective.loss_reads_teacher else None
-    chosen = supervise(objective, batch, student.states, compared, selection, scores)
-    total = weighted_loss(
-        objective, chosen.rows, chosen.signals, chosen.coefficient, student.head, their_head, chunk=chunk
-    )
+        signals = lay_out(objective, row_scores(forward, Tally()), batch, context)
+        selection, state = select(objective, signals, batch, context, state)
+    total = weighted_loss(supervise(forward, selection, signals))
     divisor = denominator(objective, selection, batch)
     divisor = divisor.where(divisor > 0, 1.0)
     return Distilled(
         loss=total / divisor.to(total.dtype),
         selection=selection,
-        scores=None if objective.signal is None else scores[objective.signal],
+        scores=None if objective.signal is None else signals.scores[objective.signal],
         state=state,
         total=total,
         denominator=divisor,

@@ -152,7 +152,7 @@ def make_batch() -> Callable[..., Batch]:
         lengths = torch.from_numpy(draws.randint(length // 2, length + 1, size=num))
         valid = batch.valid & (torch.arange(length) < lengths[:, None] - 1)
         junk = torch.from_numpy(draws.randint(2, vocab_size, size=(num, padding))).long()
-        return Batch(
+        return Batch.of(
             index=batch.index,
             input_ids=torch.cat([ids, junk], dim=1),
             targets=torch.cat([batch.targets, torch.zeros_like(junk)], dim=1),
@@ -204,7 +204,7 @@ def split_batch(batch: Batch, sizes: list[int]) -> list[Batch]:
     assert sum(sizes) == len(batch.input_ids)
     parts = [getattr(batch, name).split(sizes) for name in ("index", "input_ids", "targets", "valid")]
     return [
-        Batch(index=index, input_ids=ids, targets=targets, valid=valid)
+        Batch.of(index=index, input_ids=ids, targets=targets, valid=valid)
         for index, ids, targets, valid in zip(*parts, strict=True)
     ]
 

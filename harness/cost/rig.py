@@ -1,6 +1,6 @@
 """One step of a variant, ready to run: models, data, teacher and optimiser, real or of shapes alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -176,11 +176,7 @@ def make_batch(setting: Setting, number: int, *, like: PreTrainedModel) -> Batch
         # What is counted of a batch is counted on the real one, as training does before it moves a batch to a GPU.
         with torch.utils._python_dispatch._disable_current_modes():
             real = _tokens(shape, setting.pair.vocab_size, generator)
-            num_valid = real.num_valid, real.places
-        assert num_valid
-        made = real.mapped(lambda tensor: fake.from_tensor(tensor))
-        vars(made).update(index=fake.from_tensor(real.index))
-        return made
+        return replace(real.mapped(fake.from_tensor), index=fake.from_tensor(real.index))
     return _tokens(shape, setting.pair.vocab_size, generator).to(setting.device)
 
 

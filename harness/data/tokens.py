@@ -1,10 +1,10 @@
 """Token sequences of equal length, stored once and mapped: packed documents, or padded pairs of prompt and answer."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,43 +40,68 @@ class Batch:
         input_ids: tokens.
         targets: the next token of each position, 0 where there is none.
         valid: positions whose next token is a target.
+        places: where the valid positions are in the flattened batch, ascending.
+        num_valid: valid positions of each sequence, as plain numbers.
     """
 
     index: Int[Tensor, " B"]
     input_ids: Int[Tensor, "B L"]
     targets: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
+    places: Int[Tensor, " N"]
+    num_valid: tuple[int, ...]
 
-    @cached_property
-    def places(self) -> Int[Tensor, " N"]:
-        """Where the valid positions are in the flattened batch, ascending."""
-        return self.valid.flatten().nonzero()[:, 0]
+    @classmethod
+    def of(
+        cls,
+        *,
+        index: Int[Tensor, " B"],
+        input_ids: Int[Tensor, "B L"],
+        targets: Int[Tensor, "B L"],
+        valid: Bool[Tensor, "B L"],
+    ) -> "Batch":
+        """Make a batch, and count its valid positions; to read a mask back from a GPU, the host has to wait."""
+        return cls(
+            index=index,
+            input_ids=input_ids,
+            targets=targets,
+            valid=valid,
+            places=valid.flatten().nonzero()[:, 0],
+            num_valid=tuple(valid.sum(dim=-1).tolist()),
+        )
 
-    @cached_property
-    def num_valid(self) -> tuple[int, ...]:
-        """Valid positions of each sequence, as plain numbers."""
-        return tuple(self.valid.sum(dim=-1).tolist())
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Put batches of one length together, in order; nothing is counted again."""
+        offsets = itertools.accumulate((batch.valid.numel() for batch in batches), initial=0)
+        return cls(
+            index=torch.cat([batch.index for batch in batches]),
+            input_ids=torch.cat([batch.input_ids for batch in batches]),
+            targets=torch.cat([batch.targets for batch in batches]),
+            valid=torch.cat([batch.valid for batch in batches]),
+            places=torch.cat([batch.places + offset for batch, offset in zip(batches, offsets, strict=False)]),
+            num_valid=tuple(num for batch in batches for num in batch.num_valid),
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors the models read; the index stays on the CPU, where the caches are."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        """Return the batch with every tensor but the index replaced by what `move` makes of it.
-
-        What is counted of a batch is counted before: to read a mask back from a GPU, the host would have to wait.
-        """
-        moved = Batch(
-            index=self.index, input_ids=move(self.input_ids), targets=move(self.targets), valid=move(self.valid)
+        """Return the batch with every tensor but the index replaced by what `move` makes of it."""
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            targets=move(self.targets),
+            valid=move(self.valid),
+            places=move(self.places),
         )
-        vars(moved).update(places=move(self.places), num_valid=self.num_valid)
-        return moved
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Cut the batch into micro-batches of `size` sequences, the last one smaller."""
         parts = (tensor.split(size) for tensor in (self.index, self.input_ids, self.targets, self.valid))
         for index, input_ids, targets, valid in zip(*parts, strict=True):
-            yield Batch(index=index, input_ids=input_ids, targets=targets, valid=valid)
+            yield Batch.of(index=index, input_ids=input_ids, targets=targets, valid=valid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +162,7 @@ def with_targets(input_ids: Int[Tensor, "B L"], *, index: Int[Tensor, " B"], sep
     valid[:, -1] = False
     if separator is not None:
         valid &= input_ids != separator
-    return Batch(index=index, input_ids=input_ids, targets=targets, valid=valid)
+    return Batch.of(index=index, input_ids=input_ids, targets=targets, valid=valid)
 
 
 def with_continuation(
@@ -154,7 +179,7 @@ def with_continuation(
     whole = with_targets(input_ids, index=index, separator=None)
     follows = torch.arange(1, input_ids.shape[1] + 1)
     valid = (follows >= starts[:, None]) & (follows < ends[:, None])
-    return Batch(index=index, input_ids=input_ids, targets=whole.targets.where(valid, 0), valid=valid)
+    return Batch.of(index=index, input_ids=input_ids, targets=whole.targets.where(valid, 0), valid=valid)
 
 
 def prepare(

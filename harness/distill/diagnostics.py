@@ -7,8 +7,8 @@ registered signal is asked for its top k. Training is the same with and without,
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,7 @@ from harness.distill.shadow import (
     top_mass,
 )
 from harness.distill.step import Core
-from harness.distill.supervise import Scores
-from harness.models import Head, head_of, trunk
+from harness.models import Head, evaluating, head_of, trunk
 from harness.teacher.interface import Teacher
 from strategies.base import Selection, StepContext
 from strategies.noise import streams, uniform
@@ -137,17 +136,17 @@ class Watch:
     def see(self, seen: Seen) -> None:
         """Compute the row signals of a micro-batch."""
         with self.aside():
-            batch, head = seen.batch, self.core.teacher_head
+            batch, teacher, head = seen.forward.batch, seen.forward.teacher, seen.forward.teacher_head
             mass = None
-            if seen.teacher is not None and head is not None:
+            if teacher is not None and head is not None:
                 sizes = tuple(size for size in _TOP_SIZES if size <= len(head.weight))
-                states = seen.teacher.flatten(0, 1)[batch.places]
+                states = teacher.flatten(0, 1)[batch.places]
                 sums = top_mass(states, head, sizes, chunk=self.core.chunk)
                 mass = dict(zip(sizes, sums.tolist(), strict=True))
             keys = self._keys(batch, "step", seen.step, first=sum(len(each.valid) for each in self._looked))
             self._looked.append(
                 Looked(
-                    rows=self._score(batch, seen.student, seen.teacher, head, keys),
+                    rows=self._score(batch, seen.forward.student.detach(), teacher, head, keys),
                     valid=batch.valid,
                     targets=batch.targets,
                     weight=seen.selection.weight.abs().where(batch.valid, 0.0),
@@ -196,7 +195,7 @@ class Watch:
         student_head = head_of(self.core.student, self.core.vocab_size)
         return score_rows(names, objective.signal_function, rows, student_head, teacher_head, chunk=self.core.chunk)
 
-    def _lay(self, rows: dict[str, Tensor], valid: Tensor, *, with_teacher: bool) -> Scores:
+    def _lay(self, rows: dict[str, Tensor], valid: Tensor, *, with_teacher: bool) -> dict[str, Tensor]:
         """Lay row signals out on their positions, and add the batch signals that are made of them."""
         places = valid.flatten().nonzero()[:, 0]
         return score_batch(self._signals[with_teacher], self.core.objective.signal_function, rows, valid, places)
@@ -206,14 +205,14 @@ class Watch:
         for name, value in row.items():
             columns[name].append(value)
 
-    def _add_overlap(self, step: int, scores: Scores, valid: Tensor, chosen: Tensor) -> None:
+    def _add_overlap(self, step: int, scores: dict[str, Tensor], valid: Tensor, chosen: Tensor) -> None:
         masks = top_masks(scores, valid, self.budget)
         names = [*sorted(masks), SELECTED]
         shares = jaccard(torch.stack([*(masks[name] for name in names[:-1]), chosen]), valid).tolist()
         for row, column in itertools.combinations(range(len(names)), 2):
             self._add("overlap", step=step, first=names[row], second=names[column], jaccard=shares[row][column])
 
-    def _add_profile(self, step: int, scores: Scores, valid: Tensor, weight: Tensor) -> None:
+    def _add_profile(self, step: int, scores: dict[str, Tensor], valid: Tensor, weight: Tensor) -> None:
         chosen = weight > 0
 
         def add(quantity: str, values: list[float], *, width: float = 0.0) -> None:
@@ -244,7 +243,7 @@ class Watch:
         batch = self.shown
         teacher = self.teacher() if self.teacher is not None else None
         states, head = (teacher.hidden(batch), teacher.head) if teacher is not None else (None, None)
-        with _evaluating(self.core.student):
+        with evaluating(self.core.student):
             hidden = trunk(self.core.student, batch.input_ids)
         keys = self._keys(batch, "shown", moment.step)
         rows = self._score(batch, hidden, states, head, keys)
@@ -267,7 +266,7 @@ class Watch:
                 **{name: values[sequence][position] for name, values in cells.items()},
             )
 
-    def _would_select(self, scores: Scores, moment: Moment, keys: Tensor) -> Selection:
+    def _would_select(self, scores: dict[str, Tensor], moment: Moment, keys: Tensor) -> Selection:
         """Apply the trial's policy to the shown sequences as if they were a batch; its state stays as it is."""
         objective, valid = self.core.objective, self.shown.valid
         position = objective.strategy.position
@@ -281,15 +280,3 @@ class Watch:
         ranked = scores[objective.signal] if objective.signal is not None else unscored
         # A copy: even a policy that broke its contract and wrote into its state would not reach the training's.
         return objective.policy.select(ranked, valid, context, copy.deepcopy(moment.state))[0]
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off, which would draw from the global generator, and leave every module's mode as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

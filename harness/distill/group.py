@@ -58,20 +58,19 @@ class Group:
             dist.all_reduce(whole)  # a number and zeros: exact
         return whole
 
-    def add_up(self, numerator: Tensor, divisor: Tensor, tally: Tally) -> tuple[Tensor, Tensor]:
-        """Return the global loss and what it is divided by, and make a tally that of the whole batch."""
+    def add_up(self, numerator: Tensor, divisor: Tensor, tally: Tally) -> tuple[Tensor, Tensor, Tally]:
+        """Return the global loss, what it is divided by, and the tally of the whole batch."""
         if self.size == 1:
-            return numerator, divisor
+            return numerator, divisor, tally
         known = [name for name in vars(tally) if name not in UNREAD]
         counts = torch.tensor([getattr(tally, name) for name in known], dtype=torch.int64)
         dist.all_reduce(counts)
-        vars(tally).update(zip(known, counts.tolist(), strict=True))
         # What only the device knows stays there. By name: a block without supervised rows has plain zeros.
         unread = [torch.as_tensor(getattr(tally, name)).to(numerator) for name in UNREAD]
         sums = torch.stack([numerator, divisor, *unread])
         dist.all_reduce(sums)
-        vars(tally).update(zip(UNREAD, sums[2:].long().unbind(), strict=True))
-        return sums[0], sums[1]
+        whole = dict(zip((*known, *UNREAD), (*counts.tolist(), *sums[2:].long().unbind()), strict=True))
+        return sums[0], sums[1], Tally(**whole)
 
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Replace every gradient by the sum of all processes', summed in float32 at least.

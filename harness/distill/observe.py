@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
 from torch import Tensor
 
-from harness.data.tokens import Batch
+from harness.distill.supervise import Forward
 from strategies.base import Selection
-
-# B = sequences, L = positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +15,12 @@ class Seen:
 
     Attributes:
         step: the step's number, from 0.
-        batch: the sequences.
-        student: the student's final hidden states (B, L, its hidden size), cut off from the graph.
-        teacher: the teacher's, None where the step reads none.
+        forward: the sequences and both models' final hidden states, the teacher's where the step reads them.
         selection: what the policy decided.
     """
 
     step: int
-    batch: Batch
-    student: Float[Tensor, "B L D"]
-    teacher: Tensor | None
+    forward: Forward
     selection: Selection
 
 

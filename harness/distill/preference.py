@@ -7,22 +7,37 @@ the chunked loss does the rest. What the value of the loss lacks then is a numbe
 the paper's kind it is not divided by the lengths of the answers.
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 # B = sequences, the data's and the student's by turns, L = positions
 
-# Among the scores of a batch; no signal can be called that.
-WEIGHT, OFFSET = "<preference>", "<preference's offset>"
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A preference as weighed cross-entropies, divided by the number of pairs: sums over a global batch are means.
+
+    Attributes:
+        weight: signed weight of every position.
+        offset: what the weighed cross-entropies lack of the loss.
+    """
+
+    weight: Float[Tensor, "B L"]
+    offset: Float[Tensor, "B L"]
+
+    def split(self, sizes: list[int]) -> list["Preference"]:
+        """Cut a global batch's into those of its micro-batches."""
+        parts = zip(self.weight.split(sizes), self.offset.split(sizes), strict=True)
+        return [Preference(weight=weight, offset=offset) for weight, offset in parts]
 
 
 def prefer(
     excess_loss: Float[Tensor, "B L"], student_ce: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], *, beta: float
-) -> dict[str, Float[Tensor, "B L"]]:
-    """Return the signed weight of every position, and what the weighed cross-entropies lack of the loss.
-
-    Both are divided by the number of pairs, so that their sums over a global batch are means over its prompts.
+) -> Preference:
+    """Weigh every position of pairs of answers.
 
     Args:
         excess_loss: log p - log q of each next token.
@@ -42,4 +57,4 @@ def prefer(
     lacking = F.softplus(-beta * margin) / num_pairs - slope * (loss[:, 0] - loss[:, 1])
     offset = weight.new_zeros(valid.shape)
     offset[::2, 0] = lacking
-    return {WEIGHT: weight.to(student_ce.dtype), OFFSET: offset}
+    return Preference(weight=weight.to(student_ce.dtype), offset=offset)

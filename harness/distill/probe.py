@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from harness.config import Strategy
 from harness.config.errors import UserError
+from harness.distill.compare import gather_rows
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.score import score_batch, signal_functions
 from harness.distill.shadow import shadow_signals
-from harness.distill.sparse import gather_rows
 from strategies.base import StepContext, budget_count, log_probs, sample_count
 from strategies.noise import cells, streams, uniform
 from strategies.registry import POLICIES, SAMPLES, SIGNALS, order_signals

@@ -6,8 +6,8 @@ depends neither on the micro-batch size nor on a generator's state, and training
 generates the same.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.config import Rollout
 from harness.config.seeds import derive
 from harness.data.tokens import Batch, Tokens, with_continuation
 from harness.distill.tally import Tally
-from harness.models import head_of
+from harness.models import evaluating, head_of
 from strategies.base import log_probs
 from strategies.noise import streams, uniform
 
@@ -62,7 +62,7 @@ class Writer:
         """
         num = self._count(len(index), step)
         given = self.tokens.batch(index)
-        with self.aside(), _evaluating(student):
+        with self.aside(), evaluating(student):
             written, tally = self._write(student, index[:num], step)
         join = _followed if self.settings.preference is None else _interleaved
         return join(given, written), tally
@@ -210,21 +210,10 @@ def pick_tokens(
 def _followed(given: Batch, written: Batch) -> Batch:
     """Put the student's rows in the place of the data's first ones."""
     num = len(written.index)
-    return Batch(**{name: torch.cat([getattr(written, name), getattr(given, name)[num:]]) for name in _FIELDS})
+    return Batch.of(**{name: torch.cat([getattr(written, name), getattr(given, name)[num:]]) for name in _FIELDS})
 
 
 def _interleaved(given: Batch, written: Batch) -> Batch:
     """Put each of the student's rows behind the data's."""
     pairs = {name: torch.stack([getattr(given, name), getattr(written, name)], dim=1) for name in _FIELDS}
-    return Batch(**{name: rows.flatten(0, 1) for name, rows in pairs.items()})
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Generate without dropout."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)
+    return Batch.of(**{name: rows.flatten(0, 1) for name, rows in pairs.items()})

@@ -32,7 +32,8 @@ class Rows:
         keys: a noise key per position of the training text, None where no classes are drawn.
         target: what the student is compared with, where it comes ready-made and no teacher's row is needed.
         temperature: a temperature per position, None where it is the same for all.
-        known: row signals that need not be computed, by name.
+        coefficient: weight of each position's loss, its normaliser included; None where no loss is computed.
+        signals: row signals that are known already, by name.
     """
 
     student: Float[Tensor, "T D"]
@@ -43,7 +44,8 @@ class Rows:
     keys: Int[Tensor, " N"] | None = None
     target: SparseTarget | None = None
     temperature: Float[Tensor, " N"] | None = None
-    known: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    coefficient: Float[Tensor, " N"] | None = None
+    signals: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -58,7 +60,8 @@ class Rows:
             keys=None if self.keys is None else self.keys[rows],
             target=None if self.target is None else self.target.part(rows),
             temperature=None if self.temperature is None else self.temperature[rows],
-            known={name: scores[rows] for name, scores in self.known.items()},
+            coefficient=None if self.coefficient is None else self.coefficient[rows],
+            signals={name: scores[rows] for name, scores in self.signals.items()},
         )
 
     def put(self, target: Float[Tensor, "T D"], rows: slice, values: Float[Tensor, "C D"]) -> None:
@@ -106,7 +109,7 @@ def score_rows(
     Returns:
         One score per row and name, float32 (float64 for float64 models).
     """
-    wanted = tuple(name for name in names if name not in rows.known)
+    wanted = tuple(name for name in names if name not in rows.signals)
     kept: dict[str, list[Tensor]] = {name: [] for name in wanted}
     for block in slices(len(rows) if wanted else 0, chunk):
         # A function of its own, so that nothing of one chunk is alive in the next.
@@ -114,7 +117,7 @@ def score_rows(
             kept[name].append(scores)
     empty = rows.student.new_zeros(0, dtype=torch.promote_types(rows.student.dtype, torch.float32))
     computed = {name: torch.cat(pieces) if pieces else empty for name, pieces in kept.items()}
-    return {name: computed[name] if name in computed else rows.known[name] for name in names}
+    return {name: computed[name] if name in computed else rows.signals[name] for name in names}
 
 
 def score_batch(
@@ -175,7 +178,7 @@ def _score_chunk(
 
 def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:
     values = {name: rows_of[piece] for name, rows_of in logits.items()}
-    values |= {name: scores[piece] for name, scores in rows.known.items()}
+    values |= {name: scores[piece] for name, scores in rows.signals.items()}
     values["targets"] = rows.targets[piece]
     if rows.noise is not None:
         values["noise"] = rows.noise[piece]

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from harness.distill.group import Group
-from harness.distill.tree import Late
+from harness.distill.state import Late, StaleError
 from harness.models import layers_of
 
 
@@ -195,6 +195,26 @@ class Shared(Late):
         """Put it together, on the CPU; an empty one in all processes but the first, which alone writes."""
         whole = _whole(self.tensor)
         return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0, device="cpu")
+
+
+class Weights:
+    """A model's trained parameters and its buffers as a part of a checkpoint; tied ones once, frozen ones never."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._tensors: dict[str, Tensor] = {**trained, **dict(model.named_buffers())}
+
+    def state_dict(self) -> dict[str, Tensor | Late]:
+        """Return the tensors by name; of a sharded model, put together where they are read."""
+        return {name: Shared(each) if isinstance(each, DTensor) else each for name, each in self._tensors.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Write the tensors into the model, in place."""
+        if {name: saved.shape for name, saved in state_dict.items()} != {n: t.shape for n, t in self._tensors.items()}:
+            raise StaleError("the checkpoint's tensors are of another model")
+        for name, saved in state_dict.items():
+            fill(self._tensors[name], saved)
 
 
 def _whole(tensor: DTensor) -> Tensor:

@@ -1,6 +1,5 @@
 """One optimiser step's worth of loss and gradients: trunk, scores, selection, chunked loss, for every micro-batch."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,22 +10,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.data.tokens import Batch
-from harness.distill.dense import dense_loss
+from harness.distill.compare import ClassCount
 from harness.distill.feature import feature_loss
 from harness.distill.group import ALONE, Group
-from harness.distill.loss import HeadGradient, add_gradients, compiled_losses
+from harness.distill.loss import Compared, HeadGradient, add_gradients, compiled_losses, dense_loss
 from harness.distill.objective import Objective
 from harness.distill.observe import Observer, Seen
 from harness.distill.shards import own
-from harness.distill.sparse import ClassCount
 from harness.distill.supervise import (
-    Scores,
-    Supervised,
+    Forward,
+    Signals,
     at,
     context_of,
     denominator,
     lay_out,
-    loss_offset,
     row_scores,
     select,
     supervise,
@@ -125,33 +122,32 @@ def accumulate(
     """
     contexts = _contexts(core, micro_batches, step, num_steps, last_loss)
     tally = Tally()
-    prepared: list[tuple[Selection, Scores]] = []
+    prepared: list[tuple[Selection, Signals]] = []
     if core.objective.batch_scope and len(micro_batches) > 1:
         prepared, state = _select_globally(core, micro_batches, contexts, state, tally)
     device = core.student.device
     numerator, divisor = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
     for number in core.group.block(len(micro_batches)):
         batch, context = micro_batches[number], contexts[number]
-        student = _student_states(core, batch)
-        teacher = _teacher_states(core, batch, tally)
+        student, teacher = _student_states(core, batch), _teacher_states(core, batch, tally)
+        forward = _forward(core, batch, context, student, teacher)
         if prepared:
-            selection, scores = prepared[number]
+            selection, signals = prepared[number]
         else:
-            rows = _row_scores(core, batch, student.final.detach(), teacher, tally, context)
-            scores = lay_out(core.objective, rows, batch, context)
-            selection, state = select(core.objective, scores, batch, context, state)
-        numerator += _add_gradients(core, batch, student, teacher, selection, scores, tally)
-        numerator += loss_offset(scores)
+            signals = lay_out(core.objective, row_scores(forward, tally), batch, context)
+            selection, state = select(core.objective, signals, batch, context, state)
+        compared = supervise(forward, selection, signals)
+        branch = _feature_loss(core, student, teacher, compared, signals, tally)
+        numerator += _add_gradients(core, compared, branch, tally)
+        if signals.preference is not None:
+            numerator += signals.preference.offset.sum()
         divisor += denominator(core.objective, selection, batch)
         tally.sequences += len(batch.input_ids)
         tally.valid += len(batch.places)
         tally.supervised = tally.supervised + (selection.weight != 0).sum()
         if observer is not None:
-            states = None if teacher is None else teacher.final
-            observer.see(
-                Seen(step=step, batch=batch, student=student.final.detach(), teacher=states, selection=selection)
-            )
-    numerator, divisor = core.group.add_up(numerator, divisor, tally)
+            observer.see(Seen(step=step, forward=forward, selection=selection))
+    numerator, divisor, tally = core.group.add_up(numerator, divisor, tally)
     core.group.add_gradients(core.parameters)
     divisor = divisor.where(divisor > 0, 1.0)
     grads = [own(parameter.grad) for parameter in core.parameters if parameter.grad is not None]
@@ -194,27 +190,24 @@ def _teacher_states(core: Core, batch: Batch, tally: Tally) -> States | None:
         return States(final=core.teacher.hidden(batch))
 
 
-def _row_scores(
-    core: Core, batch: Batch, hidden: Tensor, teacher: States | None, tally: Tally, context: StepContext
-) -> dict[str, Tensor]:
-    """Compute the row signals at the valid positions of a batch."""
-    return row_scores(
-        core.objective,
-        batch,
-        hidden,
-        None if teacher is None else teacher.final,
-        head_of(core.student, core.vocab_size),
-        core.teacher_head,
-        context,
+def _forward(core: Core, batch: Batch, context: StepContext, student: States, teacher: States | None) -> Forward:
+    return Forward(
+        objective=core.objective,
+        batch=batch,
+        context=context,
+        student=student.final,
+        student_head=head_of(core.student, core.vocab_size),
+        teacher=None if teacher is None else teacher.final,
+        teacher_head=core.teacher_head,
         chunk=core.chunk,
-        tally=tally,
-        known=core.teacher.scores(batch) if core.teacher is not None and core.teacher.scores is not None else None,
+        stored=None if core.teacher is None else core.teacher.scores,
+        targets=core.targets,
     )
 
 
 def _select_globally(
     core: Core, micro_batches: Sequence[Batch], contexts: Sequence[StepContext], state: Any, tally: Tally
-) -> tuple[list[tuple[Selection, Scores]], Any]:
+) -> tuple[list[tuple[Selection, Signals]], Any]:
     """Score every micro-batch first and select on the whole global batch, at the cost of a second trunk pass.
 
     Only for signals and policies whose outcome for one sequence depends on the others.
@@ -223,72 +216,48 @@ def _select_globally(
     with torch.no_grad():
         for number in core.group.block(len(micro_batches)):
             batch = micro_batches[number]
-            hidden = trunk(core.student, batch.input_ids)
+            student = States(final=trunk(core.student, batch.input_ids))
             tally.trunk_passes += len(batch.input_ids)
             teacher = _teacher_states(core, batch, tally)
-            pieces[number] = _row_scores(core, batch, hidden, teacher, tally, contexts[number])
-    fields = ("index", "input_ids", "targets", "valid")
-    whole = Batch(**{name: torch.cat([getattr(batch, name) for batch in micro_batches]) for name in fields})
-    valid = [len(batch.places) for batch in micro_batches]
-    places = [batch.places + offset for batch, offset in zip(micro_batches, _offsets(micro_batches), strict=True)]
-    vars(whole).update(places=torch.cat(places))  # already known; a GPU would have to be waited for
+            pieces[number] = row_scores(_forward(core, batch, contexts[number], student, teacher), tally)
+    whole = Batch.joined(micro_batches)
+    num_valid = [len(batch.places) for batch in micro_batches]
     context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
     rows = {
-        name: core.group.gather({number: piece[name] for number, piece in pieces.items()}, valid)
+        name: core.group.gather({number: piece[name] for number, piece in pieces.items()}, num_valid)
         for name in next(iter(pieces.values()))
     }
-    scores = lay_out(core.objective, rows, whole, context)
-    selection, state = select(core.objective, scores, whole, context, state)
+    signals = lay_out(core.objective, rows, whole, context)
+    selection, state = select(core.objective, signals, whole, context, state)
     sizes = [len(batch.input_ids) for batch in micro_batches]
-    weights, denoms = selection.weight.split(sizes), selection.denom.split(sizes)
-    parted = {name: laid.split(sizes) for name, laid in scores.items()}
-    return [
-        (Selection(weight=weights[i], denom=denoms[i]), {name: parts[i] for name, parts in parted.items()})
-        for i in range(len(sizes))
-    ], state
+    parts = zip(selection.weight.split(sizes), selection.denom.split(sizes), signals.split(sizes), strict=True)
+    return [(Selection(weight=weight, denom=denom), each) for weight, denom, each in parts], state
 
 
-def _offsets(micro_batches: Sequence[Batch]) -> list[int]:
-    """Return where each micro-batch begins in the flattened global batch."""
-    return [0, *itertools.accumulate(batch.valid.numel() for batch in micro_batches)][:-1]
+def _add_gradients(core: Core, compared: Compared, branch: Tensor | None, tally: Tally) -> Tensor:
+    """Return the undivided loss of a micro-batch, and add its gradients to the student's.
 
-
-def _add_gradients(
-    core: Core,
-    batch: Batch,
-    student: States,
-    teacher: States | None,
-    selection: Selection,
-    scores: Scores,
-    tally: Tally,
-) -> Tensor:
-    """Return the undivided loss of a micro-batch, and add its gradients to the student's."""
-    objective, hidden = core.objective, student.final
-    states = teacher.final if teacher is not None and core.loss_reads_teacher else None
-    chosen = supervise(objective, batch, hidden, states, selection, scores, targets=core.targets)
-    rows = chosen.rows
+    Args:
+        core: models and settings.
+        compared: the supervised rows.
+        branch: the loss of the branch on hidden states, None without it.
+        tally: what is counted.
+    """
+    rows, counted = compared.rows, ClassCount()
     tally.student_trained += len(rows)
     tally.teacher_rows += len(rows) if rows.teacher is not None else 0
-    counted = ClassCount()
-    student_head = head_of(core.student, core.vocab_size)
-    given = (objective, rows, chosen.signals, chosen.coefficient, student_head, core.teacher_head)
-    branch = _feature_loss(core, student, teacher, chosen, scores, tally)
-    if objective.strategy.flow == "dense":
-        loss = dense_loss(*given, on_target=counted.add)
+    losses = compiled_losses() if core.compile else compared.losses
+    compared = replace(compared, losses=losses, on_target=counted.add)
+    if core.objective.strategy.flow == "dense":
+        loss = dense_loss(compared)
         (loss if branch is None else loss + branch).backward()
     else:
-        grad_hidden = torch.zeros_like(rows.student) if hidden.requires_grad else None
+        grad_hidden = torch.zeros_like(rows.student) if rows.student.requires_grad else None
         grad_head = HeadGradient(core.student, core.vocab_size, single=len(rows) <= core.chunk)
-        loss = add_gradients(
-            *given,
-            chunk=core.chunk,
-            grad_hidden=grad_hidden,
-            add_to_head=grad_head.add if grad_head.wanted else None,
-            losses=compiled_losses() if core.compile else None,
-            on_target=counted.add,
-        )
+        add_to_head = grad_head.add if grad_head.wanted else None
+        loss = add_gradients(compared, grad_hidden=grad_hidden, add_to_head=add_to_head)
         grad_head.narrow()
-        roots = [] if grad_hidden is None else [(hidden, grad_hidden.view_as(hidden))]
+        roots = [] if grad_hidden is None else [(rows.student, grad_hidden)]
         roots += [] if branch is None else [(branch, torch.ones_like(branch))]
         if roots:
             # One pass through the trunk for both.
@@ -299,20 +268,16 @@ def _add_gradients(
 
 
 def _feature_loss(
-    core: Core,
-    student: States,
-    teacher: States | None,
-    chosen: Supervised,
-    scores: Scores,
-    tally: Tally,
+    core: Core, student: States, teacher: States | None, compared: Compared, signals: Signals, tally: Tally
 ) -> Tensor | None:
     """Return the loss of the branch on hidden states as a graph, None without that branch."""
-    feature = core.objective.strategy.feature
+    feature, rows = core.objective.strategy.feature, compared.rows
     if feature is None:
         return None
     assert core.projection is not None, "an objective with the branch has projections"
     assert teacher is not None, "an objective with the branch reads the teacher"
+    assert rows.coefficient is not None, "supervised rows are weighed"
     ours, theirs = ([each.flatten(0, 1) for each in states.layers or (states.final,)] for states in (student, teacher))
-    tally.projected += len(chosen.coefficient)
-    score = None if feature.signal is None else at(scores[feature.signal].flatten(), chosen.places)
-    return feature_loss(core.objective, core.projection, ours, theirs, chosen.places, chosen.coefficient, score)
+    tally.projected += len(rows)
+    score = None if feature.signal is None else at(signals.scores[feature.signal].flatten(), rows.places)
+    return feature_loss(core.objective, core.projection, ours, theirs, rows.places, rows.coefficient, score)

@@ -3,7 +3,7 @@
 What the training loop and `harness.api` share. A head may be anything with `logits`; nothing here runs a trunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,40 +13,77 @@ from torch import Tensor
 
 from harness.config.seeds import derive
 from harness.data.tokens import Batch
+from harness.distill.compare import row_keys
+from harness.distill.loss import Compared
 from harness.distill.objective import Objective
-from harness.distill.preference import OFFSET, WEIGHT, prefer
+from harness.distill.preference import Preference, prefer
 from harness.distill.score import Rows, score_batch, score_rows
-from harness.distill.sparse import row_keys
 from harness.distill.tally import Tally
 from harness.models import Head
-from harness.teacher.interface import Targets
+from harness.teacher.interface import StoredScores, Targets
 from strategies.base import Selection, StepContext, budget_size
 from strategies.noise import streams, uniform
 from strategies.registry import POLICIES, SIGNALS
 
 # B = sequences, L = positions, N = valid positions, M = supervised positions, D = hidden size
 
-Scores = dict[str, Float[Tensor, "B L"]]
 
-# Every position's temperature among the scores, where it is not a number; no signal can be called that.
-_TEMPERATURE = "<temperature>"
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A micro-batch behind the trunks: what scoring, selection and loss work on.
+
+    Attributes:
+        objective: what is compared and how.
+        batch: targets and valid positions.
+        context: what the policy may know.
+        student: the student's final hidden states.
+        student_head: its head.
+        teacher: the teacher's, None where nothing reads them.
+        teacher_head: None without a teacher.
+        chunk: rows of logits that exist at a time.
+        stored: returns the scores that read the teacher, where they are stored and not computed.
+        targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
+    """
+
+    objective: Objective
+    batch: Batch
+    context: StepContext
+    student: Float[Tensor, "B L D"]
+    student_head: Head
+    teacher: Tensor | None
+    teacher_head: Head | None
+    chunk: int
+    stored: StoredScores | None = None
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised:
-    """The supervised rows of a micro-batch.
+class Signals:
+    """What is known of every position before any is selected, 0 where not valid.
 
     Attributes:
-        rows: their hidden states and targets.
-        places: where they are in the flattened batch; None for every position.
-        signals: values of the signals that the criterion reads.
-        coefficient: weight of every row, its sequence's divisor included.
+        scores: signals by name.
+        temperature: of each position, None where it is the same for all.
+        preference: what a preference makes of the scores, None without.
     """
 
-    rows: Rows
-    places: Int[Tensor, " M"] | None
-    signals: dict[str, Float[Tensor, " M"]]
-    coefficient: Float[Tensor, " M"]
+    scores: Mapping[str, Float[Tensor, "B L"]]
+    temperature: Float[Tensor, "B L"] | None = None
+    preference: Preference | None = None
+
+    def split(self, sizes: list[int]) -> list["Signals"]:
+        """Cut a global batch's into those of its micro-batches."""
+        scores = {name: laid.split(sizes) for name, laid in self.scores.items()}
+        heat = None if self.temperature is None else self.temperature.split(sizes)
+        preference = None if self.preference is None else self.preference.split(sizes)
+        return [
+            Signals(
+                scores={name: parts[number] for name, parts in scores.items()},
+                temperature=None if heat is None else heat[number],
+                preference=None if preference is None else preference[number],
+            )
+            for number in range(len(sizes))
+        ]
 
 
 def context_of(
@@ -74,105 +111,84 @@ def context_of(
     return StepContext(budget=budget, progress=step / num_steps, keys=keys, last_loss=last_loss)
 
 
-def row_scores(
-    objective: Objective,
-    batch: Batch,
-    student: Float[Tensor, "B L D"],
-    teacher: Tensor | None,
-    student_head: Head,
-    teacher_head: Head | None,
-    context: StepContext,
-    *,
-    chunk: int,
-    tally: Tally,
-    known: dict[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Compute the row signals at the valid positions of a batch; `known` are all those that read the teacher's head."""
+def row_scores(forward: Forward, tally: Tally) -> dict[str, Tensor]:
+    """Compute the row signals at the valid positions of a micro-batch."""
+    objective, batch = forward.objective, forward.batch
     names = tuple(name for name in objective.scored if SIGNALS[name].traits["scope"] == "row")
     if not names:
         return {}
-    noise = uniform(context.keys, batch.valid.shape[1]).flatten()[batch.places] if _reads(names, "noise") else None
-    reads_teacher = objective.scores_read_teacher and known is None
+    noise = None
+    if _reads(names, "noise"):
+        noise = uniform(forward.context.keys, batch.valid.shape[1]).flatten()[batch.places]
+    reads_teacher = objective.scores_read_teacher and forward.stored is None
     rows = Rows(
-        student=student.flatten(0, 1),
-        teacher=teacher.flatten(0, 1) if teacher is not None and reads_teacher else None,
+        student=forward.student.detach().flatten(0, 1),
+        teacher=forward.teacher.flatten(0, 1) if forward.teacher is not None and reads_teacher else None,
         targets=batch.targets.flatten()[batch.places],
         places=batch.places,
         noise=noise,
-        known=known or {},
+        signals={} if forward.stored is None else forward.stored(batch),
     )
     tally.student_scored += len(rows) if _reads(names, "student_logits", "student_logprobs") else 0
     tally.teacher_rows += len(rows) if reads_teacher else 0
-    return score_rows(names, objective.signal_function, rows, student_head, teacher_head, chunk=chunk)
-
-
-def lay_out(objective: Objective, rows: dict[str, Tensor], batch: Batch, context: StepContext) -> Scores:
-    """Lay row signals out, and add the batch signals, temperatures and preferences that are made of them."""
-    scores = score_batch(objective.scored, objective.signal_function, rows, batch.valid, batch.places)
-    if objective.temperature is not None:
-        scores[_TEMPERATURE] = objective.heat(scores, batch.valid, context.progress)
-    if objective.preference is not None:
-        scores |= prefer(scores["excess_loss"], scores["student_ce"], batch.valid, beta=objective.preference)
-    return scores
+    heads = forward.student_head, forward.teacher_head
+    return score_rows(names, objective.signal_function, rows, *heads, chunk=forward.chunk)
 
 
 def _reads(names: Sequence[str], *inputs: str) -> bool:
     return any(keyword in SIGNALS[name].inputs for name in names for keyword in inputs)
 
 
+def lay_out(objective: Objective, rows: dict[str, Tensor], batch: Batch, context: StepContext) -> Signals:
+    """Lay row signals out, and add the batch signals, temperatures and preferences that are made of them."""
+    scores = score_batch(objective.scored, objective.signal_function, rows, batch.valid, batch.places)
+    temperature = preference = None
+    if objective.temperature is not None:
+        temperature = objective.heat(scores, batch.valid, context.progress)
+    if objective.preference is not None:
+        preference = prefer(scores["excess_loss"], scores["student_ce"], batch.valid, beta=objective.preference)
+    return Signals(scores=scores, temperature=temperature, preference=preference)
+
+
 def select(
-    objective: Objective, scores: Scores, batch: Batch, context: StepContext, state: Any
+    objective: Objective, signals: Signals, batch: Batch, context: StepContext, state: Any
 ) -> tuple[Selection, Any]:
     """Let the policy turn scores into weights."""
     signal = objective.signal
-    ranked = scores[signal] if signal is not None else torch.zeros(batch.valid.shape, device=batch.valid.device)
+    unscored = torch.zeros(batch.valid.shape, device=batch.valid.device)
+    ranked = signals.scores[signal] if signal is not None else unscored
     selection, state = objective.policy.select(ranked, batch.valid, context, state)
-    if objective.preference is not None:
-        selection = Selection(weight=selection.weight * scores[WEIGHT], denom=selection.denom)
+    if signals.preference is not None:
+        selection = Selection(weight=selection.weight * signals.preference.weight, denom=selection.denom)
     return selection, state
 
 
-def loss_offset(scores: Scores) -> Float[Tensor, ""] | float:
-    """Return what a micro-batch's loss has besides the losses of its rows."""
-    return scores[OFFSET].sum() if OFFSET in scores else 0.0
-
-
-def supervise(
-    objective: Objective,
-    batch: Batch,
-    student: Float[Tensor, "B L D"],
-    teacher: Tensor | None,
-    selection: Selection,
-    scores: Scores,
-    *,
-    targets: Targets | None = None,
-) -> Supervised:
-    """Gather what the loss needs of the selected positions, or of all where the flow is dense.
-
-    Args:
-        objective: what is compared and how.
-        batch: targets and valid positions.
-        student: the student's hidden states.
-        teacher: the teacher's, None where the loss reads none.
-        selection: what the policy decided.
-        scores: the signals, laid out.
-        targets: returns ready-made sparse targets, None to make them chunk by chunk.
-    """
+def supervise(forward: Forward, selection: Selection, signals: Signals) -> Compared:
+    """Gather what the loss needs of the selected positions, or of all where the flow is dense."""
+    objective, batch, student = forward.objective, forward.batch, forward.student
     places = None if objective.strategy.flow == "dense" else _places(objective, selection, batch)
     coefficient = (selection.weight / _divisor(objective, selection, batch)[:, None]).flatten()
-    coefficient = at(coefficient, places).to(torch.promote_types(student.dtype, torch.float32))
     every = torch.arange(batch.valid.numel(), device=student.device) if places is None else places
+    targets = forward.targets if objective.classes is not None else None
+    teacher = forward.teacher if objective.loss_reads_teacher and forward.targets is None else None
     rows = Rows(
         student=student.flatten(0, 1),
         teacher=None if teacher is None else teacher.flatten(0, 1),
         places=places,
         targets=at(batch.targets.flatten(), places),
-        keys=row_keys(batch, every) if objective.draws_classes and targets is None else None,
-        target=targets(batch, every) if objective.classes is not None and targets is not None else None,
-        temperature=at(scores[_TEMPERATURE].flatten(), places) if objective.temperature is not None else None,
+        keys=row_keys(batch, every) if objective.draws_classes and forward.targets is None else None,
+        target=None if targets is None else targets(batch, every),
+        temperature=None if signals.temperature is None else at(signals.temperature.flatten(), places),
+        coefficient=at(coefficient, places).to(torch.promote_types(student.dtype, torch.float32)),
+        signals={name: at(signals.scores[name].flatten(), places) for name in objective.criterion_signals},
     )
-    signals = {name: at(scores[name].flatten(), places) for name in objective.criterion_signals}
-    return Supervised(rows=rows, places=places, signals=signals, coefficient=coefficient)
+    return Compared(
+        objective=objective,
+        rows=rows,
+        student_head=forward.student_head,
+        teacher_head=forward.teacher_head,
+        chunk=forward.chunk,
+    )
 
 
 def _places(objective: Objective, selection: Selection, batch: Batch) -> Int[Tensor, " M"]:

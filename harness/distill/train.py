@@ -16,9 +16,9 @@ from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.distill.observe import Moment, Observer
 from harness.distill.optimiser import make_optimiser
-from harness.distill.parts import Saver, Weights
 from harness.distill.rollout import Writer
-from harness.distill.shards import clip
+from harness.distill.shards import Weights, clip
+from harness.distill.state import Saver
 from harness.distill.step import Core, StepResult, accumulate
 from harness.distill.tally import Tally
 

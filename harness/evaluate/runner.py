@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.config.errors import UserError
+from harness.models import evaluating
 
 # lm-eval's own defaults, so that what an official task draws stays official.
 _SEED, _NUMPY_SEED, _TORCH_SEED, _FEWSHOT_SEED = 0, 1234, 1234, 1234
@@ -150,11 +151,11 @@ class _InMemory(HFLM):  # type: ignore[misc]
 @contextmanager
 def _as_found(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Restore the random generators, the modules' modes and the tokenizer's padding on leaving."""
-    training = [(module, module.training) for module in model.modules()]
     padding = tokenizer.pad_token, tokenizer.padding_side
     generators = random.getstate(), np.random.get_state()
     devices = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         random.seed(_SEED)
@@ -166,8 +167,6 @@ def _as_found(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ite
             random.setstate(generators[0])
             np.random.set_state(generators[1])
             tokenizer.pad_token, tokenizer.padding_side = padding
-            for module, mode in training:
-                module.training = mode
 
 
 @contextmanager

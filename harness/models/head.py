@@ -1,6 +1,7 @@
 """A model as the core sees it: a trunk that makes hidden states, and a head that makes logits of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -109,3 +110,15 @@ def head_of(model: PreTrainedModel, vocab_size: int) -> Head:
     assert isinstance(embeddings, torch.nn.Linear)
     weight = embeddings.weight
     return Head(weight=weight if len(weight) == vocab_size else weight[:vocab_size])
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off, which would draw from the global generator, and leave every module's mode as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.config.errors import UnknownNameError, UserError
 from harness.distill.group import ALONE, Group, RankLostError, joined
-from harness.distill.parts import Resumable
+from harness.distill.state import Resumable
 from harness.distill.train import NotFiniteError
 from harness.models.devices import device_of
 from harness.records import lock

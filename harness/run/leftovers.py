@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.config.errors import UserError
-from harness.distill.parts import StaleError
+from harness.distill.state import StaleError
 from harness.records import lock
 from harness.records.layout import Results
 from harness.records.store import is_whole_or_damaged

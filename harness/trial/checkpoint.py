@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.config.errors import UserError
 from harness.distill.group import ALONE, Group
-from harness.distill.parts import Generators, Resumable, StaleError
-from harness.distill.tree import branches, check_tree, put_together, take_apart
+from harness.distill.state import Generators, Resumable, StaleError, branches, check_tree, put_together, take_apart
 from harness.records.files import (
     File,
     Sealed,

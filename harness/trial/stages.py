@@ -16,8 +16,8 @@ from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
 from harness.distill.objective import Objective
-from harness.distill.parts import Resumable, Weights
-from harness.distill.shards import assemble, shard
+from harness.distill.shards import Weights, assemble, shard
+from harness.distill.state import Resumable
 from harness.distill.step import Core
 from harness.distill.train import Training, train
 from harness.evaluate.evaluation import prepare_items

@@ -18,7 +18,7 @@ from harness.config import Choice, Strategy
 from harness.config.expand import presets
 from harness.data.tokens import Batch, Tokens
 from harness.distill import step as step_module
-from harness.distill.loss import weighted_loss
+from harness.distill.loss import Compared, weighted_loss
 from harness.distill.objective import compile_strategy
 from harness.distill.score import Rows, pieces, slices
 from harness.evaluate.heldout import measure_heldout
@@ -434,9 +434,12 @@ def test_head_gradient_of_many_chunks_does_not_stagnate_in_bfloat16() -> None:
 
     def gradient(dtype: torch.dtype, chunk: int) -> Tensor:
         head = weight.to(torch.bfloat16).to(dtype).requires_grad_()
-        rows = Rows(student=hidden.to(torch.bfloat16).to(dtype), teacher=None, targets=targets)
         coefficient = torch.ones(num, dtype=torch.promote_types(dtype, torch.float32))
-        weighted_loss(objective, rows, {}, coefficient, Head(weight=head), None, chunk=chunk).backward()
+        states = hidden.to(torch.bfloat16).to(dtype)
+        rows = Rows(student=states, teacher=None, targets=targets, coefficient=coefficient)
+        weighted_loss(
+            Compared(objective=objective, rows=rows, student_head=Head(weight=head), teacher_head=None, chunk=chunk)
+        ).backward()
         assert head.grad is not None
         return head.grad.double()
 
@@ -455,9 +458,11 @@ def test_backward_scales_what_forward_left(scale: float) -> None:
     weight = torch.randn((11, 4), generator=generator, dtype=torch.float64, requires_grad=True)
     coefficient = torch.rand(9, generator=generator, dtype=torch.float64)
     targets = torch.randint(11, (9,), generator=generator)
-    rows = Rows(student=hidden, teacher=None, targets=targets)
+    rows = Rows(student=hidden, teacher=None, targets=targets, coefficient=coefficient)
     objective = compile_strategy(presets()["sft"])
-    chunked = weighted_loss(objective, rows, {}, coefficient, Head(weight=weight), None, chunk=4)
+    chunked = weighted_loss(
+        Compared(objective=objective, rows=rows, student_head=Head(weight=weight), teacher_head=None, chunk=4)
+    )
     found = torch.autograd.grad(scale * chunked, (hidden, weight))
     dense = (F.cross_entropy(hidden @ weight.T, targets, reduction="none") * coefficient).sum()
     wanted = torch.autograd.grad(scale * dense, (hidden, weight))

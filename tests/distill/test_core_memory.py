@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 from harness.config import Choice, Strategy
 from harness.config.expand import presets
 from harness.data.tokens import Batch
-from harness.distill.dense import dense_loss
-from harness.distill.loss import HeadGradient, add_gradients, add_product
+from harness.distill.loss import Compared, HeadGradient, add_gradients, add_product, dense_loss
 from harness.distill.objective import compile_strategy
 from harness.distill.score import Rows, score_rows
 from harness.distill.step import Core, accumulate
@@ -52,20 +51,13 @@ def make_rows(num: int, dtype: torch.dtype, **more: Any) -> tuple[Rows, Head, He
 def live_mib(strategy: Strategy, dtype: torch.dtype) -> float:
     chunk = chunk_rows(VOCABULARY, BUDGET_MIB, itemsize=dtype.itemsize)
     rows, student, teacher = make_rows(2 * chunk + 3, dtype, temperature=1.0 + torch.rand(2 * chunk + 3))
-    signals = {name: torch.rand(len(rows)) for name in compile_strategy(strategy).criterion_signals}
+    objective = compile_strategy(strategy)
+    signals = {name: torch.rand(len(rows)) for name in objective.criterion_signals}
+    rows = replace(rows, signals=signals, coefficient=torch.ones(len(rows)))
     buffers = torch.zeros_like(rows.student), torch.zeros_like(student.weight)
     with LiveBytes() as live:
-        add_gradients(
-            compile_strategy(strategy),
-            rows,
-            signals,
-            torch.ones(len(rows)),
-            student,
-            teacher,
-            chunk=chunk,
-            grad_hidden=buffers[0],
-            add_to_head=partial(add_product, buffers[1]),
-        )
+        compared = Compared(objective=objective, rows=rows, student_head=student, teacher_head=teacher, chunk=chunk)
+        add_gradients(compared, grad_hidden=buffers[0], add_to_head=partial(add_product, buffers[1]))
     assert bool(buffers[1].any())
     assert chunk > 16, "the budget must not be met by a chunk of one row"
     return live.peak / 2**20
@@ -117,10 +109,10 @@ class LargestRows(TorchDispatchMode):
 
 def test_what_is_wider_than_the_model_exists_for_a_piece_only() -> None:
     chunk, objective = 64, compile_strategy(presets()["full_kd"])
-    rows, student, teacher = make_rows(3 * chunk, torch.bfloat16)
-    given = (objective, rows, {}, torch.ones(len(rows)), student, teacher)
+    rows, student, teacher = make_rows(3 * chunk, torch.bfloat16, coefficient=torch.ones(3 * chunk))
+    compared = Compared(objective=objective, rows=rows, student_head=student, teacher_head=teacher, chunk=chunk)
     with LargestRows() as largest:
-        add_gradients(*given, chunk=chunk, grad_hidden=torch.zeros_like(rows.student), add_to_head=None)
+        add_gradients(compared, grad_hidden=torch.zeros_like(rows.student), add_to_head=None)
     assert largest.numel[torch.bfloat16] == chunk * VOCABULARY
     assert largest.numel[torch.float32] == chunk // PIECES * VOCABULARY
 
@@ -196,22 +188,24 @@ def test_bfloat16_gradients_are_no_worse_than_those_of_the_dense_flow(name: str,
     rows, student, teacher = make_rows(num, torch.bfloat16)
     generator = torch.Generator().manual_seed(1)
     signals = {each: torch.rand(num, generator=generator) for each in objective.criterion_signals}
-    weights = torch.rand(num, generator=generator) / num
+    rows = replace(rows, signals=signals, coefficient=torch.rand(num, generator=generator) / num)
+
+    def compared(rows: Rows, student: Head, teacher: Head) -> Compared:
+        return Compared(objective=objective, rows=rows, student_head=student, teacher_head=teacher, chunk=64)
 
     def chunked(rows: Rows, student: Head, teacher: Head) -> tuple[Tensor, Tensor]:
         model = trained_model(student.weight.dtype)
         model.set_output_embeddings(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False, dtype=student.weight.dtype))
         grad_hidden = torch.zeros_like(rows.student)
         grad_head = HeadGradient(model, VOCABULARY, single=num <= 64)
-        given = (objective, rows, signals, weights, student, teacher)
-        add_gradients(*given, chunk=64, grad_hidden=grad_hidden, add_to_head=grad_head.add)
+        add_gradients(compared(rows, student, teacher), grad_hidden=grad_hidden, add_to_head=grad_head.add)
         grad_head.narrow()
         grad_head.finish()
         return grad_hidden, model.get_output_embeddings().weight.grad
 
     def dense(rows: Rows, student: Head, teacher: Head) -> tuple[Tensor, Tensor]:
         hidden, weight = rows.student.requires_grad_(), student.weight.requires_grad_()
-        loss = dense_loss(objective, rows, signals, weights, Head(weight=weight), teacher)
+        loss = dense_loss(compared(rows, Head(weight=weight), teacher))
         hidden_grad, weight_grad = torch.autograd.grad(loss, (hidden, weight))
         return hidden_grad, weight_grad
 

@@ -67,7 +67,8 @@ COMPARE = """
 from functools import partial
 
 import torch
-from harness.distill.loss import add_gradients, add_product, compiled_losses
+from harness.distill.loss import Compared, add_gradients, add_product, compiled_losses
+from harness.distill.compare import row_losses
 from harness.distill.objective import compile_strategy
 from harness.distill.score import Rows
 from harness.config.expand import presets
@@ -75,12 +76,15 @@ from harness.models import Head
 
 objective, generator = compile_strategy(presets()["rs_kd"]), torch.Generator().manual_seed(0)
 hidden, *heads = (torch.randn(shape, generator=generator) for shape in ((40, 8), (97, 8), (97, 8)))
-rows = Rows(student=hidden, teacher=hidden, targets=torch.arange(40), keys=torch.arange(40))
+rows = Rows(student=hidden, teacher=hidden, targets=torch.arange(40), keys=torch.arange(40),
+            coefficient=torch.ones(40))
 found = []
-for losses in (None, compiled_losses()):
+for losses in (row_losses, compiled_losses()):
     grads = torch.zeros_like(hidden), torch.zeros_like(heads[0])
-    add_gradients(objective, rows, {}, torch.ones(40), *(Head(weight=head) for head in heads), chunk=64,
-                  grad_hidden=grads[0], add_to_head=partial(add_product, grads[1]), losses=losses)
+    student, teacher = (Head(weight=head) for head in heads)
+    compared = Compared(objective=objective, rows=rows, student_head=student, teacher_head=teacher, chunk=64,
+                        losses=losses)
+    add_gradients(compared, grad_hidden=grads[0], add_to_head=partial(add_product, grads[1]))
     found.append(grads)
 for plain, compiled in zip(*found):
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)

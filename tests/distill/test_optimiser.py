@@ -13,7 +13,7 @@ from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.distill import optimiser
 from harness.distill.optimiser import make_optimiser
-from harness.distill.tree import put_together, take_apart
+from harness.distill.state import put_together, take_apart
 
 
 def parameters() -> list[torch.nn.Parameter]:

@@ -18,8 +18,8 @@ from harness.config.errors import UserError
 from harness.config.expand import describe_classes, load_grid, presets
 from harness.config.legality import check_strategy, check_vocabulary, components
 from harness.data.tokens import Batch
+from harness.distill.compare import gather_rows
 from harness.distill.probe import probe
-from harness.distill.sparse import gather_rows
 from strategies.base import SparseTarget, log_probs, log_rest
 from strategies.classes.rs import draw, from_counts
 from strategies.noise import cells, streams, uniform
@@ -483,7 +483,7 @@ def test_chunks_splits_and_steps_do_not_matter(choice: Choice, pair64: Pair, bat
 def test_draws_follow_the_sequence_wherever_it_stands_in_a_batch(pair64: Pair, batch: Batch, make_core: Any) -> None:
     strategy = with_classes(Choice(name="rs", options={"draws": 8}), normaliser="sum")
     order = torch.tensor([4, 2, 5, 0, 3, 1])
-    shuffled = Batch(
+    shuffled = Batch.of(
         index=batch.index[order],
         input_ids=batch.input_ids[order],
         targets=batch.targets[order],

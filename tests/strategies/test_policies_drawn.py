@@ -134,7 +134,7 @@ def groups(
     core, grads, losses = make_core(strategy, pair, chunk=100_000), [], []
     for step in range(num):
         core.student.zero_grad(set_to_none=True)
-        losses.append(accumulate(core, [Batch(**many)], None, step=step, num_steps=num).loss)
+        losses.append(accumulate(core, [Batch.of(**many)], None, step=step, num_steps=num).loss)
         grads.append(torch.cat([each.grad.flatten() for each in core.student.parameters() if each.grad is not None]))
     core.student.zero_grad(set_to_none=True)
     return torch.stack(grads), torch.tensor(losses, dtype=torch.float64)

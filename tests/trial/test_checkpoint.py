@@ -17,9 +17,8 @@ from harness.config import Optimisation, Strategy
 from harness.config.errors import UserError
 from harness.config.expand import presets
 from harness.data.tokens import Tokens
-from harness.distill.parts import StaleError
+from harness.distill.state import StaleError, check_tree, put_together, take_apart
 from harness.distill.train import NotFiniteError, Training, train
-from harness.distill.tree import check_tree, put_together, take_apart
 from harness.records.layout import Results
 from harness.trial.checkpoint import Interval, Keeper, Stopped, check, find, parse_interval
 
@@ -152,7 +151,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(
 
 
 def test_another_models_weights_are_not_taken(distil: Callable[..., Any], make_pair: Any, tmp_path: Path) -> None:
-    from harness.distill.parts import Weights
+    from harness.distill.shards import Weights
 
     student, teacher = make_pair().student, make_pair().teacher
     with pytest.raises(StaleError, match="another model"):

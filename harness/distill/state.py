@@ -1,15 +1,20 @@
-"""State as a tree of plain values and tensors, taken apart into JSON and named tensors, and put together again.
+"""What a checkpoint is made of: whatever gives its state as a tree of plain values and tensors, and takes it back.
 
-Nothing else is allowed in a state, so that reading one can never run code, as unpickling could.
+A tree is taken apart into JSON and named tensors, and put together again. Nothing else is allowed in a state, so that
+reading one can never run code, as unpickling could.
 """
 
 import math
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from harness.config.errors import UserError
 
 # Lists stand for themselves in JSON; everything that JSON does not have is a mapping of one key.
 _TENSOR, _TUPLE, _DICT, _FLOAT = "tensor", "tuple", "dict", "float"
@@ -104,3 +109,55 @@ def _encode(tree: Any, tensors: dict[str, Tensor] | None, place: str) -> Any:
         f"{place} is a {type(tree).__name__}, which a checkpoint cannot hold: a state is made of None, numbers, text, "
         "tensors, and lists, tuples and dicts of these"
     )
+
+
+class StaleError(UserError):
+    """A checkpoint was made under other conditions: going on from it would mix two versions of the last bits."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Something whose state goes into a checkpoint; an optimiser is one."""
+
+    def state_dict(self) -> Any:
+        """Return the state: a tree that `take_apart` takes."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take a state that `state_dict` returned."""
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """Saves training, and brings it back."""
+
+    def restore(self, parts: Mapping[str, Resumable]) -> None:
+        """Bring these parts to where the last checkpoint was, and save them from now on."""
+
+    def after(self, step: int, num_steps: int) -> None:
+        """Be told that a step is done; may save, and may stop training by an exception."""
+
+
+class Generators:
+    """The process's random generators as a part of a checkpoint, for what draws from them: dropout, a plug-in."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators' states."""
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": (str(kind), np.asarray(keys).tolist(), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the generators back."""
+        kind, keys, *rest = state_dict["numpy"]
+        random.setstate(state_dict["python"])
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        torch.set_rng_state(state_dict["torch"].cpu())
+        if state_dict["cuda"] is not None:
+            torch.cuda.set_rng_state(state_dict["cuda"].cpu(), self._device)
