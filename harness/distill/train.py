@@ -97,7 +97,7 @@ def train(
     only: Int[Tensor, " K"] | None = None,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
-    watch: AbstractContextManager[object] | None = None,
+    meter: AbstractContextManager[object] | None = None,
     observer: Observer | None = None,
     keeper: Saver | None = None,
     writer: Writer | None = None,
@@ -111,7 +111,7 @@ def train(
         only: indices of the sequences to train on, all if left out.
         device: where the student is.
         on_step: called after every step with steps done, steps in all and the loss read last, nan at first.
-        watch: entered around the first step's loss and gradients, to measure them.
+        meter: entered around the first step's loss and gradients, to measure them.
         observer: shown the steps that it asks for.
         keeper: saves checkpoints, and brings training to where the last one was; None for none.
         writer: lets the student write sequences of each batch itself; None trains on the data alone.
@@ -141,7 +141,7 @@ def train(
         micro_batches = [batch.to(device) for batch in whole.split(optimisation.micro_batch_size)]
         looking = observer if observer is not None and observer.due(step, num_steps) else None
         moment = Moment(step=step, num_steps=num_steps, last_loss=loop.last_loss, state=loop.state)
-        with watch if watch is not None and step == 0 else nullcontext():
+        with meter if meter is not None and step == 0 else nullcontext():
             result = accumulate(
                 core,
                 micro_batches,

@@ -27,8 +27,9 @@ from harness.records.store import finished, read_record, write_record
 from harness.run.limits import memory_limit
 from harness.run.options import Options
 from harness.trial.checkpoint import Keeper, Stopped
-from harness.trial.execute import now, run_trial
-from harness.trial.stages import OnStep, distil
+from harness.trial.execute import run_trial
+from harness.trial.record_of import identified, now
+from harness.trial.stages import OnStep, run_stages
 from harness.trial.trial import Trial, core_digest, shows_enough
 
 Reason = Literal["error", "input", "not_finite", "memory", "lost"]
@@ -119,7 +120,7 @@ def help_run(trial: Trial, results: Results, *, options: Options, rank: int, mee
     resources = trial.workload.resources
     meet = joined(rank, resources.data_parallel, meeting, sharded=resources.shard_student)
     with _limited(trial, options), meet as group:
-        distil(trial, cache=results.cache, on_step=None, keep=keep, group=group)
+        run_stages(trial, cache=results.cache, on_step=None, keep=keep, group=group)
 
 
 def _keeper(
@@ -201,16 +202,9 @@ def record_lost(trial: Trial, results: Results, reason: Reason, error: BaseExcep
 def failed_record(trial: Trial, started_at: str, reason: Reason, error: BaseException, trace: str) -> Record:
     """Build the record of a trial that did not finish, so that the report can show it."""
     return Record(
-        trial_id=trial.id,
-        label=trial.strategy.label,
-        strategy=trial.strategy.model_dump(mode="json", by_alias=True),
-        workload=trial.workload.model_dump(mode="json"),
-        seed=trial.seed,
-        sources=dict(trial.sources),
-        core=core_digest(),
+        **identified(trial),
         status="failed",
         started_at=started_at,
-        finished_at=now(),
         failure=Failure(kind=type(error).__name__, message=str(error), traceback=trace, reason=reason),
     )
 

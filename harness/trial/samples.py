@@ -33,26 +33,35 @@ class Chosen:
     """What a trial learns from.
 
     Attributes:
-        kept: indices of the kept training sequences, ascending.
+        kept: indices of the kept training sequences, ascending; None without the sample axis, which keeps every one.
         num_samples: training sequences there are.
         prepass: their scores, None where the policy reads none.
     """
 
-    kept: Int[Tensor, " K"]
+    kept: Int[Tensor, " K"] | None
     num_samples: int
-    prepass: Stored[Callable[[], Float[Tensor, " S"]]] | None
+    prepass: Stored[Callable[[], Float[Tensor, " S"]]] | None = None
+
+    @classmethod
+    def every(cls, num_samples: int) -> "Chosen":
+        """Keep all of them."""
+        return cls(kept=None, num_samples=num_samples)
 
     @property
-    def table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame | None:
         """One row per training sequence: index, score (missing where the policy reads none), kept."""
+        if self.kept is None:
+            return None
         kept = torch.zeros(self.num_samples, dtype=torch.bool)
         kept[self.kept] = True
         scores = torch.full((self.num_samples,), torch.nan) if self.prepass is None else self.prepass.read()
         return pd.DataFrame({"index": range(self.num_samples), "score": scores.double().numpy(), "kept": kept.numpy()})
 
     @property
-    def summary(self) -> Samples:
+    def summary(self) -> Samples | None:
         """What the record says."""
+        if self.kept is None:
+            return None
         source = None if self.prepass is None else "built" if self.prepass.built else "reused"
         return Samples(num_samples=self.num_samples, kept_samples=len(self.kept), prepass=source)
 

@@ -1,21 +1,24 @@
-"""The first half of a trial: load models, data and the teacher's states, and train the student."""
+"""The stages of a trial before its evaluation: load, choose, teach, train, price."""
 
+import functools
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import models
+from harness.config import ModelSource
 from harness.config.seeds import derive
 from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
-from harness.distill.objective import Objective
+from harness.distill.rollout import Writer
 from harness.distill.shards import Weights, assemble, shard
 from harness.distill.state import Resumable
 from harness.distill.step import Core
@@ -26,16 +29,14 @@ from harness.models.lora import PURPOSE, adapt
 from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
 from harness.teacher.interface import Targets, Teacher
 from harness.teacher.kinds.scores import PositionScores, SignalScores
-from harness.teacher.live import cached_teacher, online_teacher, provide_rows, provide_teacher
+from harness.teacher.live import StoredTeacher, cached_teacher, online_teacher, provide_rows, provide_teacher
 from harness.teacher.provide import Stored
 from harness.teacher.targets import targets_of
 from harness.trial.checkpoint import Keeper
 from harness.trial.flops import Reading, price, shapes_of, work_of
 from harness.trial.meter import Clock, LiveBytes, reset_peak
-from harness.trial.rollouts import make_writer
 from harness.trial.samples import Chosen, choose_samples, prepass_reads_cache
 from harness.trial.trial import Trial
-from harness.trial.watch import watch_training
 
 # (steps done, steps in all, loss in nats)
 OnStep = Callable[[int, int, float], None]
@@ -44,43 +45,74 @@ Keep = Callable[[str, Mapping[str, Resumable], Group], Keeper]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distilled:
-    """What a trial has before it is evaluated.
+class Loaded:
+    """What a trial begins with.
 
     Attributes:
-        model: the student, trained if the strategy trains it, or the teacher. A student that was sharded is whole in
-            the first process, and of no use in the others.
-        inputs: tokenizer, data and the teacher's states.
-        chosen: the sequences that the sample axis kept, None without that axis.
-        stored: targets that were stored before training, None if none were.
-        scored: scores that were, by signal.
-        teacher: what training read of the teacher, None if nothing.
-        training: what training left, None if nothing was trained.
-        watch: diagnostics, None without.
-        live: bytes of tensors in the first step, None if nothing was trained, or not in one process: what a sharded
-            student's layers fetch and drop is not seen.
-        flops: operations by purpose, of all processes together.
-        clock: seconds by phase so far.
+        model: the student before its first step, or the teacher where that is evaluated.
+        inputs: tokenizer, data and the teacher's states, as far as they are needed whole.
+        cache: folder of shared caches.
+        clock: seconds by phase.
         device: where the model is.
         chunk: rows of logits that exist at a time.
     """
 
     model: PreTrainedModel
     inputs: Inputs
-    chosen: Chosen | None
-    stored: Stored[Targets] | None
-    scored: Mapping[str, Stored[PositionScores]]
-    teacher: Teacher | None
-    training: Training | None
-    watch: Watch | None
-    live: LiveBytes | None
-    flops: Mapping[str, float]
+    cache: Path
     clock: Clock
     device: str
     chunk: int
 
 
-def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | None, group: Group = ALONE) -> Distilled:
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What training reads of the teacher.
+
+    Attributes:
+        teacher: its states and head, or the teacher itself; None if nothing is read, or rows alone.
+        states: its states on the disk, None if there are none of the training text.
+        targets: rows stored before training, None if none were.
+        scores: scores stored before training, by signal.
+    """
+
+    teacher: Teacher | None = None
+    states: StoredTeacher | None
+    targets: Stored[Targets] | None = None
+    scores: Mapping[str, Stored[PositionScores]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        model: the student. One that was sharded is whole in the first process, and of no use in the others.
+        training: counts, curve and the policy's state.
+        flops: operations by purpose, of all processes together.
+        watch: diagnostics, None without.
+        live: bytes of tensors in the first step, None if not in one process: what a sharded student's layers fetch and
+            drop is not seen.
+    """
+
+    model: PreTrainedModel
+    training: Training
+    flops: Mapping[str, float]
+    watch: Watch | None
+    live: LiveBytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """All that a trial has before it is evaluated; `trained` is None for a model as it is."""
+
+    loaded: Loaded
+    chosen: Chosen
+    taught: Taught
+    trained: Trained | None
+
+
+def run_stages(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | None, group: Group = ALONE) -> Stages:
     """Load what a trial needs, and train its student if it trains one.
 
     Args:
@@ -96,123 +128,204 @@ def distil(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | No
         RankLostError: another process of the group ended.
         Stopped: the keeper was asked to stop.
     """
+    loaded = load(trial, cache)
+    chosen = choose(trial, loaded)
+    taught = teach(trial, loaded, chosen)
+    trained = None
+    if trial.strategy.train:
+        trained = train_student(trial, loaded, chosen, taught, on_step=on_step, keep=keep, group=group)
+    return Stages(loaded=loaded, chosen=chosen, taught=taught, trained=trained)
+
+
+def load(trial: Trial, cache: Path) -> Loaded:
+    """Load the model, the data, and the teacher's states where they are read whatever is chosen."""
     workload, strategy, device = trial.workload, trial.strategy, device_of(trial.workload)
     clock = Clock(device=device)
     torch.set_num_threads(workload.resources.cpus)
     _seed_generators(derive(trial.seed or 0, "global"))
     reset_peak(device)
-    objective = trial.objective if strategy.train else None
-    dtype = models.DTYPES[workload.resources.dtype]
     with clock.phase("load"):
-        from_cache = objective is not None and objective.reads_teacher and strategy.teacher == "cached"
         # Without a prepass that reads the teacher, which of its states are needed is known after the choice only.
-        whole = prepass_reads_cache(strategy) or (from_cache and strategy.samples is None)
+        whole = prepass_reads_cache(strategy) or (_reads_states(trial) and strategy.samples is None)
         inputs = prepare_inputs(workload, trial.fingerprints, trial.split, cache=cache, needs_train_cache=whole)
         # Before training: a data set that cannot be had must not cost hours first.
         prepare_items(workload.evaluation, workload.folder, trial.split, cache)
         source = workload.teacher if strategy.model == "teacher" else workload.student
         assert source is not None, "checked before anything runs"
-        model = models.load_model(source, workload.folder, dtype=dtype, device=device)
+        model = _model(trial, source, device)
     chunk = chunk_of(workload, inputs.vocab_size)
-    training, chosen, teacher, watch, flops, counted = None, None, None, None, {}, None
-    if strategy.samples is not None:
-        with clock.phase("prepass"):
-            chosen = choose_samples(trial, inputs, cache=cache, student=lambda: model, device=device)
-        if from_cache and inputs.train_cache is None:
-            with clock.phase("cache"):
-                kept = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=chosen.kept)
-                states = provide_teacher(workload, kept, folder=cache)
-                inputs = replace(inputs, train_cache=states)
-    stored, scored = None, {}
-    only = chosen.kept if chosen is not None else None
-    met = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=only)
+    return Loaded(model=model, inputs=inputs, cache=cache, clock=clock, device=device, chunk=chunk)
+
+
+def choose(trial: Trial, loaded: Loaded) -> Chosen:
+    """Choose the sequences that the trial learns from."""
+    if trial.strategy.samples is None:
+        return Chosen.every(len(loaded.inputs.train))
+    with loaded.clock.phase("prepass"):
+        return choose_samples(
+            trial, loaded.inputs, cache=loaded.cache, student=lambda: loaded.model, device=loaded.device
+        )
+
+
+def teach(trial: Trial, loaded: Loaded, chosen: Chosen) -> Taught:
+    """Store what training reads of the teacher, or find it stored; load the teacher where it has to run."""
+    workload, strategy, inputs, clock = trial.workload, trial.strategy, loaded.inputs, loaded.clock
+    states = inputs.train_cache
+    if not strategy.train:
+        return Taught(states=states)
+    source = teacher_source(workload, trial.fingerprints, inputs.train, data="train", only=chosen.kept)
+    teacher = targets = None
+    scores: dict[str, Stored[PositionScores]] = {}
+    if _reads_states(trial) and states is None:
+        with clock.phase("cache"):
+            states = provide_teacher(workload, source, folder=loaded.cache)
     if strategy.stored:
         with clock.phase("cache"):
-            stored = provide_rows(targets_of(strategy, inputs.vocab_size), workload, met, folder=cache)
-    if objective is not None:
-        signals = objective.stored_scores
-        if signals:
-            with clock.phase("cache"):
-                scored = {
-                    name: provide_rows(SignalScores(signal=name), workload, met, folder=cache) for name in signals
-                }
-        with clock.phase("load"):
-            teacher = _training_teacher(trial, objective, inputs, scored, device)
-        adapted = None
-        if workload.lora is not None:
-            adapted = adapt(model, workload.lora, seed=derive(trial.seed or 0, PURPOSE))
-        if group.sharded:
-            shard(model)
-        core = Core(
-            student=model,
-            teacher=teacher,
-            objective=objective,
-            vocab_size=inputs.vocab_size,
-            chunk=chunk,
-            seed=trial.seed or 0,
-            targets=stored.read if stored is not None else None,
-            projection=_projection(objective, model, teacher, trial.seed or 0),
-            compile=workload.resources.compile,
-            group=group,
+            targets = provide_rows(targets_of(strategy, inputs.vocab_size), workload, source, folder=loaded.cache)
+    for name in trial.objective.stored_scores:
+        with clock.phase("cache"):
+            scores[name] = provide_rows(SignalScores(signal=name), workload, source, folder=loaded.cache)
+    with clock.phase("load"):
+        if _reads_states(trial):
+            assert states is not None, "opened or built above"
+            teacher = cached_teacher(states, loaded.device, scores)
+        elif trial.objective.reads_teacher and not strategy.stored:
+            teacher = online_teacher(workload, inputs.vocab_size, loaded.device)
+    return Taught(teacher=teacher, states=states, targets=targets, scores=scores)
+
+
+def train_student(
+    trial: Trial,
+    loaded: Loaded,
+    chosen: Chosen,
+    taught: Taught,
+    *,
+    on_step: OnStep | None,
+    keep: Keep | None,
+    group: Group,
+) -> Trained:
+    """Train the student, and price what the trial did; arguments as in `run_stages`."""
+    workload, inputs, model, clock = trial.workload, loaded.inputs, loaded.model, loaded.clock
+    adapted = None
+    if workload.lora is not None:
+        adapted = adapt(model, workload.lora, seed=derive(trial.seed or 0, PURPOSE))
+    if group.sharded:
+        shard(model)
+    core = _core(trial, loaded, taught, group)
+    if workload.resources.checkpoint_activations:
+        models.compute_activations_anew(model)
+    live = LiveBytes()
+    watch = _watch(trial, core, loaded, live)
+    with clock.phase("train"):
+        training = train(
+            core,
+            inputs.train,
+            workload.optimisation,
+            only=chosen.kept,
+            device=loaded.device,
+            on_step=on_step,
+            meter=None if group.sharded else live,
+            observer=watch,
+            keeper=None if keep is None else keep(loaded.device, _parts(clock, live, watch, core), group),
+            writer=_writer(trial, loaded),
         )
-        if workload.resources.checkpoint_activations:
-            models.compute_activations_anew(model)
-        live = LiveBytes()
-        counted = None if group.sharded else live
-        watch = watch_training(trial, core, inputs, device, clock=clock, live=live)
-        with clock.phase("train"):
-            training = train(
-                core,
-                inputs.train,
-                workload.optimisation,
-                only=chosen.kept if chosen is not None else None,
-                device=device,
-                on_step=on_step,
-                watch=counted,
-                observer=watch,
-                keeper=None if keep is None else keep(device, _parts(clock, live, watch, core), group),
-                writer=make_writer(trial, inputs.train, inputs.vocab_size, aside=lambda: clock.phase("rollout")),
-            )
-        if group.sharded:
-            load = partial(models.load_model, source, workload.folder, dtype=dtype, device=device)
-            model = assemble(model, load, group)
-        flops = _price(trial, training, inputs, chosen)
-        if adapted is not None:
-            model = adapted.merge()
-    return Distilled(
-        model=model,
-        inputs=inputs,
-        chosen=chosen,
-        stored=stored,
-        scored=scored,
-        teacher=teacher,
+    if group.sharded:
+        model = assemble(model, partial(_model, trial, workload.student, loaded.device), group)
+    return Trained(
+        model=model if adapted is None else adapted.merge(),
         training=training,
+        flops=_price(trial, training, inputs, chosen),
         watch=watch,
-        live=counted,
-        flops=flops,
-        clock=clock,
-        device=device,
-        chunk=chunk,
+        live=None if group.sharded else live,
     )
 
 
-def _training_teacher(
-    trial: Trial, objective: Objective, inputs: Inputs, scored: Mapping[str, Stored[PositionScores]], device: str
-) -> Teacher | None:
-    """Return the teacher that training reads, None where it reads none."""
-    if not objective.reads_teacher or trial.strategy.stored:
+def _reads_states(trial: Trial) -> bool:
+    """Whether training reads the teacher's states from a cache."""
+    return trial.strategy.train and trial.strategy.teacher == "cached" and trial.objective.reads_teacher
+
+
+def _model(trial: Trial, source: ModelSource, device: str) -> PreTrainedModel:
+    workload = trial.workload
+    dtype = models.DTYPES[workload.resources.dtype]
+    return models.load_model(source, workload.folder, dtype=dtype, device=device)
+
+
+def _core(trial: Trial, loaded: Loaded, taught: Taught, group: Group) -> Core:
+    objective, projection = trial.objective, None
+    if objective.feature is not None:
+        assert taught.teacher is not None, "an objective with a feature branch reads the teacher"
+        sizes = int(loaded.model.config.hidden_size), taught.teacher.head.weight.shape[1]
+        projection = make_projection(objective, *sizes, trial.seed or 0).to(loaded.model.device)
+    return Core(
+        student=loaded.model,
+        teacher=taught.teacher,
+        objective=objective,
+        vocab_size=loaded.inputs.vocab_size,
+        chunk=loaded.chunk,
+        seed=trial.seed or 0,
+        targets=taught.targets.read if taught.targets is not None else None,
+        projection=projection,
+        compile=trial.workload.resources.compile,
+        group=group,
+    )
+
+
+def _watch(trial: Trial, core: Core, loaded: Loaded, live: LiveBytes) -> Watch | None:
+    """Return what watches a trial's training, None where its grid asks for no diagnostics.
+
+    The first held-out sequences are shown: the same for every strategy and seed of a workload and split, never trained
+    on, and with the teacher's states in a cache whether the strategy reads them or not. The time of looking is a phase
+    of its own, and what it brings to life is not counted.
+    """
+    settings, inputs, device = trial.diagnostics, loaded.inputs, loaded.device
+    cache = inputs.heldout_cache
+    if settings is None:
         return None
-    if trial.strategy.teacher == "cached":
-        assert inputs.train_cache is not None, "prepared before training"
-        return cached_teacher(inputs.train_cache, device, scored)
-    return online_teacher(trial.workload, inputs.vocab_size, device)
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        with loaded.clock.phase("diagnostics"), live.paused():
+            yield
+
+    return Watch(
+        core=core,
+        settings=settings,
+        shown=inputs.heldout.batch(torch.arange(min(settings.sequences, len(inputs.heldout)))).to(device),
+        teacher=None if cache is None else lambda: cached_teacher(cache, device),
+        text=token_text(inputs.tokenizer),
+        aside=aside,
+    )
 
 
-def _price(trial: Trial, training: Training, inputs: Inputs, chosen: Chosen | None) -> dict[str, float]:
+def token_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+    """Return how tokens are written: decoded, or as the vocabulary has them where they are no whole characters."""
+
+    def text(token: int) -> str:
+        decoded = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in decoded or not decoded else decoded
+
+    return functools.cache(text)
+
+
+def _writer(trial: Trial, loaded: Loaded) -> Writer | None:
+    """Return what writes a trial's sequences, None for a trial that trains on the data alone."""
+    settings, inputs, clock = trial.strategy.rollout, loaded.inputs, loaded.clock
+    if settings is None:
+        return None
+    return Writer(
+        settings=settings,
+        tokens=inputs.train,
+        vocab_size=inputs.vocab_size,
+        seed=trial.seed or 0,
+        aside=lambda: clock.phase("rollout"),
+    )
+
+
+def _price(trial: Trial, training: Training, inputs: Inputs, chosen: Chosen) -> dict[str, float]:
     num_valid = inputs.train.num_valid
-    every = Reading(sequences=len(num_valid), rows=int(num_valid.sum()))
-    kept = every
-    if chosen is not None:
+    every = kept = Reading(sequences=len(num_valid), rows=int(num_valid.sum()))
+    if chosen.kept is not None:
         kept = Reading(sequences=len(chosen.kept), rows=int(num_valid[chosen.kept.numpy()].sum()))
     work = work_of(trial, training.tally, every=every, kept=kept)
     return price(work, shapes_of(trial, inputs.vocab_size))
@@ -226,16 +339,6 @@ def _parts(clock: Clock, live: LiveBytes, watch: Watch | None, core: Core) -> di
     if core.projection is not None:
         parts["projection"] = Weights(core.projection)
     return parts
-
-
-def _projection(
-    objective: Objective, student: PreTrainedModel, teacher: Teacher | None, seed: int
-) -> torch.nn.ModuleList | None:
-    if objective.feature is None:
-        return None
-    assert teacher is not None, "an objective with a feature branch reads the teacher"
-    student_size = int(student.config.hidden_size)
-    return make_projection(objective, student_size, teacher.head.weight.shape[1], seed).to(student.device)
 
 
 def _seed_generators(seed: int) -> None:

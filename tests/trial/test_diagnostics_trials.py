@@ -24,8 +24,8 @@ from harness.run.attempt import run_and_write
 from harness.run.plan import make_plan
 from harness.trial.execute import Outcome, run_trial
 from harness.trial.identity import fingerprints
+from harness.trial.stages import token_text
 from harness.trial.trial import Trial, as_config, from_config, make_trials
-from harness.trial.watch import token_text
 from strategies.registry import SIGNALS, Component
 
 FOUR = {"overlap", "shown", "kept_tokens", "profile"}
