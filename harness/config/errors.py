@@ -12,3 +12,9 @@ class UserError(ValueError):
 def one_line(text: str) -> str:
     """Show characters that move a terminal's cursor, or hide what is printed, as escapes: input may hold any."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def first_line(error: BaseException, empty: str | None = None) -> str:
+    """Return the first line of what an error says; its type, or `empty`, where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else empty or type(error).__name__

@@ -11,6 +11,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.config.errors import first_line
 from harness.models import Head
 
 # N = positions, D = a model's hidden size
@@ -26,8 +27,7 @@ def installed(name: str) -> str | None:
     try:
         _module(name)
     except (ImportError, RuntimeError) as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"{name} left out ({what}): pip install 'selective-kd-harness[outside]' to compare with it"
+        return f"{name} left out ({first_line(error)}): pip install 'selective-kd-harness[outside]' to compare with it"
     return None
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.data.stream import Stream
 from harness.data.text import TextSplit, texts
 from harness.records.files import sealed, unsealed, write_text
@@ -147,8 +147,8 @@ class _Progress:
             self.num_documents, self.num_bytes = int(note["num_documents"]), int(note["num_bytes"])
             self.num_text_tokens, self.stream = int(note["num_text_tokens"]), dict(note["stream"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            told = str(error).splitlines()[0]
-            raise UserError(f"tokens in the making, {scratch}, are damaged ({told}); remove the folder") from None
+            what = first_line(error)
+            raise UserError(f"tokens in the making, {scratch}, are damaged ({what}); remove the folder") from None
 
     def _saved(self, scratch: Path) -> npt.NDArray[np.int32]:
         found = np.fromfile(scratch / "ids.bin", dtype=np.int32, count=self._num_saved)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Data
-from harness.config.errors import UserError
-from harness.data.text import TextSplit, first_line, local_files, quiet, skipped, source_split
+from harness.config.errors import UserError, first_line
+from harness.data.text import TextSplit, local_files, quiet, skipped, source_split
 
 
 class Stream(Iterator[str]):

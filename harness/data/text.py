@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import Data
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.data.corpus import CORPUS, documents
 
 TextSplit = Literal["train", "validation", "test"]
@@ -151,11 +151,6 @@ def _damage(path: Path | None, kind: str) -> str | None:
         except ValueError as error:
             return f"is not JSON lines: line {number}: {error}"
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.data.encode import Encoded, digest, pad
 from harness.data.packing import pack, remove_scratch
 from harness.data.text import TextSplit
@@ -299,8 +299,8 @@ def _open(stored: Path, data: Data) -> Tokens:
                 raise ValueError("its checksum is wrong")
             _VERIFIED.add(seen)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError(f"cached tokens {stored} are damaged ({told}); remove the folder and run again") from None
+        what = first_line(error)
+        raise UserError(f"cached tokens {stored} are damaged ({what}); remove the folder and run again") from None
     return Tokens(
         ids=arrays["ids"],
         separator=int(meta["separator"]),

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from harness.config.errors import first_line
 from harness.distill.tally import UNREAD, Tally
 
 # Gradients are summed a few at a time: what is copied for that stays small beside the model.
@@ -129,8 +130,7 @@ def joined(rank: int, size: int, meeting: Path, *, sharded: bool = False, timeou
         # The library has no one type for it: its backend for CPUs says who it is in the text alone.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        first = str(error).splitlines()[0]
-        raise RankLostError(f"process {rank} of {size} lost the others: {first}") from None
+        raise RankLostError(f"process {rank} of {size} lost the others: {first_line(error)}") from None
     finally:
         dist.destroy_process_group()
 

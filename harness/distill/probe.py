@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from harness.config import Strategy
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.distill.compare import gather_rows
 from harness.distill.objective import Objective, compile_strategy
 from harness.distill.score import score_batch, signal_functions
@@ -207,11 +207,8 @@ def _inputs(num: int, vocab_size: int) -> dict[str, torch.Tensor]:
 
 def _call(function: Callable[[str], Any], name: str, values: dict[str, torch.Tensor]) -> torch.Tensor:
     component = SIGNALS[name]
-    try:
+    with _named(f"signal {name!r}"):
         scores = function(name)(**{key: values[key] for key in component.inputs})
-    except Exception as error:
-        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        raise UserError(f"signal {name!r} fails on a trial input: {type(error).__name__}: {message}") from error
     return _checked(f"signal {name!r}", scores, len(values["targets"]))
 
 
@@ -260,5 +257,5 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        message = first_line(error, empty="no message")
         raise UserError(f"{what} fails on a trial input: {type(error).__name__}: {message}") from error

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from harness.config import ModelSource
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.models.head import Head, head_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -99,7 +99,7 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
         tokenizer = AutoTokenizer.from_pretrained(located, trust_remote_code=source.trust_remote_code)
     except Exception as error:
         # The library raises whatever its parsers do, down to a bare Exception of the Rust tokenizers.
-        raise UserError(f"{located} holds no loadable tokenizer: {_first_line(error)}") from None
+        raise UserError(f"{located} holds no loadable tokenizer: {first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {located} has no end-of-text token, which separates packed documents")
     if tokenizer.pad_token_id is None:
@@ -173,7 +173,7 @@ def load_model(
                 **({} if layout is None else {"device_map": dict(layout)}),
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"model {source.path!r} cannot be loaded: {_first_line(error)}") from None
+        raise UserError(f"model {source.path!r} cannot be loaded: {first_line(error)}") from None
     model, told = loaded
     assert isinstance(model, PreTrainedModel)
     if told["missing_keys"]:
@@ -219,7 +219,7 @@ def read_config(source: ModelSource, located: Path) -> PretrainedConfig:
         sizes = [getattr(config, name, None) for name in ("vocab_size", "hidden_size")]
     except Exception as error:
         # Configurations are classes that validate themselves, each in its own way.
-        raise UserError(f"{located / 'config.json'} is no model configuration: {_first_line(error)}") from None
+        raise UserError(f"{located / 'config.json'} is no model configuration: {first_line(error)}") from None
     assert isinstance(config, PretrainedConfig)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"{located / 'config.json'}: vocab_size and hidden_size must be numbers, they are {sizes}")
@@ -233,7 +233,7 @@ def _check_weights(path: Path) -> None:
                 if not bool(torch.isfinite(tensors.get_tensor(name)).all()):
                     raise UserError(f"{path}: {name} holds values that are nan or infinite")
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
+        raise UserError(f"{path} is damaged: {first_line(error)}") from None
 
 
 def _check_head(model: PreTrainedModel, name: str) -> None:
@@ -244,10 +244,6 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
         raise UserError(
             f"model {name!r}: its head is not a plain matrix ({', '.join(scaled) or type(embeddings).__name__})"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 @contextmanager
