@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.config import Data
 from harness.config.errors import UserError
 from harness.data.packing import check_known
-from harness.data.pairs import Pair, pairs
+from harness.data.pairs import PromptPair, pairs
 from harness.data.text import TextSplit
 
 
@@ -82,8 +82,8 @@ def digest(*arrays: npt.NDArray[np.int32]) -> str:
 
 
 def _encode_pairs(
-    found: Sequence[Pair], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[Pair, list[int], list[int]]]:
+    found: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[PromptPair, list[int], list[int]]]:
     """Encode prompts and answers apart, as a student meets the prompt alone before it writes."""
     prompts = tokenizer([pair.prompt for pair in found], add_special_tokens=False)["input_ids"]
     answers = tokenizer([pair.answer for pair in found], add_special_tokens=False)["input_ids"]

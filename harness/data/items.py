@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from harness.data.corpus import CORPUS_SEED, owned
 from harness.data.corpus.arithmetic import problem
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.corpus.instructions import KINDS, instruction
 from harness.data.corpus.stories import Story, story
 
@@ -17,14 +17,14 @@ COMPLETION_PLOTS = frozenset({"placing", "travel", "shopping"})
 LASTWORD_PLOTS = frozenset({"giving", "feeding", "colour"})
 
 
-def _story_of(draws: Draws, plots: frozenset[str]) -> Story:
+def _story_of(draws: CorpusDraws, plots: frozenset[str]) -> Story:
     while True:
         tale = story(draws)
         if tale.plot in plots:
             return tale
 
 
-def _completion(draws: Draws, position: int) -> tuple[str, dict[str, object]]:
+def _completion(draws: CorpusDraws, position: int) -> tuple[str, dict[str, object]]:
     tale = _story_of(draws, COMPLETION_PLOTS)
     # The right ending takes every place equally often, so a model that prefers a place scores at chance.
     gold = position % NUM_CHOICES
@@ -33,17 +33,17 @@ def _completion(draws: Draws, position: int) -> tuple[str, dict[str, object]]:
     return tale.context, {"context": tale.context, "choices": choices, "gold": gold}
 
 
-def _lastword(draws: Draws, _position: int) -> tuple[str, dict[str, object]]:
+def _lastword(draws: CorpusDraws, _position: int) -> tuple[str, dict[str, object]]:
     tale = _story_of(draws, LASTWORD_PLOTS)
     return tale.context, {"context": tale.context, "target": tale.ending}
 
 
-def _arithmetic(draws: Draws, _position: int) -> tuple[str, dict[str, object]]:
+def _arithmetic(draws: CorpusDraws, _position: int) -> tuple[str, dict[str, object]]:
     task = problem(draws)
     return task.prompt, {"question": task.prompt, "answer": task.answer}
 
 
-def _instructions(draws: Draws, position: int) -> tuple[str, dict[str, object]]:
+def _instructions(draws: CorpusDraws, position: int) -> tuple[str, dict[str, object]]:
     request = instruction(draws, kind=position % len(KINDS))
     return request.prompt, {
         "prompt": request.prompt,
@@ -52,7 +52,7 @@ def _instructions(draws: Draws, position: int) -> tuple[str, dict[str, object]]:
     }
 
 
-MAKERS: dict[str, Callable[[Draws, int], tuple[str, dict[str, object]]]] = {
+MAKERS: dict[str, Callable[[CorpusDraws, int], tuple[str, dict[str, object]]]] = {
     "tiny_completion": _completion,
     "tiny_lastword": _lastword,
     "tiny_arithmetic": _arithmetic,
@@ -84,7 +84,7 @@ def items(task: str, split: str, num: int) -> list[dict[str, object]]:
     made: dict[str, dict[str, object]] = {}
     while len(made) < num:
         position = len(made)
-        draws = Draws("item", CORPUS_SEED, task, split, position)
+        draws = CorpusDraws("item", CORPUS_SEED, task, split, position)
         prompt, item = MAKERS[task](draws, position)
         while prompt in made or not owned(split, prompt):
             prompt, item = MAKERS[task](draws, position)

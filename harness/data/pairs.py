@@ -10,12 +10,12 @@ from harness.config import Data
 from harness.config.errors import UserError
 from harness.data.corpus import CORPUS_SEED, owned
 from harness.data.corpus.arithmetic import problem
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.text import TextSplit, field_of, rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class PromptPair:
     """A prompt and its answer, as the student reads and writes them.
 
     Attributes:
@@ -29,7 +29,7 @@ class Pair:
     answer: str
 
 
-def pairs(data: Data, folder: Path, split: TextSplit) -> Iterator[Pair]:
+def pairs(data: Data, folder: Path, split: TextSplit) -> Iterator[PromptPair]:
     """Yield the pairs of a split, always in the same order; without end where they are generated.
 
     Args:
@@ -47,7 +47,7 @@ def pairs(data: Data, folder: Path, split: TextSplit) -> Iterator[Pair]:
         for field, text in ((settings.prompt_field, prompt), (settings.answer_field, answer)):
             if not text.strip():
                 raise UserError(f"{place}: field {field!r} is empty")
-        yield Pair(
+        yield PromptPair(
             place=place,
             prompt=settings.prompt_template.replace("{prompt}", prompt),
             answer=settings.answer_template.replace("{answer}", answer),
@@ -71,7 +71,7 @@ def word_problem(split: TextSplit, index: int) -> dict[str, Any]:
     Its prompt belongs to the split by the corpus's own rule, so it stands in no text that the embedded models were
     pretrained on, and in no evaluation item of another split.
     """
-    draws = Draws("pair", CORPUS_SEED, split, index)
+    draws = CorpusDraws("pair", CORPUS_SEED, split, index)
     while True:
         task = problem(draws)
         if owned(split, task.prompt):

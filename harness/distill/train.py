@@ -23,7 +23,7 @@ from harness.distill.step import Core, StepResult, accumulate
 from harness.distill.tally import Tally
 
 # A row of the curve.
-Row = tuple[int, float, float, float, float]
+_Row = tuple[int, float, float, float, float]
 
 
 class NotFiniteError(RuntimeError):
@@ -178,7 +178,7 @@ class _Unread:
     rate: float
     norm: Tensor
 
-    def read(self) -> Row:
+    def read(self) -> _Row:
         """Return the step's row of the curve.
 
         Raises:
@@ -211,7 +211,7 @@ class _Loop:
     state: Any = None
     last_loss: Tensor | float | None = None
     tally: Tally = field(default_factory=Tally)
-    curve: list[Row] = field(default_factory=list)
+    curve: list[_Row] = field(default_factory=list)
     unread: _Unread | None = None
 
     def advance(self, done: _Unread) -> None:

@@ -16,7 +16,7 @@ from harness.config.errors import UserError, unknown
 from harness.data.items import items as generate_items
 from harness.evaluate import ifeval
 from harness.evaluate.definitions import SuiteTask
-from harness.evaluate.rows import Row, Source, digest_of, find_source, load_from_hub, read_rows, to_dataset
+from harness.evaluate.rows import Row, RowSource, digest_of, find_source, load_from_hub, read_rows, to_dataset
 from harness.evaluate.scores import item_rows, reliability_table, summarise
 from harness.evaluate.suite import resolve_suite
 from harness.records.files import write_text
@@ -203,11 +203,11 @@ def evaluate(
     return Scores(metrics=summarise(items), items=items, reliability=reliability_table(items), tasks=asked)
 
 
-def _sources(task: SuiteTask, evaluation: Evaluation, folder: Path) -> list[Source]:
+def _sources(task: SuiteTask, evaluation: Evaluation, folder: Path) -> list[RowSource]:
     return [find_source(task, split, evaluation.data_files, folder) for split in SPLITS]
 
 
-def _dataset(task: SuiteTask, source: Source, generated: Mapping[str, Path]) -> "Dataset":
+def _dataset(task: SuiteTask, source: RowSource, generated: Mapping[str, Path]) -> "Dataset":
     if source.kind == "hub":
         return load_from_hub(task, source)
     path = generated[task.name] if source.kind == "generated" else Path(source.place)

@@ -32,7 +32,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class RowSource:
     """The rows that one split of a task is asked.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source:
     half: Half | None = None
 
 
-def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[str, str]], folder: Path) -> Source:
+def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[str, str]], folder: Path) -> RowSource:
     """Tell where the rows of a task's split come from.
 
     Args:
@@ -64,11 +64,11 @@ def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[st
     halves: Mapping[Split, Half] = {"validation": "even", "test": "odd"}
     given = files.get(task.name)
     if task.generated:
-        return Source(kind="generated", place=task.name, split=split)
+        return RowSource(kind="generated", place=task.name, split=split)
     if isinstance(given, dict):
-        return Source(kind="file", place=str(folder / given[split]), split=split)
+        return RowSource(kind="file", place=str(folder / given[split]), split=split)
     if given is not None:
-        return Source(kind="file", place=str(folder / given), split="all", half=halves[split])
+        return RowSource(kind="file", place=str(folder / given), split="all", half=halves[split])
     config = task.definition.config
     splits = [config[key] for key in ("validation_split", "test_split") if config.get(key) is not None]
     if not splits or config.get("dataset_path") is None:
@@ -78,8 +78,8 @@ def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[st
         )
     place = " ".join(str(config[key]) for key in ("dataset_path", "dataset_name") if config.get(key) is not None)
     if len(set(splits)) == 2:
-        return Source(kind="hub", place=place, split=str(config[f"{split}_split"]))
-    return Source(kind="hub", place=place, split=str(splits[0]), half=halves[split])
+        return RowSource(kind="hub", place=place, split=str(config[f"{split}_split"]))
+    return RowSource(kind="hub", place=place, split=str(splits[0]), half=halves[split])
 
 
 def read_rows(path: Path, task: str, columns: Columns) -> list[Row]:
@@ -129,7 +129,7 @@ def to_dataset(rows: list[Row], task: str) -> "Dataset":
         raise UserError(f"task {task!r}: a column changes its type from row to row: {error}") from None
 
 
-def load_from_hub(task: SuiteTask, source: Source) -> "Dataset":
+def load_from_hub(task: SuiteTask, source: RowSource) -> "Dataset":
     """Load an official data set, from the hub or from what was downloaded before.
 
     Raises:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.config.workloads import ASSETS
 from harness.data.corpus import CORPUS, SPLITS, document, documents, owned
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.items import ITEM_SPLITS, NUM_CHOICES, TASKS, items
 from harness.data.pairs import word_problem
 from scripts.tiny import build as build_tiny
@@ -39,7 +39,7 @@ def test_documents_are_a_pure_function_of_split_and_index() -> None:
 
 
 def test_the_corpus_is_the_one_the_shipped_models_read() -> None:
-    draws = Draws("golden", 1)
+    draws = CorpusDraws("golden", 1)
     assert [draws.below(1000) for _ in range(5)] == [195, 766, 173, 283, 342]
     joined = "\n".join(made.text for split in SPLITS for made in itertools.islice(documents(split), 250))
     assert hashlib.sha256(joined.encode()).hexdigest()[:16] == "73d405616633bff9"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.corpus.instructions import KINDS, instruction
 from harness.evaluate.verifiers import VERIFIERS, check
 
@@ -41,7 +41,7 @@ def test_every_verifier_has_a_case() -> None:
 @pytest.mark.parametrize("kind", range(len(KINDS)))
 def test_the_corpus_answers_its_own_instructions(kind: int) -> None:
     for index in range(300):
-        made = instruction(Draws("verifiers", index), kind=kind)
+        made = instruction(CorpusDraws("verifiers", index), kind=kind)
         assert check(made.verifier, made.response, made.arguments), made
         assert not check(made.verifier, f"{made.response} {made.response}", made.arguments), made
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.data.corpus.arithmetic import problem
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.corpus.instructions import instruction
 from harness.data.corpus.stories import story
 
@@ -21,7 +21,7 @@ KIND_SHARES = {"story": 0.5, "arithmetic": 0.2, "instruction": 0.3}
 
 
 @dataclass(frozen=True)
-class Document:
+class Piece:
     """One text of the corpus.
 
     Attributes:
@@ -48,20 +48,20 @@ def owned(split: str, prompt: str) -> bool:
     return hashlib.blake2b(prompt.encode(), digest_size=1).digest()[0] % 16 in BUCKETS[split]
 
 
-def _candidate(draws: Draws) -> tuple[str, Document]:
+def _candidate(draws: CorpusDraws) -> tuple[str, Piece]:
     """Return a prompt and the document that completes it."""
     position = draws.below(1000) / 1000
     if position < KIND_SHARES["story"]:
         tale = story(draws)
-        return tale.context, Document("story", f"{tale.context}{tale.ending}.")
+        return tale.context, Piece("story", f"{tale.context}{tale.ending}.")
     if position < KIND_SHARES["story"] + KIND_SHARES["arithmetic"]:
         task = problem(draws)
-        return task.prompt, Document("arithmetic", f"{task.prompt} {task.working}. #### {task.answer}")
+        return task.prompt, Piece("arithmetic", f"{task.prompt} {task.working}. #### {task.answer}")
     request = instruction(draws)
-    return request.prompt, Document("instruction", f"{request.prompt} {request.response}")
+    return request.prompt, Piece("instruction", f"{request.prompt} {request.response}")
 
 
-def document(split: str, index: int) -> Document:
+def document(split: str, index: int) -> Piece:
     """Return the document of a split at an index: a pure function of both and of `CORPUS_SEED`.
 
     No two splits share a prompt, hence no two share a document.
@@ -70,14 +70,14 @@ def document(split: str, index: int) -> Document:
         ValueError: `split` is unknown.
     """
     check_split(split)
-    draws = Draws("document", CORPUS_SEED, split, index)
+    draws = CorpusDraws("document", CORPUS_SEED, split, index)
     while True:
         prompt, made = _candidate(draws)
         if owned(split, prompt):
             return made
 
 
-def documents(split: str, *, start: int = 0) -> Iterator[Document]:
+def documents(split: str, *, start: int = 0) -> Iterator[Piece]:
     """Return the endless documents of a split, from an index on.
 
     Raises:
@@ -87,7 +87,7 @@ def documents(split: str, *, start: int = 0) -> Iterator[Document]:
     return _stream(split, start)
 
 
-def _stream(split: str, index: int) -> Iterator[Document]:
+def _stream(split: str, index: int) -> Iterator[Piece]:
     while True:
         yield document(split, index)
         index += 1

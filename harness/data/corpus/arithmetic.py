@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from harness.data.corpus import words
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 from harness.data.corpus.stories import pronoun
 
 
@@ -22,7 +22,7 @@ class Problem:
     answer: str
 
 
-def _change(draws: Draws, total: int) -> tuple[str, str, int]:
+def _change(draws: CorpusDraws, total: int) -> tuple[str, str, int]:
     """Return a verb phrase with a number slot, the sign and the number of one change to `total`."""
     amount = draws.between(2, 19)
     if amount <= total and draws.chance(0.5):
@@ -34,7 +34,7 @@ def _apply(total: int, sign: str, amount: int) -> int:
     return total + amount if sign == "+" else total - amount
 
 
-def problem(draws: Draws) -> Problem:
+def problem(draws: CorpusDraws) -> Problem:
     """Return a problem of one change, two changes, two owners or equal groups."""
     name, other = draws.several(words.NAMES, 2)
     things = draws.one(words.COUNTABLES)

@@ -18,7 +18,7 @@ def digest(*seed_words: object) -> int:
     return int.from_bytes(raw, "big")
 
 
-class Draws:
+class CorpusDraws:
     """A stream of reproducible choices, addressed by the words of a seed.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.data.corpus import words
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 
 # Subjects of sentences, animals and people alike.
 SUBJECTS = (*words.ANIMALS, *words.JOBS)
@@ -33,7 +33,7 @@ def _made(request: str, response: str, verifier: str, **arguments: object) -> In
     )
 
 
-def _repeat(draws: Draws) -> Instruction:
+def _repeat(draws: CorpusDraws) -> Instruction:
     word, count = draws.one((*words.OBJECTS, *words.PLACES, *words.FOODS, *words.ANIMALS)), draws.between(2, 5)
     verb = draws.one(("Write", "Repeat", "Say"))
     return _made(
@@ -45,13 +45,13 @@ def _repeat(draws: Draws) -> Instruction:
     )
 
 
-def _capitals(draws: Draws) -> Instruction:
+def _capitals(draws: CorpusDraws) -> Instruction:
     phrase = f"{draws.one(words.CAPITAL_FIRST)} {draws.one(words.CAPITAL_SECOND)}"
     request = draws.one((f'Write "{phrase}" in capital letters.', f'Put "{phrase}" in capitals.'))
     return _made(request, phrase.upper(), "capital_letters", phrase=phrase)
 
 
-def _listing(draws: Draws) -> Instruction:
+def _listing(draws: CorpusDraws) -> Instruction:
     kinds = draws.several(tuple(words.CATEGORIES), draws.between(1, 2))
     counts = {kind: draws.between(1, 3) for kind in kinds}
     asked = " and ".join(f"{words.NUMBER_WORDS[n]} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items())
@@ -60,7 +60,7 @@ def _listing(draws: Draws) -> Instruction:
     return _made(f"{verb} {asked}{tail}.", ", ".join(members), "list_members", counts=counts)
 
 
-def _ends_with(draws: Draws) -> Instruction:
+def _ends_with(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(words.END_WORDS)
     verb, walk, adverb = draws.one(("Write", "Make")), draws.one(words.WALKS), draws.skewed(words.ADVERBS)
     response = draws.one((f"The {subject} {walk} {adverb} to the {word}.", f"The {subject} is near the {word}."))
@@ -73,7 +73,7 @@ def _ends_with(draws: Draws) -> Instruction:
     )
 
 
-def _starts_with(draws: Draws) -> Instruction:
+def _starts_with(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(words.ADVERBS).capitalize()
     verb = draws.one(("Write", "Make"))
     return _made(
@@ -85,7 +85,7 @@ def _starts_with(draws: Draws) -> Instruction:
     )
 
 
-def _word_count(draws: Draws) -> Instruction:
+def _word_count(draws: CorpusDraws) -> Instruction:
     subject, count = draws.one(SUBJECTS), draws.between(3, 7)
     walk, adverb, place = (
         draws.one(words.WALKS),
@@ -110,7 +110,7 @@ def _word_count(draws: Draws) -> Instruction:
     )
 
 
-def _without(draws: Draws) -> Instruction:
+def _without(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(("the", "a", "to", "very", "was"))
     adjective, walk = draws.favoured("adjective", subject, words.ADJECTIVES), draws.one(words.WALKS)
     place = draws.favoured("place", subject, words.PLACES)
@@ -127,7 +127,7 @@ def _without(draws: Draws) -> Instruction:
     )
 
 
-def _reverse(draws: Draws) -> Instruction:
+def _reverse(draws: CorpusDraws) -> Instruction:
     chosen = draws.several((*words.OBJECTS[:60], *words.ANIMALS[:30], *words.COLOURS[:12]), draws.between(2, 3))
     verb = draws.one(("Write", "Say"))
     return _made(
@@ -138,7 +138,7 @@ def _reverse(draws: Draws) -> Instruction:
     )
 
 
-def _choose(draws: Draws) -> Instruction:
+def _choose(draws: CorpusDraws) -> Instruction:
     kinds = draws.several(tuple(words.CATEGORIES), 3)
     options = [draws.one(words.CATEGORIES[kind]) for kind in kinds]
     asked = draws.below(3)
@@ -150,7 +150,7 @@ def _choose(draws: Draws) -> Instruction:
     )
 
 
-def _pick(draws: Draws) -> Instruction:
+def _pick(draws: CorpusDraws) -> Instruction:
     chosen = draws.several((*words.OBJECTS, *words.FOODS, *words.ANIMALS), draws.between(3, 4))
     where, at = draws.one((("first", 0), ("second", 1), ("last", -1)))
     return _made(
@@ -158,11 +158,11 @@ def _pick(draws: Draws) -> Instruction:
     )
 
 
-KINDS: tuple[Callable[[Draws], Instruction], ...] = (
+KINDS: tuple[Callable[[CorpusDraws], Instruction], ...] = (
     _repeat, _capitals, _listing, _ends_with, _starts_with, _word_count, _without, _reverse, _choose, _pick,
 )  # fmt: skip
 
 
-def instruction(draws: Draws, *, kind: int | None = None) -> Instruction:
+def instruction(draws: CorpusDraws, *, kind: int | None = None) -> Instruction:
     """Return an instruction of any kind, or of the given index into `KINDS`."""
     return (draws.one(KINDS) if kind is None else KINDS[kind])(draws)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.data.corpus import words
-from harness.data.corpus.draws import Draws
+from harness.data.corpus.draws import CorpusDraws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def possessive(name: str) -> str:
     return "her" if name in words.GIRLS else "his"
 
 
-def opening(draws: Draws) -> str:
+def opening(draws: CorpusDraws) -> str:
     """Return a sentence that sets the scene."""
     weather = draws.skewed(words.WEATHER)
     other, time = draws.favoured("other", weather, words.WEATHER), draws.favoured("time", weather, words.TIMES)
@@ -63,7 +63,7 @@ def opening(draws: Draws) -> str:
     )
 
 
-def aside(draws: Draws, name: str) -> str:
+def aside(draws: CorpusDraws, name: str) -> str:
     """Return a sentence about a person that no closing asks for; much of it follows from who the person is."""
     mood, job = draws.favoured("mood", name, words.MOODS), draws.favoured("job", name, tuple(words.JOBS))
     adverb, village = draws.favoured("adverb", mood, words.ADVERBS), draws.favoured("village", name, words.VILLAGES)
@@ -104,7 +104,7 @@ def _stories(plot: str, asked: list[tuple[str, str, list[str]]]) -> list[Story]:
     ]
 
 
-def _placing(draws: Draws) -> tuple[list[str], list[Story]]:
+def _placing(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Objects are put somewhere, one may be moved; where is each of them?"""
     count = draws.between(2, 3)
     people = draws.several(words.NAMES, 2)
@@ -129,7 +129,7 @@ def _placing(draws: Draws) -> tuple[list[str], list[Story]]:
     return sentences, _stories("placing", asked)
 
 
-def _travel(draws: Draws) -> tuple[list[str], list[Story]]:
+def _travel(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """People go to places with something in hand; where is each of them?"""
     count = draws.between(2, 3)
     people, places = draws.several(words.NAMES, count), draws.several(words.PLACES, 7)
@@ -153,7 +153,7 @@ def _travel(draws: Draws) -> tuple[list[str], list[Story]]:
     return sentences, _stories("travel", asked)
 
 
-def _shopping(draws: Draws) -> tuple[list[str], list[Story]]:
+def _shopping(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """People get coloured things; what does each of them have, or of which colour is it?"""
     count = draws.between(2, 3)
     people = draws.several(words.NAMES, count)
@@ -180,7 +180,7 @@ def _shopping(draws: Draws) -> tuple[list[str], list[Story]]:
     return sentences, _stories("colour" if by_colour else "shopping", asked)
 
 
-def _giving(draws: Draws) -> tuple[list[str], list[Story]]:
+def _giving(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Things change hands; who has each of them, or had it before?"""
     people, things = draws.several(words.NAMES, 4), draws.several(words.OBJECTS, 2)
     verbs = [draws.one(("gave", "sold", "lent", "handed", "threw")) for _ in things]
@@ -199,7 +199,7 @@ def _giving(draws: Draws) -> tuple[list[str], list[Story]]:
     return sentences, _stories("giving", asked)
 
 
-def _feeding(draws: Draws) -> tuple[list[str], list[Story]]:
+def _feeding(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Animals are fed; what did each of them eat, or who fed it?"""
     people, animals = draws.several(words.NAMES, 4), draws.several(words.ANIMALS, 2)
     foods = draws.several(words.FOODS, 4)
@@ -219,7 +219,7 @@ def _feeding(draws: Draws) -> tuple[list[str], list[Story]]:
     return sentences, _stories("feeding", asked)
 
 
-PLOTS: dict[str, Callable[[Draws], tuple[list[str], list[Story]]]] = {
+PLOTS: dict[str, Callable[[CorpusDraws], tuple[list[str], list[Story]]]] = {
     "placing": _placing,
     "travel": _travel,
     "shopping": _shopping,
@@ -228,7 +228,7 @@ PLOTS: dict[str, Callable[[Draws], tuple[list[str], list[Story]]]] = {
 }
 
 
-def story(draws: Draws) -> Story:
+def story(draws: CorpusDraws) -> Story:
     """Return a story with a setting, facts, perhaps asides, and the stem of its closing sentence."""
     facts, (other, closing) = PLOTS[draws.one(tuple(PLOTS))](draws)
     setting = [opening(draws)] if draws.chance(0.8) else []
