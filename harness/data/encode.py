@@ -1,8 +1,9 @@
-"""A data set before it is stored, and pairs of a prompt and an answer, padded to sequences."""
+"""Between text and tokens: pairs of a prompt and an answer padded to sequences, what a data set is, a token as text."""
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,13 @@ def pad(data: Data, folder: Path, split: TextSplit, tokenizer: PreTrainedTokeniz
     ids = np.full((num_sequences, length), end, dtype=np.int32)
     spans = np.zeros((num_sequences, 2), dtype=np.int32)
     num_bytes = num_answer_tokens = 0
-    found = list(itertools.islice(pairs(data, folder, split), num_sequences))
-    if len(found) < num_sequences:
+    chosen = list(itertools.islice(pairs(data, folder, split), num_sequences))
+    if len(chosen) < num_sequences:
         raise UserError(
-            f"the {split} split has {len(found)} pairs, the workload asks for {num_sequences * length} tokens in "
+            f"the {split} split has {len(chosen)} pairs, the workload asks for {num_sequences * length} tokens in "
             f"sequences of {length}, which is {num_sequences} pairs: add pairs or lower train_tokens / heldout_tokens"
         )
-    for number, (pair, prompt, answer) in enumerate(_encode_pairs(found, tokenizer)):
+    for number, (pair, prompt, answer) in enumerate(_encode_pairs(chosen, tokenizer)):
         check_known([*prompt, *answer], tokenizer, pair.place)
         if len(prompt) >= length:
             raise UserError(
@@ -75,16 +76,26 @@ def pad(data: Data, folder: Path, split: TextSplit, tokenizer: PreTrainedTokeniz
 
 def digest(*arrays: npt.NDArray[np.int32]) -> str:
     """Hash what arrays hold."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for array in arrays:
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def _encode_pairs(
-    found: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase
+    chosen: Sequence[PromptPair], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[PromptPair, list[int], list[int]]]:
     """Encode prompts and answers apart, as a student meets the prompt alone before it writes."""
-    prompts = tokenizer([pair.prompt for pair in found], add_special_tokens=False)["input_ids"]
-    answers = tokenizer([pair.answer for pair in found], add_special_tokens=False)["input_ids"]
-    return zip(found, prompts, answers, strict=True)
+    prompts = tokenizer([pair.prompt for pair in chosen], add_special_tokens=False)["input_ids"]
+    answers = tokenizer([pair.answer for pair in chosen], add_special_tokens=False)["input_ids"]
+    return zip(chosen, prompts, answers, strict=True)
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+    """Return how tokens are written: decoded, or as the vocabulary has them where they are no whole characters."""
+
+    def text(token: int) -> str:
+        decoded = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in decoded or not decoded else decoded
+
+    return functools.cache(text)

@@ -81,12 +81,12 @@ def items(task: str, split: str, num: int) -> list[dict[str, object]]:
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     if split not in ITEM_SPLITS:
         raise ValueError(f"unknown item split {split!r}; allowed: {', '.join(ITEM_SPLITS)}")
-    made: dict[str, dict[str, object]] = {}
-    while len(made) < num:
-        position = len(made)
+    rows: dict[str, dict[str, object]] = {}
+    while len(rows) < num:
+        position = len(rows)
         draws = CorpusDraws("item", CORPUS_SEED, task, split, position)
         prompt, item = MAKERS[task](draws, position)
-        while prompt in made or not owned(split, prompt):
+        while prompt in rows or not owned(split, prompt):
             prompt, item = MAKERS[task](draws, position)
-        made[prompt] = item
-    return list(made.values())
+        rows[prompt] = item
+    return list(rows.values())

@@ -151,10 +151,10 @@ class _Progress:
             raise UserError(f"tokens in the making, {scratch}, are damaged ({what}); remove the folder") from None
 
     def _saved(self, scratch: Path) -> npt.NDArray[np.int32]:
-        found = np.fromfile(scratch / "ids.bin", dtype=np.int32, count=self._num_saved)
-        if len(found) != self._num_saved:
-            raise ValueError(f"ids.bin holds {len(found)} ids, {self._num_saved} were saved")
-        return found
+        saved = np.fromfile(scratch / "ids.bin", dtype=np.int32, count=self._num_saved)
+        if len(saved) != self._num_saved:
+            raise ValueError(f"ids.bin holds {len(saved)} ids, {self._num_saved} were saved")
+        return saved
 
 
 def _encode(chunk: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, list[int]]]:

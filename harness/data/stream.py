@@ -71,9 +71,9 @@ class Stream(Iterator[str]):
             raise UserError(f"{self._named} cannot be read: {first_line(error)}") from None
         text = row.get(self._data.text_field)
         if not isinstance(text, str):
-            found = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
+            columns = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
             field = self._data.text_field
-            raise UserError(f"{self._named}, row {self.documents}: field {field!r} must be text, the row has {found}")
+            raise UserError(f"{self._named}, row {self.documents}: field {field!r} must be text, the row has {columns}")
         self.documents += 1
         return text
 

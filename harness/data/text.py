@@ -100,8 +100,8 @@ def field_of(row: dict[str, Any], field: str, place: str) -> str:
     """
     text = row.get(field)
     if not isinstance(text, str):
-        found = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
-        raise UserError(f"{place}: field {field!r} must be text, the row has {found}")
+        columns = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
+        raise UserError(f"{place}: field {field!r} must be text, the row has {columns}")
     return text
 
 
@@ -116,7 +116,7 @@ def _rows(data: Data, split: TextSplit, path: Path | None, named: str) -> Iterat
                 with quiet():
                     # A builder that is given a bare list of files calls them "train".
                     where = "train" if files else split
-                    found = load_dataset(
+                    dataset = load_dataset(
                         str(data.dataset),
                         data.name,
                         data_files=files,
@@ -124,7 +124,7 @@ def _rows(data: Data, split: TextSplit, path: Path | None, named: str) -> Iterat
                         revision=data.revision,
                         streaming=True,
                     )
-                iterator = iter(found)
+                iterator = iter(dataset)
             with quiet():
                 row = next(iterator, None)
         except Exception as error:

@@ -226,12 +226,12 @@ def prepare_all(
 
 
 def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, places: Mapping[TextSplit, Path]) -> None:
-    made = {
+    encoded = {
         split: _encode(data, folder, split, tokenizer, scratch=_scratch(place))
         for split, place in places.items()
         if not (place / "meta.json").exists() and not Results.at(place.parent.parent).fetch(place)
     }
-    for split, each in made.items():
+    for split, each in encoded.items():
         with written(places[split], first_stays=True) as partial:
             partial.mkdir()
             for name, array in each.arrays.items():

@@ -93,9 +93,9 @@ class Group:
         """Return the first process's decision, in every process that takes part in what follows from it."""
         if not self.sharded:
             return decision
-        told = torch.tensor(decision)
-        dist.broadcast(told, src=0)
-        return bool(told)
+        decided = torch.tensor(decision)
+        dist.broadcast(decided, src=0)
+        return bool(decided)
 
 
 ALONE = Group()

@@ -147,8 +147,8 @@ def weighted_loss(compared: Compared) -> Float[Tensor, ""]:
 @functools.cache
 def compiled_losses() -> RowLosses:
     """Return `row_losses` as kernels that torch.compile makes at their first use, for any number of rows."""
-    made: RowLosses = torch.compile(row_losses, dynamic=True)
-    return made
+    compiled: RowLosses = torch.compile(row_losses, dynamic=True)
+    return compiled
 
 
 class _Differentiable(torch.autograd.Function):

@@ -107,8 +107,8 @@ class Objective:
         """
         assert self.classes is not None
         assert self.strategy.classes is not None
-        given = {"teacher_logprobs": teacher_logprobs, "keys": keys}
-        inputs = {name: given[name] for name in self.classes.inputs}
+        values = {"teacher_logprobs": teacher_logprobs, "keys": keys}
+        inputs = {name: values[name] for name in self.classes.inputs}
         target = self.classes.build(**inputs, **self.strategy.classes.options)
         assert isinstance(target, SparseTarget)
         return target
@@ -124,8 +124,8 @@ class Objective:
         choice = self.strategy.temperature
         assert self.temperature is not None
         assert isinstance(choice, Choice)
-        given = {**scores, "valid": valid, "progress": progress}
-        inputs = {name: given[name] for name in self.temperature.inputs}
+        values = {**scores, "valid": valid, "progress": progress}
+        inputs = {name: values[name] for name in self.temperature.inputs}
         temperatures = self.temperature.build(**inputs, **choice.options)
         assert isinstance(temperatures, Tensor)
         return temperatures.detach()
@@ -136,8 +136,8 @@ class Objective:
         """Apply the feature distance."""
         assert self.feature is not None
         assert self.strategy.feature is not None
-        given = {"student_states": student_states, "teacher_states": teacher_states}
-        inputs = {name: given[name] for name in self.feature.inputs}
+        values = {"student_states": student_states, "teacher_states": teacher_states}
+        inputs = {name: values[name] for name in self.feature.inputs}
         distances = self.feature.build(**inputs, **self.strategy.feature.distance.options)
         assert isinstance(distances, Tensor)
         return distances

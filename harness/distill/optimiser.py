@@ -103,11 +103,11 @@ def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation)
             "pip install 'selective-kd-harness[gpu]', or set it to adamw"
         )
     build = getattr(importlib.import_module(eight_bit[0]), eight_bit[1])
-    made = build(
+    optimiser = build(
         parameters, lr=optimisation.learning_rate, betas=optimisation.betas, weight_decay=optimisation.weight_decay
     )
-    assert isinstance(made, torch.optim.Optimizer)
-    return made
+    assert isinstance(optimiser, torch.optim.Optimizer)
+    return optimiser
 
 
 def name_of(optimisation: Optimisation) -> str:

@@ -114,10 +114,14 @@ def _probe_temperature(objective: Objective, scores: dict[str, torch.Tensor]) ->
     what = f"temperature {objective.temperature.name!r}"
     for progress in (0.0, 0.5):
         with _named(what):
-            found = objective.heat(scores, valid, progress)
-        if found.shape != valid.shape or not bool(torch.isfinite(found).all()) or not bool((found > 0).all()):
+            temperatures = objective.heat(scores, valid, progress)
+        if (
+            temperatures.shape != valid.shape
+            or not bool(torch.isfinite(temperatures).all())
+            or not bool((temperatures > 0).all())
+        ):
             raise UserError(
-                f"{what} returned {found.tolist()}; temperatures must be finite, above 0 and of shape "
+                f"{what} returned {temperatures.tolist()}; temperatures must be finite, above 0 and of shape "
                 f"{tuple(valid.shape)}"
             )
 
@@ -127,8 +131,8 @@ def _probe_feature(objective: Objective) -> None:
         return
     states = _inputs(_SAMPLES, _VOCABULARY)
     with _named(f"feature distance {objective.feature.name!r}"):
-        found = objective.distance(states["student_logits"], states["teacher_logits"])
-    _checked(f"feature distance {objective.feature.name!r}", found, _SAMPLES)
+        distances = objective.distance(states["student_logits"], states["teacher_logits"])
+    _checked(f"feature distance {objective.feature.name!r}", distances, _SAMPLES)
 
 
 def _probe_samples(strategy: Strategy) -> None:
@@ -152,12 +156,12 @@ def _probe_samples(strategy: Strategy) -> None:
         policy = SAMPLES[samples.policy.name].build(**samples.policy.options)
         kept = policy.choose(scores, samples.budget, uniform(keys, 1)[:, 0])
     count = sample_count(_SAMPLES, samples.budget)
-    found = kept.tolist() if isinstance(kept, torch.Tensor) else kept
+    indices = kept.tolist() if isinstance(kept, torch.Tensor) else kept
     wanted = isinstance(kept, torch.Tensor) and kept.dtype == torch.int64 and kept.shape == (count,)
-    if not wanted or found != sorted(set(found)) or not 0 <= found[0] <= found[-1] < _SAMPLES:
+    if not wanted or indices != sorted(set(indices)) or not 0 <= indices[0] <= indices[-1] < _SAMPLES:
         raise UserError(
             f"{what} must return {count} indices of {_SAMPLES} sequences, ascending, each once, int64; "
-            f"it returned {found}"
+            f"it returned {indices}"
         )
 
 
@@ -214,8 +218,8 @@ def _call(function: Callable[[str], Any], name: str, values: dict[str, torch.Ten
 
 def _checked(what: str, scores: Any, num: int) -> torch.Tensor:
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (num,):
-        found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise UserError(f"{what} must return one number per position, shape ({num},); it returned {found}")
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{what} must return one number per position, shape ({num},); it returned {shape}")
     if not bool(torch.isfinite(scores).all()):
         raise UserError(f"{what} returned {scores.tolist()} on ordinary logits; scores must be finite")
     return scores
@@ -227,10 +231,10 @@ def _check_number(strategy: Strategy, weight: torch.Tensor, valid: torch.Tensor)
     name, budget = strategy.position.policy.name, _budget(strategy)
     if POLICIES[name].traits["keeps"] != "budget":
         return
-    found, wanted = (weight > 0).sum(dim=-1).tolist(), budget_count(valid, budget).tolist()
-    if found != wanted:
+    kept, wanted = (weight > 0).sum(dim=-1).tolist(), budget_count(valid, budget).tolist()
+    if kept != wanted:
         raise UserError(
-            f"policy {name!r} declares keeps='budget' but kept {found} positions of its sequences at budget {budget}, "
+            f"policy {name!r} declares keeps='budget' but kept {kept} positions of its sequences at budget {budget}, "
             f"not {wanted}: declare keeps='varies'"
         )
 

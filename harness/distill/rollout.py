@@ -61,11 +61,11 @@ class Writer:
             step: number of the step, from 0.
         """
         num = self._count(len(index), step)
-        given = self.tokens.batch(index)
+        data = self.tokens.batch(index)
         with self.aside(), evaluating(student):
             written, tally = self._write(student, index[:num], step)
         join = _followed if self.settings.preference is None else _interleaved
-        return join(given, written), tally
+        return join(data, written), tally
 
     def _count(self, size: int, step: int) -> int:
         """Return how many rows of this step's batch are the student's."""
@@ -81,7 +81,7 @@ class Writer:
         room = [min(length - len(prompt), limit) for prompt in prompts]
         # Two numbers of 24 bits for a token: 24 alone would round the probabilities of rare ones.
         bits = uniform(streams(derive(self.seed, "rollout", step), rows), 2 * max(room, default=0)).double()
-        made, tally = generate(
+        texts, tally = generate(
             student,
             prompts,
             room,
@@ -92,11 +92,11 @@ class Writer:
             top_p=self.settings.top_p,
         )
         ids = torch.full((len(prompts), length), end)
-        for row, (prompt, text) in enumerate(zip(prompts, made, strict=True)):
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             ids[row, : len(prompt)] = prompt
             ids[row, len(prompt) : len(prompt) + len(text)] = text
         starts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
-        ends = starts + torch.tensor([len(text) for text in made], dtype=torch.long)
+        ends = starts + torch.tensor([len(text) for text in texts], dtype=torch.long)
         return with_continuation(ids, index=index, starts=starts, ends=ends), tally
 
     def _prompts(self, index: Int[Tensor, " R"], keys: Int[Tensor, " R"]) -> list[Int[Tensor, " _"]]:
@@ -174,11 +174,11 @@ def generate(
         ids, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, torch.ones_like(ids)], dim=-1)
     text = torch.stack(written, dim=-1).cpu() if written else ids.new_zeros((len(prompts), 0)).cpu()
-    made = [row[:count] for row, count in zip(text, counts.tolist(), strict=True)]
-    tally.rollouts = len(made)
-    tally.generated = sum(map(len, made))
-    tally.ended = sum(len(row) > 0 and int(row[-1]) == end for row in made)
-    return made, tally
+    texts = [row[:count] for row, count in zip(text, counts.tolist(), strict=True)]
+    tally.rollouts = len(texts)
+    tally.generated = sum(map(len, texts))
+    tally.ended = sum(len(row) > 0 and int(row[-1]) == end for row in texts)
+    return texts, tally
 
 
 def pick_tokens(
@@ -207,13 +207,13 @@ def pick_tokens(
     return (place if order is None else order.gather(-1, place))[:, 0]
 
 
-def _followed(given: Batch, written: Batch) -> Batch:
+def _followed(data: Batch, written: Batch) -> Batch:
     """Put the student's rows in the place of the data's first ones."""
     num = len(written.index)
-    return Batch.of(**{name: torch.cat([getattr(written, name), getattr(given, name)[num:]]) for name in _FIELDS})
+    return Batch.of(**{name: torch.cat([getattr(written, name), getattr(data, name)[num:]]) for name in _FIELDS})
 
 
-def _interleaved(given: Batch, written: Batch) -> Batch:
+def _interleaved(data: Batch, written: Batch) -> Batch:
     """Put each of the student's rows behind the data's."""
-    pairs = {name: torch.stack([getattr(given, name), getattr(written, name)], dim=1) for name in _FIELDS}
+    pairs = {name: torch.stack([getattr(data, name), getattr(written, name)], dim=1) for name in _FIELDS}
     return Batch.of(**{name: rows.flatten(0, 1) for name, rows in pairs.items()})

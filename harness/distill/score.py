@@ -166,14 +166,14 @@ def _score_chunk(
         assert rows.teacher is not None
         assert teacher_head is not None
         logits["teacher_logits"] = teacher_head.logits(rows.teacher)
-    found = []
+    scored = []
     for piece in pieces(len(rows), chunk):
         values = _raw_values(needed, rows, logits, piece)
         for name in names:
             values[name] = function(name)(**{key: values[key] for key in SIGNALS[name].inputs})
-            found.append((name, values[name]))
+            scored.append((name, values[name]))
         values.clear()
-    return found
+    return scored
 
 
 def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:

@@ -29,12 +29,12 @@ def shadow_signals(own: str | None, *, with_teacher: bool) -> tuple[str, ...]:
             that have an option without one are left out.
         with_teacher: whether there are states of the teacher.
     """
-    given = set(RAW_INPUTS if with_teacher else RAW_INPUTS - TEACHER_INPUTS)
+    at_hand = set(RAW_INPUTS if with_teacher else RAW_INPUTS - TEACHER_INPUTS)
     known: list[str] = []
     for name in order_signals(SIGNALS):
         asks = name != own and any(option.required for option in SIGNALS[name].options.values())
-        if not asks and all(part in given for part in SIGNALS[name].inputs):
-            given.add(name)
+        if not asks and all(part in at_hand for part in SIGNALS[name].inputs):
+            at_hand.add(name)
             known.append(name)
     return tuple(known)
 

@@ -74,13 +74,13 @@ def assemble(model: PreTrainedModel, make: Callable[[], PreTrainedModel], group:
         make: makes the plain one, in which all weights are replaced.
         group: the processes.
     """
-    made = make() if group.rank == 0 else None
-    into = {} if made is None else dict(made.named_parameters())
+    plain = make() if group.rank == 0 else None
+    into = {} if plain is None else dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
         whole = _whole(parameter) if isinstance(parameter, DTensor) else parameter
-        if made is not None:
+        if plain is not None:
             into[name].copy_(whole)
-    return made if made is not None else model
+    return plain if plain is not None else model
 
 
 @torch.no_grad()
@@ -130,8 +130,8 @@ class ShardedOptimiser:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of settings, as every optimiser has them."""
-        found: list[dict[str, Any]] = self._inner.param_groups
-        return found
+        groups: list[dict[str, Any]] = self._inner.param_groups
+        return groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -170,8 +170,8 @@ class ShardedOptimiser:
             by_row = {name for name, value in values.items() if isinstance(value, Tensor) and value.dim()}
             return {name: change(each, like) if name in by_row else each for name, each in values.items()}
 
-        found: dict[int, Mapping[str, Any]] = state["state"]
-        return {**state, "state": {number: entry(each, self._parameters[number]) for number, each in found.items()}}
+        states: dict[int, Mapping[str, Any]] = state["state"]
+        return {**state, "state": {number: entry(each, self._parameters[number]) for number, each in states.items()}}
 
     def _cut(self, whole: Tensor, _: Tensor | None = None) -> Tensor:
         """Return this process's rows of a tensor, in the same memory."""

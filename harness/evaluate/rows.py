@@ -62,13 +62,13 @@ def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[st
         UserError: neither a file is given nor does the task name a data set and a split of it.
     """
     halves: Mapping[Split, Half] = {"validation": "even", "test": "odd"}
-    given = files.get(task.name)
+    local = files.get(task.name)
     if task.generated:
         return RowSource(kind="generated", place=task.name, split=split)
-    if isinstance(given, dict):
-        return RowSource(kind="file", place=str(folder / given[split]), split=split)
-    if given is not None:
-        return RowSource(kind="file", place=str(folder / given), split="all", half=halves[split])
+    if isinstance(local, dict):
+        return RowSource(kind="file", place=str(folder / local[split]), split=split)
+    if local is not None:
+        return RowSource(kind="file", place=str(folder / local), split="all", half=halves[split])
     config = task.definition.config
     splits = [config[key] for key in ("validation_split", "test_split") if config.get(key) is not None]
     if not splits or config.get("dataset_path") is None:

@@ -96,16 +96,16 @@ def _task(name: str, folder: Path) -> SuiteTask:
 
 
 def _measures(definition: Definition) -> dict[str, str]:
-    found: dict[str, str] = {}
+    measures: dict[str, str] = {}
     for metric in definition.metrics:
         measure = _MEASURES.get(metric)
-        if measure is not None and measure not in found.values():
-            found[f"{metric},{definition.filters[0]}"] = measure
+        if measure is not None and measure not in measures.values():
+            measures[f"{metric},{definition.filters[0]}"] = measure
     if "flexible-extract" in definition.filters[1:] and "exact_match" in definition.metrics:
-        found["exact_match,flexible-extract"] = ACCURACY_FLEXIBLE
-    if not found or "acc_mutual_info" in definition.metrics:
+        measures["exact_match,flexible-extract"] = ACCURACY_FLEXIBLE
+    if not measures or "acc_mutual_info" in definition.metrics:
         raise UserError(
             f"task {definition.name!r} reports {', '.join(definition.metrics) or 'no metric'}; it must report one of "
             f"{', '.join(_MEASURES)}, and not acc_mutual_info"
         )
-    return found
+    return measures

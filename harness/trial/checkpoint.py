@@ -81,12 +81,12 @@ def parse_interval(text: str) -> Interval:
     Raises:
         UserError: it is none of these.
     """
-    found = re.fullmatch(r"([1-9]\d{0,8})([smh]?)", text.strip())
+    matched = re.fullmatch(r"([1-9]\d{0,8})([smh]?)", text.strip())
     if text.strip() == "never":
         return Interval()
-    if found is None:
+    if matched is None:
         raise UserError(f"--checkpoint-every takes steps (500), a time (30s, 10m, 2h) or never; it is {text!r}")
-    number, unit = int(found[1]), found[2]
+    number, unit = int(matched[1]), matched[2]
     return Interval(seconds=number * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]) if unit else Interval(steps=number)
 
 
@@ -119,10 +119,10 @@ def check(results: Results, trial: str, conditions: Mapping[str, str]) -> int | 
         UserError: it is damaged; names the file.
         StaleError: it was made under other conditions; names the first that differs.
     """
-    found = find(results, trial)
-    if found is None:
+    newest = find(results, trial)
+    if newest is None:
         return None
-    path, state = found
+    path, state = newest
     for name, file in state.files.items():
         problem = file.problem_at(path / name)
         if problem is not None:
@@ -190,9 +190,9 @@ class Keeper:
             clear_litter(self._folder)
         if check(self._results, self._trial, self._conditions) is None:
             return
-        found = find(self._results, self._trial)
-        assert found is not None, "just checked"
-        path, state = found
+        newest = find(self._results, self._trial)
+        assert newest is not None, "just checked"
+        path, state = newest
         saved, tensors = branches(state.parts), load_file(path / _TENSORS)
         if saved.keys() != self._parts.keys():
             raise StaleError(f"checkpoint {path} holds {', '.join(saved)}, wanted are {', '.join(self._parts)}")

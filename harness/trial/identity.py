@@ -15,14 +15,14 @@ def fingerprints(workload: Workload) -> dict[str, str]:
             asked of both models.
     """
     student_tokenizer = models.load_tokenizer(workload.student, workload.folder)
-    found = {
+    hashes = {
         "student": models.fingerprint(workload.student, workload.folder),
         "tokenizer": models.tokenizer_fingerprint(student_tokenizer),
         "data": text.fingerprint(workload.data, workload.folder),
     }
     if workload.teacher is not None:
         models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
-        found["teacher"] = models.fingerprint(workload.teacher, workload.folder)
+        hashes["teacher"] = models.fingerprint(workload.teacher, workload.folder)
     limits = {
         name: models.context_length(source, workload.folder)
         for name, source in (("student", workload.student), ("teacher", workload.teacher))
@@ -37,4 +37,4 @@ def fingerprints(workload: Workload) -> dict[str, str]:
     # A row of a table may be the teacher as it is, so both must be able to answer.
     evaluation.check_evaluation(workload.evaluation, workload.folder, context=min(limits.values()))
     digest = evaluation.fingerprint(workload.evaluation, workload.folder)
-    return found | {"evaluation": f"{EVALUATION}-{digest}"}
+    return hashes | {"evaluation": f"{EVALUATION}-{digest}"}

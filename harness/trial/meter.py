@@ -94,12 +94,12 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count the storages that are new in what it returns."""
         if self._paused:
             return func(*args, **(kwargs or {}))
-        given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
+        known = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
             storage = tensor.untyped_storage()
             # An operation in place, or a view, returns a storage that was there already.
-            if storage._cdata not in given and storage._cdata not in self._known:
+            if storage._cdata not in known and storage._cdata not in self._known:
                 self._add(storage)
         return result
 
@@ -156,10 +156,10 @@ def reset_peak(device: str) -> None:
 
 def peak_gib(device: str) -> dict[str, float]:
     """Return peak memory since `reset_peak`, GiB: of the worker process (resident set) and of the GPU (allocated)."""
-    found = {"process": _peak_resident_bytes() / _GIB}
+    peaks = {"process": _peak_resident_bytes() / _GIB}
     if device.startswith("cuda"):
-        found["cuda"] = torch.cuda.max_memory_allocated(device) / _GIB
-    return found
+        peaks["cuda"] = torch.cuda.max_memory_allocated(device) / _GIB
+    return peaks
 
 
 def _peak_resident_bytes() -> int:

@@ -1,6 +1,5 @@
 """The stages of a trial before its evaluation: load, choose, teach, train, price."""
 
-import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from harness import models
 from harness.config import ModelSource
 from harness.config.seeds import derive
+from harness.data.encode import token_text
 from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
@@ -296,16 +296,6 @@ def _watch(trial: Trial, core: Core, loaded: Loaded, live: LiveBytes) -> Watch |
         text=token_text(inputs.tokenizer),
         aside=aside,
     )
-
-
-def token_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
-    """Return how tokens are written: decoded, or as the vocabulary has them where they are no whole characters."""
-
-    def text(token: int) -> str:
-        decoded = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in decoded or not decoded else decoded
-
-    return functools.cache(text)
 
 
 def _writer(trial: Trial, loaded: Loaded) -> Writer | None:

@@ -17,6 +17,7 @@ from harness.config import Diagnostics
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.config.workloads import load_workload
+from harness.data.encode import token_text
 from harness.records.layout import Results
 from harness.records.record import TABLES
 from harness.records.store import read_record
@@ -24,7 +25,6 @@ from harness.run.attempt import run_and_write
 from harness.run.plan import make_plan
 from harness.trial.execute import Outcome, run_trial
 from harness.trial.identity import fingerprints
-from harness.trial.stages import token_text
 from harness.trial.trial import Trial, as_config, from_config, make_trials
 from strategies.registry import SIGNALS, Component
 
