@@ -104,22 +104,25 @@ def measure_heldout(
                 sums["teacher_kl"].append(float(scores["kl"].sum()))
                 _, theirs = _top(rows.teacher, teacher.head.weight, chunk)
                 sums["teacher_agreement"].append(float((best == theirs).sum()))
-    metrics = {name: _ratio(values, counts) for name, values in sums.items()}
-    loss = metrics["heldout_loss"]
-    scale = tokens.tokens_per_byte / math.log(2)
+    items = [_items(name, sequences, values, counts) for name, values in sums.items()]
+    ratios = {name: _ratio(values, counts) for name, values in sums.items()}
+    return _heldout(ratios, np.stack(bins), pd.concat(items, ignore_index=True), tokens.tokens_per_byte)
+
+
+def _heldout(ratios: dict[str, Metric], units: np.ndarray, items: pd.DataFrame, tokens_per_byte: float) -> Heldout:
+    """Add what follows from the sums: bits per byte, and calibration from each sequence's bins."""
+    loss, scale = ratios["heldout_loss"], tokens_per_byte / math.log(2)
     stderr = None if loss.stderr is None else loss.stderr * scale
-    metrics["bits_per_byte"] = Metric(value=loss.value * scale, stderr=stderr, num=loss.num)
-    units = np.stack(bins)
-    metrics["token_ece"] = Metric(
+    bits_per_byte = Metric(value=loss.value * scale, stderr=stderr, num=loss.num)
+    token_ece = Metric(
         value=calibration_error_of(units.sum(axis=0)),
         stderr=calibration_stderr_of(units) if len(units) > 1 else None,
         num=int(units[:, 0].sum()),
     )
-    items = [_items(name, sequences, values, counts) for name, values in sums.items()]
     return Heldout(
-        metrics=metrics,
+        metrics={**ratios, "bits_per_byte": bits_per_byte, "token_ece": token_ece},
         reliability=reliability_of(units.sum(axis=0)),
-        items=pd.concat(items, ignore_index=True),
+        items=items,
     )
 
 
