@@ -27,7 +27,7 @@ class Optimizer(StrEnum):
 
 Reports = Annotated[Path, typer.Option(help="Where csv, figure and json are written.", metavar="DIR")]
 Pairs = Annotated[
-    str, typer.Option(help="Pairs of shapes (harness/bench/shapes.yaml), e.g. medium,large.", metavar="NAMES")
+    str, typer.Option(help="Pairs of shapes (harness/cost/shapes.yaml), e.g. medium,large.", metavar="NAMES")
 ]
 BatchSize = Annotated[int, typer.Option(help="Sequences of a micro-batch.", min=1)]
 Length = Annotated[int, typer.Option(help="Tokens of a sequence.", min=2)]
