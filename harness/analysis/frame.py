@@ -1,9 +1,9 @@
 """Records as data frames. A trial that failed or never ran keeps its rows, with its status."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from harness.analysis.metrics import QUALITY
@@ -11,6 +11,8 @@ from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.record import TABLES, Manifest, ManifestEntry, Record
 from harness.records.store import read_record
+
+_IDENTITY = ("trial_id", "label", "seed")
 
 
 @dataclass(frozen=True)
@@ -112,28 +114,25 @@ def _read(folder: Path, entry: ManifestEntry) -> Record | None:
 
 def _table_frame(folder: Path, manifest: Manifest, name: str) -> pd.DataFrame | None:
     """Gather one table of all trials, or None if no trial has it."""
-    trials = dict.fromkeys(entry.trial_id for entry in manifest.trials)
     if is_report(folder):
         path = folder / "records" / f"{name}.parquet"
-        parts = _by_trial(_read_table(path), path) if path.exists() else {}
+        parts = [_read_table(path)] if path.exists() else []
+        if parts and "trial_id" not in parts[0]:
+            raise UserError(f"{path} has no column trial_id: write the report again from the results folder")
     else:
+        trials = dict.fromkeys(entry.trial_id for entry in manifest.trials)
         paths = {trial: Results(folder).trial(trial) / f"{name}.parquet" for trial in trials}
-        parts = {trial: _read_table(path) for trial, path in paths.items() if path.exists()}
-    blocks = [_labelled(parts[entry.trial_id], entry) for entry in manifest.trials if entry.trial_id in parts]
-    return pd.concat(blocks, ignore_index=True) if blocks else None
-
-
-def _by_trial(table: pd.DataFrame, path: Path) -> dict[str, pd.DataFrame]:
-    if "trial_id" not in table:
-        raise UserError(f"{path} has no column trial_id: write the report again from the results folder")
-    groups: Iterable[tuple[object, pd.DataFrame]] = table.groupby("trial_id", sort=False)
-    return {str(trial): rows.drop(columns="trial_id") for trial, rows in groups}
-
-
-def _labelled(table: pd.DataFrame, entry: ManifestEntry) -> pd.DataFrame:
-    identity = {"trial_id": entry.trial_id, "label": entry.label, "seed": entry.seed}
-    head = pd.DataFrame(identity, index=table.index).astype({"seed": "Int64"})
-    return pd.concat([head, table], axis=1)
+        parts = [_read_table(path).assign(trial_id=trial) for trial, path in paths.items() if path.exists()]
+    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"trial_id": []})
+    places = whole.groupby("trial_id").indices
+    entries = [entry for entry in manifest.trials if entry.trial_id in places]
+    if not entries:
+        return None
+    times = [len(places[entry.trial_id]) for entry in entries]
+    table = whole.take(np.concatenate([places[entry.trial_id] for entry in entries])).reset_index(drop=True)
+    head = pd.DataFrame([(entry.trial_id, entry.label, entry.seed) for entry in entries], columns=list(_IDENTITY))
+    head = head.astype({"seed": "Int64"}).loc[np.repeat(np.arange(len(entries)), times)].reset_index(drop=True)
+    return pd.concat([head, table.drop(columns=list(_IDENTITY), errors="ignore")], axis=1)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from harness.analysis import findings
 from harness.analysis.archive import copy_run
 from harness.analysis.compose import compose
 from harness.analysis.document import Document
-from harness.analysis.figures import save
+from harness.analysis.figures import drawing, save
 from harness.analysis.frame import Frames, is_report, load
 from harness.analysis.read import Run
 from harness.analysis.write.csv import to_csv
@@ -180,8 +180,9 @@ def _write(partial: Path, folder: Path) -> Report:
     for table in document.tables:
         for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):
             (partial / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
-    for plot in document.plots:
-        save(plot, partial / "figures")
+    with drawing():
+        for plot in document.plots:
+            save(plot, partial / "figures")
     (partial / "report.md").write_text(to_markdown(document), encoding="utf-8")
     (partial / "report.html").write_text(to_html(document, partial / "figures"), encoding="utf-8")
     return Report(folder, document, run.frames, findings.warnings(run))

@@ -15,10 +15,10 @@ from harness.analysis.figures import (
     tokens,
     trade,
 )  # fmt: skip
-from harness.analysis.figures.style import save
+from harness.analysis.figures.style import drawing, save
 from harness.analysis.read import Run
 
-__all__ = ["document_plots", "save"]
+__all__ = ["document_plots", "drawing", "save"]
 
 # Each looks at what there is and returns the figures it can make of it, often none.
 Maker = Callable[[Run], tuple[Plot, ...]]
@@ -31,4 +31,5 @@ MAKERS: tuple[Maker, ...] = (
 
 def document_plots(run: Run) -> tuple[Plot, ...]:
     """Return every figure that a grid's records can fill, in reading order."""
-    return tuple(plot for make in MAKERS for plot in make(run))
+    with drawing():
+        return tuple(plot for make in MAKERS for plot in make(run))

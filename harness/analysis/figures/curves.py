@@ -48,7 +48,8 @@ def make(run: Run) -> tuple[Plot, ...]:
     if table is None or table.empty:
         return ()
     window = smoothing(table)
-    found = {name: curve(table[table["label"] == name], window) for name in run.labels if name in set(table["label"])}
+    by_label = dict(iter(table.groupby("label", sort=False)))
+    found = {name: curve(by_label[name], window) for name in run.labels if name in by_label}
     shown = dict(list(found.items())[:_MOST])
     left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
     floor = _floor(shown)
@@ -104,16 +105,12 @@ def curve(rows: pd.DataFrame, window: int) -> Curve:
     losses = losses.astype("float64").where(np.isfinite)
     smooth = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     trials = [trial for trial in rows["trial_id"].unique() if trial in smooth]
-    ended = []
-    for trial in trials:
-        own = rows[rows["trial_id"] == trial].sort_values("step")
-        broken = own.loc[~np.isfinite(own["loss_nats"].astype("float64")), "step"]
-        ended.append(None if broken.empty else int(broken.iloc[0]))
+    broken = rows[~np.isfinite(rows["loss_nats"].astype("float64"))].groupby("trial_id")["step"].min()
     return Curve(
         steps=smooth.index.to_numpy(dtype=np.float64),
         seeds=smooth[trials].to_numpy(dtype=np.float64).T,
         mean=smooth[trials].mean(axis=1).to_numpy(dtype=np.float64),
-        ended=tuple(ended),
+        ended=tuple(int(broken[trial]) if trial in broken else None for trial in trials),
     )
 
 
