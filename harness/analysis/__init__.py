@@ -7,6 +7,7 @@ measures     metrics rebuilt from single items
 cells        finished values of a label and metric, and two of them paired
 inference    intervals and tests over seeds and items that hold with three seeds
 statistics   means, differences from a baseline, ranks
+read         a grid's run, read once, and what follows from it
 noise        what seeds and items alone do, and what a run could have found
 published    the paper's figures, matched by what a strategy is
 tables       every table a grid's records can fill

@@ -16,7 +16,7 @@ from harness.analysis.measures import Measured, measure
 # Pairs whose items are compared at once: their differences stay in the processor's cache.
 _BLOCK = 16
 
-Rows = npt.NDArray[np.intp]
+RowNumbers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SeedValues:
     stderr: Values
     num: int
 
-    def rows(self, measured: Measured | None) -> Rows | None:
+    def rows(self, measured: Measured | None) -> RowNumbers | None:
         """Return the rows of the trials among those whose items are known; None if any is not."""
         if measured is None or not set(self.trials) <= set(measured.trials):
             return None
@@ -63,7 +63,7 @@ class SeedValues:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class PairedLabels:
     """Pairs of labels: their values of one metric over the seeds that both have.
 
     Attributes:
@@ -78,7 +78,7 @@ class Pairs:
     mean: Values
     reference: Values
     spread: Spread
-    rows: tuple[tuple[Rows, Rows] | None, ...]
+    rows: tuple[tuple[RowNumbers, RowNumbers] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _by_cell(metrics: pd.DataFrame) -> dict[tuple[str, str], SeedValues]:
     }
 
 
-def pair(sides: Sequence[tuple[SeedValues, SeedValues]], measured: Measured | None) -> Pairs:
+def pair(sides: Sequence[tuple[SeedValues, SeedValues]], measured: Measured | None) -> PairedLabels:
     """Pair labels seed by seed; a label without a seed is paired with every seed of the other."""
     known = {id(cell): cell.rows(measured) for both in sides for cell in both}
     differences, reference, rows = [], [], []
@@ -177,7 +177,7 @@ def pair(sides: Sequence[tuple[SeedValues, SeedValues]], measured: Measured | No
                     spreads.append(decompose(contributions, measured.strata))
                 else:
                     spreads.append(decompose(np.array([differences[n] for n in block]), None))
-    return Pairs(
+    return PairedLabels(
         differences=tuple(differences),
         mean=mean,
         reference=np.array(reference),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.analysis import archive, findings, settings
 from harness.analysis.compared import compare_runs
-from harness.analysis.document import Block, Cell, Code, Column, Document, Section, Table, Text
+from harness.analysis.document import Block, Cell, Code, Column, Contents, Section, Table, Text
 from harness.analysis.figures import document_plots
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
@@ -19,7 +19,7 @@ from harness.records.record import Manifest, Record
 _MESSAGE_LIMIT = 300
 
 
-def compose(run: Run, *, folder: Path, other: Run | None = None) -> Document:
+def compose(run: Run, *, folder: Path, other: Run | None = None) -> Contents:
     """Say everything that a grid's records say.
 
     Args:
@@ -46,7 +46,7 @@ def compose(run: Run, *, folder: Path, other: Run | None = None) -> Document:
         Section(title="Reproduce", blocks=_reproduce(run.manifest, folder)),
         Section(title="Provenance", blocks=tuple(_provenance(run.frames, folder)), folded=True),
     ]
-    return Document(
+    return Contents(
         title=run.manifest.grid,
         lead=_sentence(run.manifest.hypothesis),
         facts=_facts(run.frames, run.manifest),

@@ -1,6 +1,6 @@
 """What a report consists of, before it is written in any format.
 
-A `Document` holds sections of blocks; `harness.analysis.write` turns one into Markdown, HTML, LaTeX or CSV. Texts here
+A `Contents` holds sections of blocks; `harness.analysis.write` turns one into Markdown, HTML, LaTeX or CSV. Texts here
 are plain: whoever writes a format escapes them.
 """
 
@@ -127,7 +127,7 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class Contents:
     """A whole report.
 
     Attributes:

@@ -19,8 +19,8 @@ from rich.console import Console
 from harness.analysis import findings
 from harness.analysis.archive import copy_run
 from harness.analysis.compose import compose
-from harness.analysis.document import Document
-from harness.analysis.figures import drawing, save
+from harness.analysis.document import Contents
+from harness.analysis.figures import save_all
 from harness.analysis.frame import Frames, is_report, load
 from harness.analysis.read import Run
 from harness.analysis.write.csv import to_csv
@@ -48,7 +48,7 @@ class Report:
     """
 
     folder: Path
-    document: Document
+    document: Contents
     frames: Frames
     warnings: tuple[str, ...]
 
@@ -59,7 +59,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a grid's records are.
 
     Attributes:
@@ -71,19 +71,19 @@ class Source:
     manifest: Manifest
 
 
-def find(folder: Path) -> Source:
+def find(folder: Path) -> Origin:
     """Find the records behind a grid's results (results/<grid>) or behind a report (reports/<grid>).
 
     Raises:
         UserError: there is no manifest, it is unreadable, or it is another grid's.
     """
     if is_report(folder):
-        return Source(folder, read_manifest(folder / "manifest.json"))
+        return Origin(folder, read_manifest(folder / "manifest.json"))
     whole = folder.resolve()
     manifest = read_manifest(folder / "manifest.json")
     if manifest.grid != whole.name:
         raise UserError(f"{folder / 'manifest.json'} is the manifest of {manifest.grid!r}, not of {whole.name!r}")
-    return Source(whole.parent, manifest)
+    return Origin(whole.parent, manifest)
 
 
 def write_report(results: Path, grid: str, destination: Path, *, compare: Path | None = None) -> Report:
@@ -131,7 +131,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"Report: {report.page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _publish(source: Source, folder: Path, other: Source | None) -> Report:
+def _publish(source: Origin, folder: Path, other: Origin | None) -> Report:
     """Build the report beside its place and swap it in, so that a crash leaves the old one or none, never a half."""
     if folder.exists() and not is_report(folder):
         raise UserError(f"{folder} exists and is not a report: move it away, or choose another destination")
@@ -180,9 +180,7 @@ def _write(partial: Path, folder: Path) -> Report:
     for table in document.tables:
         for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):
             (partial / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
-    with drawing():
-        for plot in document.plots:
-            save(plot, partial / "figures")
+    save_all(document.plots, partial / "figures")
     (partial / "report.md").write_text(to_markdown(document), encoding="utf-8")
     (partial / "report.html").write_text(to_html(document, partial / "figures"), encoding="utf-8")
     return Report(folder, document, run.frames, findings.warnings(run))

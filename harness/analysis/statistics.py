@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Evidence, Pairs, gather, pair
+from harness.analysis.cells import Evidence, PairedLabels, gather, pair
 from harness.analysis.inference import Spread, Values, half_width, holm, join, tail
 from harness.analysis.measures import Measured, resamples
 from harness.analysis.metrics import Verdict, describe
@@ -163,7 +163,7 @@ _COLUMNS = [
 ]
 
 
-def _tested(metric: str, labels: list[str], pairs: Pairs) -> tuple[pd.DataFrame, Values]:
+def _tested(metric: str, labels: list[str], pairs: PairedLabels) -> tuple[pd.DataFrame, Values]:
     """Test one metric's differences; returns them with the level of each one's own interval."""
     p = _p_values(pairs)
     corrected, levels = holm(p, level=LEVEL)
@@ -196,7 +196,7 @@ def _bounded(table: pd.DataFrame, spread: Spread, levels: Values) -> pd.DataFram
     return table
 
 
-def _p_values(pairs: Pairs) -> Values:
+def _p_values(pairs: PairedLabels) -> Values:
     # Two runs that compute the same thing may differ by rounding alone, seed after seed.
     rounding = np.abs(pairs.mean) <= 1e-12 * np.abs(pairs.reference)
     p = tail(np.where(rounding, 0.0, pairs.mean), pairs.spread)
@@ -205,7 +205,7 @@ def _p_values(pairs: Pairs) -> Values:
     return np.where(certain, np.nan, p)
 
 
-def _improvement(metric: str, pairs: Pairs, measured: Measured | None, seed: int) -> Values:
+def _improvement(metric: str, pairs: PairedLabels, measured: Measured | None, seed: int) -> Values:
     direction = describe(metric).direction
     if direction is None:
         return np.full(len(pairs.differences), np.nan)

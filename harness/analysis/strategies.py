@@ -8,7 +8,7 @@ Regime = Literal["none", "off_policy", "on_policy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Named:
     """A registered component and the options the grid sets on it."""
 
     name: str
@@ -47,14 +47,14 @@ class Method:
     model: str
     trained: bool
     regime: Regime
-    signal: Part | None = None
-    policy: Part | None = None
+    signal: Named | None = None
+    policy: Named | None = None
     budget: float | None = None
-    classes: Part | None = None
-    sample_signal: Part | None = None
-    sample_policy: Part | None = None
+    classes: Named | None = None
+    sample_signal: Named | None = None
+    sample_policy: Named | None = None
     sample_budget: float | None = None
-    criterion: Part | None = None
+    criterion: Named | None = None
     source: str = ""
     plain: bool = True
     flow: str = "chunked"
@@ -107,12 +107,12 @@ def method(strategy: Mapping[str, Any]) -> Method:
     )
 
 
-def _component(value: Mapping[str, Any] | str | None) -> Part | None:
+def _component(value: Mapping[str, Any] | str | None) -> Named | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return Part(name=value)
-    return Part(name=value["name"], options=tuple(sorted(value.get("options", {}).items())))
+        return Named(name=value)
+    return Named(name=value["name"], options=tuple(sorted(value.get("options", {}).items())))
 
 
 def _constant_one(temperature: object) -> bool:

@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness.analysis.document import Cell, Code, Column, Document, Plot, Section, Table, Text
+from harness.analysis.document import Cell, Code, Column, Contents, Plot, Section, Table, Text
 from harness.analysis.figures import save
 from harness.analysis.write.html import to_html
 
@@ -36,7 +36,7 @@ FLAGS = (
 ROWS = {"ten": 10.0, "nine": 9.0, "diverged": math.inf, "undefined": math.nan, "missing": None, HOSTILE: -1.5}
 
 
-def document() -> Document:
+def document() -> Contents:
     figure = Figure(figsize=(7, 2))
     figure.subplots().plot([0, 1])
     wide = tuple(Column(heading=f"A long heading (unit), number {n}", direction="lower") for n in range(12))
@@ -55,7 +55,7 @@ def document() -> Document:
         numbers=pd.DataFrame(),
     )
     plot = Plot(name="overview", title=HOSTILE, caption="c", alt=f'"{HOSTILE}', figure=figure)
-    return Document(
+    return Contents(
         title="a_grid_with_a_name_" * 5,
         lead=HOSTILE,
         facts=(("Workload", "tiny"),),

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from harness.analysis.strategies import Method, Part
+from harness.analysis.strategies import Method, Named
 
 SOURCE = "arXiv:2602.01395"
 SEEDS = 3
@@ -137,7 +137,7 @@ def _key(method: Method) -> dict[str, str] | None:
     }
 
 
-def _as_published(part: Part) -> bool:
+def _as_published(part: Named) -> bool:
     unsaid = _OPTIONS.get(part.name, {})
     options = dict(part.options)
     return all(name in unsaid and options[name] == unsaid[name] for name in options) and (

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.analysis.document import Cell, Code, Column, Document, Plot, Table, Text
+from harness.analysis.document import Cell, Code, Column, Contents, Plot, Table, Text
 from harness.analysis.write.marks import legend, sign
 
 # Above this size a figure of many points is smaller as pixels.
@@ -38,7 +38,7 @@ class Image:
     width: int
 
 
-def to_html(document: Document, figures: Path) -> str:
+def to_html(document: Contents, figures: Path) -> str:
     """Write a whole document as one page.
 
     The page's content security policy names the hashes of its own style and script, so that nothing else can be loaded

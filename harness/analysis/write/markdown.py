@@ -2,14 +2,14 @@
 
 import re
 
-from harness.analysis.document import Block, Cell, Code, Column, Document, Plot, Section, Table, Text
+from harness.analysis.document import Block, Cell, Code, Column, Contents, Plot, Section, Table, Text
 from harness.analysis.write.marks import ARROWS, legend_text, sign
 
 _ANYWHERE = re.compile(r"([\\|*`<\[$~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;))")
 _LINE_START = re.compile(r"^([#>+-]|\d{1,9}(?=[.)](?:\s|$)))")
 
 
-def to_markdown(document: Document) -> str:
+def to_markdown(document: Contents) -> str:
     """Write a whole document; its figures are expected in figures/<name>.svg."""
     parts = [f"# {escape(document.title)}", _quote(document.lead)]
     parts += ["\n".join(f"- {escape(name)}: {escape(value)}" for name, value in document.facts)]
