@@ -23,7 +23,7 @@ from harness.records.layout import Results
 from harness.run.attempt import help_run
 from harness.run.guard import guarded
 from harness.run.options import Options
-from harness.teacher.inputs import Part, build_part
+from harness.teacher.inputs import JointBuild, build_part
 from harness.teacher.provide import Spread
 from harness.trial.trial import Trial, from_config
 
@@ -219,7 +219,7 @@ def _explained(lost: RankLostError, others: Sequence[ray.ObjectRef[None]]) -> Ex
 
 def spreading(
     workload: Workload, results: Results, *, address: str | None, message: Callable[[str], None]
-) -> Callable[[Part], Spread] | None:
+) -> Callable[[JointBuild], Spread] | None:
     """Return what spreads the building of a cache; None where this process builds as fast alone.
 
     Args:
@@ -234,7 +234,7 @@ def spreading(
     if alone or apart or workload.teacher is None:
         return None
 
-    def of(part: Part) -> Spread:
+    def of(part: JointBuild) -> Spread:
         def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
             scratch = Path(tempfile.mkdtemp(prefix="harness-"))
             with guarded(scratch), session(available_cpus(), address, scratch):
@@ -246,7 +246,12 @@ def spreading(
 
 
 def build_together(
-    part: Part, numbers: Sequence[int], waiting: Callable[[], None], *, cache: Path, message: Callable[[str], None]
+    part: JointBuild,
+    numbers: Sequence[int],
+    waiting: Callable[[], None],
+    *,
+    cache: Path,
+    message: Callable[[str], None],
 ) -> None:
     """Have the processes that a session's cluster holds make shards; what a lost one leaves is not made.
 
@@ -286,6 +291,6 @@ def build_together(
 
 
 @ray.remote(max_retries=_RETRIES)
-def _build(part: Part, numbers: Sequence[int], cache: str) -> None:
+def _build(part: JointBuild, numbers: Sequence[int], cache: str) -> None:
     torch.set_num_threads(part.workload.resources.cpus)
     build_part(part, numbers, cache=Path(cache))

@@ -20,7 +20,7 @@ from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import device_of
 from harness.records.layout import Results
 from harness.run.plan import Plan, make_plan, reads_cache
-from harness.teacher.inputs import Inputs, Part, prepare_inputs, prepare_tokens, teacher_source
+from harness.teacher.inputs import Inputs, JointBuild, prepare_inputs, prepare_tokens, teacher_source
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.live import provide_rows
 from harness.teacher.provide import Progress, Spread
@@ -30,7 +30,7 @@ from harness.trial.trial import Trial
 
 
 def prepare_plan(
-    plan: Plan, results: Results, console: Console, *, spread: Callable[[Part], Spread] | None = None
+    plan: Plan, results: Results, console: Console, *, spread: Callable[[JointBuild], Spread] | None = None
 ) -> None:
     """Build what a plan's missing trials share, with all cores, before workers share them out.
 
@@ -99,7 +99,7 @@ def _prepare_inputs(
     show: Progress,
     *,
     train: bool,
-    spread: Callable[[Part], Spread] | None = None,
+    spread: Callable[[JointBuild], Spread] | None = None,
 ) -> Inputs:
     """Build tokens, items and the teacher's hidden states; those of the training text only if `train`."""
     torch.set_num_threads(os.cpu_count() or 1)

@@ -46,7 +46,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class JointBuild:
     """A cache of teacher states that several processes build.
 
     Attributes:
@@ -70,7 +70,7 @@ def prepare_inputs(
     cache: Path,
     needs_train_cache: bool,
     on_progress: Progress | None = None,
-    spread: Callable[[Part], Spread] | None = None,
+    spread: Callable[[JointBuild], Spread] | None = None,
 ) -> Inputs:
     """Map a workload's shared inputs, building what is missing. Idempotent, and safe to call from several processes.
 
@@ -94,7 +94,7 @@ def prepare_inputs(
             folder=cache,
             asked=loaded,
             on_progress=on_progress,
-            spread=spread and spread(Part(workload=workload, fingerprints=fingerprints, split=split, data=name)),
+            spread=spread and spread(JointBuild(workload=workload, fingerprints=fingerprints, split=split, data=name)),
         )
         for name, tokens in (wanted if workload.teacher is not None else {}).items()
     }
@@ -107,7 +107,7 @@ def prepare_inputs(
     )
 
 
-def build_part(part: Part, numbers: Sequence[int], *, cache: Path) -> None:
+def build_part(part: JointBuild, numbers: Sequence[int], *, cache: Path) -> None:
     """Make some shards of a cache that another process is building, with a teacher of this process's own.
 
     Args:
