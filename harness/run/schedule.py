@@ -33,12 +33,6 @@ def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options)
 
     A trial whose worker was lost, or that ran out of memory, is tried once more after the others.
 
-    Args:
-        plan: what to run.
-        results: where each trial leaves its record.
-        watcher: told of every event.
-        options: where and how.
-
     Raises:
         UserError: a trial asks for more than the machine has.
     """
