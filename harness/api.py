@@ -44,10 +44,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.config import Strategy
+from harness.config import Method, Strategy
 from harness.config.errors import UserError
 from harness.config.expand import expand
-from harness.config.legality import check_strategy
+from harness.config.legality import check_single_step, check_strategy
 from harness.data.tokens import Batch
 from harness.distill.loss import weighted_loss
 from harness.distill.objective import Objective, compile_strategy
@@ -210,8 +210,9 @@ def distil(
     )
 
 
-def _resolve(given: str | Mapping[str, Any] | Strategy) -> Strategy:
+def _resolve(given: str | Mapping[str, Any] | Strategy) -> Method:
     """Return the strategy, refusing what one step on ready-made tensors cannot serve."""
+    strategy: Strategy
     if isinstance(given, Strategy):
         check_strategy(given)
         strategy = given
@@ -220,18 +221,9 @@ def _resolve(given: str | Mapping[str, Any] | Strategy) -> Strategy:
         if len(found) != 1:
             raise UserError(f"strategy: its sweep stands for {len(found)} strategies; give one")
         strategy = found[0]
-    reasons = {
-        "trains nothing": not strategy.train,
-        "chooses training sequences, which is done before training: choose your data set's": strategy.samples,
-        "has a branch on hidden states, whose projection is trained along": strategy.feature,
-        f"reads stored targets (teacher: {strategy.teacher}): leave teacher out": strategy.stored,
-        "sets sequences against each other in pairs that a training loop has to make": strategy.rollout is not None
-        and strategy.rollout.preference is not None,
-        "is the memory baseline flow: dense: leave flow out": strategy.flow == "dense",
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise UserError(f"strategy {strategy.label!r} {reason}")
+    if not isinstance(strategy, Method):
+        raise UserError(f"strategy {strategy.label!r} trains nothing")
+    check_single_step(strategy)
     return strategy
 
 

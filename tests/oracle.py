@@ -19,13 +19,14 @@ from torch.utils._pytree import tree_leaves
 from harness.config import Choice, Optimisation, Strategy
 from harness.config.expand import presets
 from harness.config.seeds import derive
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Batch
 from harness.distill.step import Core, StepResult, accumulate
 from strategies.noise import cells, mix, streams, uniform
 from strategies.registry import CRITERIA, SIGNALS, raw_inputs
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    preset.criterion.name: dict(preset.criterion.options) for preset in presets().values() if preset.criterion
+    preset.criterion.name: dict(preset.criterion.options) for preset in presets().values() if preset.train
 }
 
 
@@ -129,7 +130,7 @@ SPLITS = ([6], [1, 1, 1, 1, 1, 1], [4, 2])
 def variant(base: str | Strategy, **changes: Any) -> Strategy:
     """Change fields of a preset or a strategy, checked again."""
     start = presets()[base] if isinstance(base, str) else base
-    return Strategy.model_validate({**start.model_dump(), **changes})
+    return read_strategy({**start.model_dump(), **changes})
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,6 @@ def oracle_weights(
     strategy: Strategy, scores: Tensor | None, valid: Tensor, noise: Tensor, draws: Tensor, progress: float
 ) -> tuple[Tensor, Tensor]:
     """Return weights and what each sequence's losses are divided by, at the first step a policy sees."""
-    assert strategy.position is not None
     policy, budget = strategy.position.policy.name, strategy.position.budget
     weights = torch.zeros(valid.shape, dtype=torch.float64)
     divisors = torch.zeros(len(valid), dtype=torch.float64)
@@ -319,8 +319,6 @@ def oracle_class_distance(classes: Choice, log_p: Tensor, log_q: Tensor, index: 
 
 def oracle_loss(strategy: Strategy, pair: Pair, batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """Return the loss as a graph, and the weights."""
-    assert strategy.position is not None
-    assert strategy.criterion is not None
     student = pair.student(input_ids=batch.input_ids, use_cache=False).logits[..., : pair.vocab_size]
     with torch.no_grad():
         teacher = pair.teacher(input_ids=batch.input_ids, use_cache=False).logits[..., : pair.vocab_size]

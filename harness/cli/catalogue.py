@@ -7,9 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.components import Description, of_registry, of_source, reads
-from harness.config import Choice, Samples, Strategy
+from harness.config import Choice, Method, Samples, Strategy
 from harness.config.errors import unknown
-from harness.config.expand import describe_classes, describe_rollout, describe_temperature, presets
+from harness.config.expand import presets
+from harness.config.labels import describe_classes, describe_rollout, describe_temperature
 from harness.config.plugins import as_config as loaded_plugins
 from harness.config.workloads import built_in, read_workload
 from strategies.registry import CLASSES, CRITERIA, FEATURES, POLICIES, SAMPLES, SIGNALS, TEMPERATURES, Registry
@@ -70,9 +71,9 @@ def _rows(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def _parts(strategy: Strategy) -> str:
-    position, criterion = strategy.position, strategy.criterion
-    if position is None or criterion is None:
+    if not isinstance(strategy, Method):
         return f"the {strategy.model}, not trained"
+    position, criterion = strategy.position, strategy.criterion
     budget = f" {100 * position.budget:g}%" if position.budget is not None else ""
     signal = f" by {position.signal.name}" if position.signal is not None else ""
     classes = f", classes {_classes(strategy.classes)}" if strategy.classes is not None else ""

@@ -5,10 +5,11 @@ Everything that the science depends on is a field here, so that a record can sta
 
 from harness.config.base import Choice, Slug, Split
 from harness.config.grid import Diagnostics, Grid
-from harness.config.strategy import Feature, Position, Rollout, Samples, Strategy
+from harness.config.strategy import AsItIs, Feature, Method, Position, Rollout, Samples, Strategy
 from harness.config.workload import Data, Evaluation, Lora, ModelSource, Optimisation, Pairs, Resources, Workload
 
 __all__ = [
+    "AsItIs",
     "Choice",
     "Data",
     "Diagnostics",
@@ -16,6 +17,7 @@ __all__ = [
     "Feature",
     "Grid",
     "Lora",
+    "Method",
     "ModelSource",
     "Optimisation",
     "Pairs",

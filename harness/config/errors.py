@@ -14,7 +14,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def first_line(error: BaseException, empty: str | None = None) -> str:
-    """Return the first line of what an error says; its type, or `empty`, where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else empty or type(error).__name__
+def first_line(error: BaseException | str, *, empty: str | None = None) -> str:
+    """Return the first line of what an error says; `empty` where it says nothing, which is its class if left out."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__ if empty is None else empty

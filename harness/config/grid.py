@@ -1,5 +1,6 @@
 """What a grid is: strategies, on a workload, over seeds."""
 
+from collections import Counter
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -49,7 +50,7 @@ class Grid(Frozen):
         labels = [strategy.label for strategy in self.strategies]
         if not labels:
             raise ValueError("strategies is empty: name at least one preset or strategy")
-        twice = sorted({label for label in labels if labels.count(label) > 1})
+        twice = sorted(label for label, num in Counter(labels).items() if num > 1)
         if twice:
             raise ValueError(f"two strategies share the label {twice[0]!r}: give one of them a label of its own")
         if self.baseline is not None and self.baseline not in labels:

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from strategies.digest import digest_of, modules_of
 from strategies.registry import REGISTRIES, all_or_nothing
 
@@ -163,7 +163,7 @@ def _named(named: str, file: Path | None = None) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        message = first_line(error, empty="no message")
         raise UserError(f"{named}{_line(error, file)}: {type(error).__name__}: {message}") from error
 
 

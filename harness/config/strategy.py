@@ -1,10 +1,21 @@
 """What a strategy is: which positions, classes and samples are supervised, and how rows are compared."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from harness.config.base import Choice, Frozen, Positive, Share
+from harness.config.errors import UserError
+from harness.config.yaml import parse
 
 Layer = Annotated[int, Field(ge=0)]
 Normaliser = Literal["sequence_mean", "batch_mean", "all_positions", "sum"]
@@ -113,15 +124,50 @@ class Rollout(Frozen):
         return self
 
 
-class Strategy(Frozen):
+class AsItIs(Frozen):
+    """The student or the teacher as it is, a row that others are compared with: nothing is trained.
+
+    Attributes:
+        label: the row name in tables.
+        source: what it is.
+        model: which model is evaluated.
+    """
+
+    label: str
+    source: str = ""
+    model: Literal["student", "teacher"] = "student"
+    train: Literal[False] = False
+
+    # What some methods do without, a model as it is does without too: readers ask for it without asking which it is.
+    samples: ClassVar[None] = None
+    feature: ClassVar[None] = None
+    rollout: ClassVar[None] = None
+    stored: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_of_a_method(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        idle = [key for key, part in value.items() if key in _UNUSED and part not in (None, _UNUSED[key])]
+        if idle:
+            raise ValueError(f"train is false, so {' and '.join(idle)} would do nothing: leave them out")
+        return {key: part for key, part in value.items() if key not in _UNUSED}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the row computes, with the settings that a method would have: ids are older than this class."""
+        settings = {name: _UNUSED[name] for name in Method.model_fields if _UNUSED.get(name) is not None}
+        return {**settings, "model": self.model, "train": False}
+
+
+class Method(Frozen):
     """One selective-distillation method, complete.
 
     Attributes:
         label: the row name in tables.
         source: the paper that defines it.
-        model: which model is evaluated; only the student can be trained.
-        train: False for the student or the teacher as it is.
-        position: the position axis; None if and only if nothing is trained.
+        model: only the student can be trained.
+        position: the position axis.
         criterion: how a student's row is compared with the teacher's.
         samples: the sample axis; None trains on every sequence.
         classes: the class axis: what is kept of the teacher's distribution at a position; None keeps it whole.
@@ -143,10 +189,10 @@ class Strategy(Frozen):
 
     label: str
     source: str = ""
-    model: Literal["student", "teacher"] = "student"
-    train: bool = True
-    position: Position | None = None
-    criterion: Choice | None = None
+    model: Literal["student"] = "student"
+    train: Literal[True] = True
+    position: Position
+    criterion: Choice
     samples: Samples | None = None
     classes: Choice | None = None
     normaliser: Normaliser = "sequence_mean"
@@ -157,20 +203,23 @@ class Strategy(Frozen):
     teacher: Literal["cached", "online", "sampled", "topk"] = "cached"
     flow: Literal["chunked", "dense"] = "chunked"
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _on_policy_criterion(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("rollout") is not None and value.get("criterion") is None:
-            rollout = value["rollout"]
-            prefers = isinstance(rollout, dict) and rollout.get("preference") is not None
-            return {**value, "criterion": "cross_entropy" if prefers else "reverse_kl"}
-        return value
+    def _of_two_parts(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(value, dict):
+            value = _with_criterion(value)
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if all(problem["type"] == "missing" for problem in error.errors()):
+                raise ValueError("a trained strategy needs both position and criterion") from None
+            raise
 
     @field_validator("classes")
     @classmethod
     def _whole(cls, value: Choice | None) -> Choice | None:
         # Keeping every class is what happens without a class policy: the same trial, whichever way it is written.
-        return None if value == Choice(name="all") else value
+        return None if value is not None and value.name == "all" and not value.options else value
 
     @field_validator("temperature", mode="before")
     @classmethod
@@ -178,6 +227,16 @@ class Strategy(Frozen):
         # The same trial, whichever way it is written.
         written_out = isinstance(value, dict) and value.get("name") == "constant" and value.keys() == {"name", "value"}
         return value["value"] if written_out else value
+
+    @property
+    def budget(self) -> float:
+        """Share of valid positions to keep; 1 for a policy that has no budget."""
+        return 1.0 if self.position.budget is None else self.position.budget
+
+    @property
+    def preference(self) -> float | None:
+        """Beta of a preference between the data's and the student's sequences; None without."""
+        return None if self.rollout is None else self.rollout.preference
 
     @property
     def stored(self) -> bool:
@@ -192,3 +251,54 @@ class Strategy(Frozen):
     def identity(self) -> dict[str, Any]:
         """Return what the strategy computes: everything but how it is called. Axes it does not use leave no trace."""
         return self.model_dump(exclude={"label", "source"}, exclude_none=True)
+
+
+Strategy = AsItIs | Method
+
+# Keys of a method that a model as it is has no use for, and what a method has where they are not written.
+_UNUSED = {
+    key: None if field.is_required() else field.default
+    for name, field in Method.model_fields.items()
+    if name not in AsItIs.model_fields
+    for key in {name, field.alias or name}
+}
+
+
+def _with_criterion(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out parts written as null, and give on-policy training the criterion that it has without one."""
+    fields = {key: part for key, part in fields.items() if part is not None or key not in ("position", "criterion")}
+    if fields.get("rollout") is None or "criterion" in fields:
+        return fields
+    rollout = fields["rollout"]
+    prefers = isinstance(rollout, dict) and rollout.get("preference") is not None
+    return {**fields, "criterion": "cross_entropy" if prefers else "reverse_kl"}
+
+
+class _Kind(Frozen):
+    train: bool = True
+    model: Literal["student", "teacher"] = "student"
+
+
+def read_strategy(fields: Mapping[str, Any], *, where: str = "strategy") -> Strategy:
+    """Check what a user wrote as a strategy, part by part; `harness.config.legality` says what may be combined.
+
+    Args:
+        fields: its keys and values.
+        where: how to name it in an error.
+
+    Raises:
+        UserError: the first problem, with the key, the value and what is allowed.
+    """
+    kind = parse(_Kind, {name: fields[name] for name in _Kind.model_fields if name in fields}, where=where)
+    if not kind.train:
+        return parse(AsItIs, {**fields, "train": False}, where=where)
+    if kind.model == "teacher":
+        raise UserError(f"{where}: only the student can be trained: model must be student, or train false")
+    return parse(Method, {**fields, "train": True}, where=where)
+
+
+def recorded(strategy: Strategy) -> dict[str, Any]:
+    """Return a strategy as a record holds it: with the same keys, whether it is a method or a model as it is."""
+    fields = {name: None if field.is_required() else field.default for name, field in Method.model_fields.items()}
+    written = strategy.model_dump(mode="json")
+    return {Method.model_fields[name].alias or name: written.get(name, default) for name, default in fields.items()}

@@ -238,39 +238,3 @@ class Workload(Frozen):
     evaluation: Evaluation
     resources: Resources
     seeds: tuple[int, ...]
-
-    @model_validator(mode="after")
-    def _a_micro_batch_for_each(self) -> "Workload":
-        processes, optimisation = self.resources.data_parallel, self.optimisation
-        num = optimisation.batch_size // optimisation.micro_batch_size
-        if processes > num:
-            raise ValueError(
-                f"resources.data_parallel is {processes}, and a batch of {optimisation.batch_size} has {num} "
-                f"micro-batches of {optimisation.micro_batch_size}: each process needs one"
-            )
-        if processes > 1 and 0 < self.resources.gpus < 1:
-            raise ValueError(f"resources.data_parallel is {processes}, so resources.gpus must be whole, not a share")
-        if self.resources.shard_student:
-            self._can_be_sharded(processes, num)
-        gpus, theirs = self.resources.gpus, self.resources.teacher_gpus
-        if theirs > 0 and (gpus < 1 or gpus % 1):
-            raise ValueError(
-                f"resources.teacher_gpus is {theirs}, so resources.gpus must be whole and at least 1, not {gpus:g}"
-            )
-        return self
-
-    def _can_be_sharded(self, processes: int, num_micro_batches: int) -> None:
-        if processes == 1:
-            raise ValueError("resources.shard_student shares a student out, and resources.data_parallel is 1")
-        if num_micro_batches % processes:
-            raise ValueError(
-                f"resources.shard_student lets all processes compute each layer together, and {num_micro_batches} "
-                f"micro-batches are not as many for each of {processes} (resources.data_parallel)"
-            )
-        if self.lora is not None:
-            raise ValueError("resources.shard_student is for a student that is trained in full, and this one has lora")
-        if self.optimisation.optimiser == "adamw_8bit":
-            raise ValueError(
-                "resources.shard_student cuts the optimiser's state by rows, which 8-bit states are not kept in: set "
-                "optimisation.optimiser to adamw"
-            )

@@ -102,7 +102,9 @@ def parse(model: type[M], payload: Mapping[str, Any], *, where: str) -> M:
 
 
 def _describe(error: ValidationError, model: type[BaseModel]) -> str:
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A key that is misspelt is missing too: what is written is named before what is not.
+    problem = next((each for each in problems if each["type"] != "missing"), problems[0])
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         allowed = _keys(model, problem["loc"][:-1])

@@ -75,12 +75,9 @@ def _scores(core: Core, batch: Batch, hidden: Tensor, logits: Tensor | None) -> 
 
 
 def _select(core: Core, batch: Batch, scores: Float[Tensor, "B L"]) -> Selection:
-    position = core.objective.strategy.position
-    assert position is not None
-    assert position.budget is not None
     places = torch.arange(len(batch.input_ids), device=scores.device)
     keys = streams(derive(core.seed, "selection", 0), places)
-    context = StepContext(budget=position.budget, progress=0.0, keys=keys)
+    context = StepContext(budget=core.objective.strategy.budget, progress=0.0, keys=keys)
     return core.objective.policy.select(scores, batch.valid, context, None)[0]
 
 

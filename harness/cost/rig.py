@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
-from harness.config import Lora, Strategy
+from harness.config import Lora, Method
 from harness.cost.outside import OutsideLoss, outside_loss
 from harness.cost.plain import plain_step
 from harness.cost.shapes import Pair, build
@@ -186,10 +186,7 @@ def _tokens(shape: tuple[int, int], vocab_size: int, generator: torch.Generator)
 
 
 def _num_selected(core: Core, batch: Batch) -> int:
-    position = core.objective.strategy.position
-    assert position is not None
-    assert position.budget is not None
-    return sum(budget_size(num, position.budget) for num in batch.num_valid)
+    return sum(budget_size(num, core.objective.strategy.budget) for num in batch.num_valid)
 
 
 def _online(model: PreTrainedModel, vocab_size: int) -> Teacher:
@@ -240,7 +237,7 @@ def _stored(setting: Setting, draws: int) -> tuple[Targets, tuple[Tensor, ...]]:
     return lambda _, places: target.sparse(places), (ids, counts)
 
 
-def _largest(setting: Setting, strategy: Strategy) -> tuple[Targets, tuple[Tensor, ...]]:
+def _largest(setting: Setting, strategy: Method) -> tuple[Targets, tuple[Tensor, ...]]:
     """Return targets that are at hand, as read from a `topk` cache."""
     kept = largest_of(strategy, setting.pair.vocab_size)
     shape = (setting.batch_size, setting.length, kept.k)

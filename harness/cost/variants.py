@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Strategy
+from harness.config import Method
 from harness.config.errors import unknown
-from harness.config.expand import presets
+from harness.config.expand import method
 from harness.cost.accounting import Owner
 from harness.cost.outside import installed
 
@@ -26,7 +26,7 @@ class Variant:
 
     name: str
     label: str
-    strategy: Strategy
+    strategy: Method
     heads: frozenset[Owner] | None = None
     outside: str | None = None
     published: str | None = None
@@ -37,8 +37,8 @@ class Variant:
         return self.name == "floor"
 
 
-def _preset(name: str, **changes: Any) -> Strategy:
-    return presets()[name].model_copy(update=changes)
+def _preset(name: str, **changes: Any) -> Method:
+    return method(name).model_copy(update=changes)
 
 
 _SE_KD_ONLINE = _preset("se_kd", teacher="online")

@@ -110,8 +110,7 @@ class Watch:
     @property
     def budget(self) -> float:
         """Share of the valid positions that shadow selections keep."""
-        position = self.core.objective.strategy.position
-        return position.budget if position is not None and position.budget is not None else DEFAULT_BUDGET
+        return self.core.objective.strategy.position.budget or DEFAULT_BUDGET
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -269,9 +268,8 @@ class Watch:
     def _would_select(self, scores: dict[str, Tensor], moment: Moment, keys: Tensor) -> Selection:
         """Apply the trial's policy to the shown sequences as if they were a batch; its state stays as it is."""
         objective, valid = self.core.objective, self.shown.valid
-        position = objective.strategy.position
         context = StepContext(
-            budget=position.budget if position is not None and position.budget is not None else 1.0,
+            budget=objective.strategy.budget,
             progress=moment.step / moment.num_steps,
             keys=keys,
             last_loss=moment.last_loss,

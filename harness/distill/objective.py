@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.config import Choice, Strategy
+from harness.config import Choice, Method
 from harness.teacher.kinds.scores import INPUTS
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
@@ -44,7 +44,7 @@ class Objective:
         batch_scope: whether selecting or scoring one sequence depends on the others of the global batch.
     """
 
-    strategy: Strategy
+    strategy: Method
     policy: Policy
     signal: str | None
     criterion: Component
@@ -58,7 +58,7 @@ class Objective:
     @property
     def preference(self) -> float | None:
         """Beta of a preference between the data's and the student's sequences; None without."""
-        return None if self.strategy.rollout is None else self.strategy.rollout.preference
+        return self.strategy.preference
 
     @property
     def scores_read_teacher(self) -> bool:
@@ -144,33 +144,31 @@ class Objective:
 
     def compare(self, rows: Mapping[str, Tensor]) -> Float[Tensor, " N"]:
         """Apply the criterion to rows given by input name."""
-        options = self.strategy.criterion.options if self.strategy.criterion else {}
+        options = self.strategy.criterion.options
         loss = self.criterion.build(**{name: rows[name] for name in self.criterion.inputs}, **options)
         assert isinstance(loss, Tensor)
         return loss
 
     def signal_function(self, name: str) -> Any:
         """Return a signal's function, with the options set on it where it is the one the policy ranks by."""
-        position = self.strategy.position
-        if position is not None and position.signal is not None and position.signal.name == name:
-            return partial(SIGNALS[name].build, **position.signal.options)
+        ranked_by = self.strategy.position.signal
+        if ranked_by is not None and ranked_by.name == name:
+            return partial(SIGNALS[name].build, **ranked_by.options)
         return SIGNALS[name].build
 
 
-def compile_strategy(strategy: Strategy) -> Objective:
-    """Resolve a checked, trained strategy.
+def compile_strategy(strategy: Method) -> Objective:
+    """Resolve a checked method.
 
     Raises:
         UnknownNameError: a component nobody registered.
     """
-    assert strategy.position is not None, "only trained strategies have an objective"
-    assert strategy.criterion is not None, "only trained strategies have an objective"
     policy = POLICIES[strategy.position.policy.name]
     criterion = CRITERIA[strategy.criterion.name]
     signal = strategy.position.signal.name if strategy.position.signal else None
     wanted = [name for name in criterion.inputs if name in SIGNALS] if strategy.kd_weight > 0 else []
     temperature, feature = None, strategy.feature
-    prefers = strategy.rollout is not None and strategy.rollout.preference is not None
+    prefers = strategy.preference is not None
     if isinstance(strategy.temperature, Choice) and strategy.kd_weight > 0:
         temperature = TEMPERATURES[strategy.temperature.name]
     scored = order_signals(

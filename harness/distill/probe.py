@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from harness.config import Strategy
+from harness.config import Method
 from harness.config.errors import UserError, first_line
 from harness.distill.compare import gather_rows
 from harness.distill.objective import Objective, compile_strategy
@@ -23,7 +23,7 @@ _SEQUENCES, _LENGTH, _VOCABULARY = 2, 5, 7
 _SAMPLES = 10
 
 
-def probe(*strategies: Strategy) -> None:
+def probe(*strategies: Method) -> None:
     """Run the functions of trained strategies once; those of a combination that several strategies share, only once.
 
     Raises:
@@ -40,7 +40,6 @@ def probe(*strategies: Strategy) -> None:
         for strategy in strategies:
             objective, vocabulary = compile_strategy(strategy), _vocabulary(strategy)
             position = strategy.position
-            assert position is not None, "compile_strategy has checked it"
             scored = (objective.scored, _text(position.signal))
             values, scores = once(("signals", scored, vocabulary), _probe_signals, objective, vocabulary)
             once(("policy", scored, _text(position)), _probe_policy, objective, scores)
@@ -69,9 +68,8 @@ def _probe_signals(objective: Objective, vocabulary: int) -> tuple[dict[str, tor
 
 def _probe_policy(objective: Objective, scores: dict[str, torch.Tensor]) -> None:
     strategy, valid = objective.strategy, _valid()
-    assert strategy.position is not None, "compile_strategy has checked it"
     what = f"policy {strategy.position.policy.name!r}"
-    first = StepContext(budget=_budget(strategy), progress=0.0, keys=streams(0, torch.arange(_SEQUENCES)))
+    first = StepContext(budget=strategy.budget, progress=0.0, keys=streams(0, torch.arange(_SEQUENCES)))
     ranked = scores[objective.signal] if objective.signal is not None else torch.zeros(valid.shape)
     state = None
     # A second step, since a policy with state may do something else then.
@@ -135,7 +133,7 @@ def _probe_feature(objective: Objective) -> None:
     _checked(f"feature distance {objective.feature.name!r}", distances, _SAMPLES)
 
 
-def _probe_samples(strategy: Strategy) -> None:
+def _probe_samples(strategy: Method) -> None:
     """Run the functions of a strategy's sample axis once, if it has one.
 
     Raises:
@@ -193,7 +191,7 @@ def _check_weights(what: str, weight: torch.Tensor, valid: torch.Tensor) -> None
         )
 
 
-def _vocabulary(strategy: Strategy) -> int:
+def _vocabulary(strategy: Method) -> int:
     """Return enough classes for a policy that keeps a number of them."""
     num = strategy.classes.options.get("num", 0) if strategy.classes is not None else 0
     return max(_VOCABULARY, int(num) + 1)
@@ -225,10 +223,9 @@ def _checked(what: str, scores: Any, num: int) -> torch.Tensor:
     return scores
 
 
-def _check_number(strategy: Strategy, weight: torch.Tensor, valid: torch.Tensor) -> None:
+def _check_number(strategy: Method, weight: torch.Tensor, valid: torch.Tensor) -> None:
     """Refuse a policy that declares to keep its budget and does not: the core relies on it for the number of rows."""
-    assert strategy.position is not None, "compile_strategy has checked it"
-    name, budget = strategy.position.policy.name, _budget(strategy)
+    name, budget = strategy.position.policy.name, strategy.budget
     if POLICIES[name].traits["keeps"] != "budget":
         return
     kept, wanted = (weight > 0).sum(dim=-1).tolist(), budget_count(valid, budget).tolist()
@@ -237,11 +234,6 @@ def _check_number(strategy: Strategy, weight: torch.Tensor, valid: torch.Tensor)
             f"policy {name!r} declares keeps='budget' but kept {kept} positions of its sequences at budget {budget}, "
             f"not {wanted}: declare keeps='varies'"
         )
-
-
-def _budget(strategy: Strategy) -> float:
-    position = strategy.position
-    return position.budget if position is not None and position.budget is not None else 1.0
 
 
 @contextmanager

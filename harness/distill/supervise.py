@@ -105,10 +105,8 @@ def context_of(
         num_steps: steps of the whole run.
         last_loss: the previous step's loss, None at the first.
     """
-    position = objective.strategy.position
-    budget = position.budget if position is not None and position.budget is not None else 1.0
     keys = streams(derive(seed, "selection", step), rows)
-    return StepContext(budget=budget, progress=step / num_steps, keys=keys, last_loss=last_loss)
+    return StepContext(budget=objective.strategy.budget, progress=step / num_steps, keys=keys, last_loss=last_loss)
 
 
 def row_scores(forward: Forward, tally: Tally) -> dict[str, Tensor]:
@@ -197,15 +195,13 @@ def _places(objective: Objective, selection: Selection, batch: Batch) -> Int[Ten
     Their number is known beforehand for most policies; a GPU would have to be waited for to learn it.
     """
     position = objective.strategy.position
-    assert position is not None, "only trained strategies are supervised"
     keeps = POLICIES[position.policy.name].traits["keeps"]
     if keeps == "valid":
         return batch.places
     selected = (selection.weight > 0).flatten()
     if keeps == "varies":
         return selected.nonzero()[:, 0]
-    assert position.budget is not None, "a policy that keeps its budget has one"
-    num = sum(budget_size(num_valid, position.budget) for num_valid in batch.num_valid)
+    num = sum(budget_size(num_valid, objective.strategy.budget) for num_valid in batch.num_valid)
     return selected.to(torch.uint8).argsort(descending=True, stable=True)[:num]
 
 

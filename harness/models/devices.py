@@ -9,7 +9,7 @@ from accelerate.utils import compute_module_sizes
 from transformers import AutoModelForCausalLM
 
 from harness.config import ModelSource, Workload
-from harness.config.errors import UserError
+from harness.config.legality import check_gpus
 from harness.models.head import layer_classes
 from harness.models.load import DTYPES, locate, read_config
 
@@ -57,12 +57,8 @@ def teacher_devices(workload: Workload, *, alone: bool) -> tuple[str, ...]:
     device, num = device_of(workload), workload.resources.teacher_gpus
     if device == "cpu" or num == 0:
         return (device,)
-    first, there = 0 if alone else 1, torch.cuda.device_count()
-    if there < first + num:
-        raise UserError(
-            f"resources.teacher_gpus is {num}{'' if alone else ', besides the student'}, and this process has {there} "
-            "GPUs: lower it"
-        )
+    check_gpus(workload, torch.cuda.device_count(), alone=alone)
+    first = 0 if alone else 1
     return tuple(f"cuda:{number}" for number in range(first, first + num))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 
 
 class MirrorError(UserError):
@@ -104,10 +104,10 @@ class Mirror:
         except but:
             raise
         except Exception as error:
-            lines = str(error).strip().splitlines()
+            line = first_line(error, empty="")
             raise MirrorError(
                 f"{self.uri.rstrip('/')}/{place} cannot be {what}: {type(error).__name__}"
-                f"{f': {lines[0]}' if lines else ''}. What is in the results folder is whole; run again to copy it"
+                f"{f': {line}' if line else ''}. What is in the results folder is whole; run again to copy it"
             ) from None
 
 
@@ -129,5 +129,5 @@ def _storage(uri: str) -> tuple[Any, str]:
         # Other machines write there too, so nothing may be remembered of what it lists.
         storage, place = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ValueError, ImportError) as error:
-        raise UserError(f"--mirror {uri}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--mirror {uri}: {first_line(error)}") from None
     return storage, str(place)

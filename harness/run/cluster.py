@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from harness.config import Workload
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
 from harness.run.attempt import help_run
@@ -210,7 +210,7 @@ def _explained(lost: RankLostError, others: Sequence[ray.ObjectRef[None]]) -> Ex
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return MemoryError(f"another process of the trial: {error}")
         if not isinstance(error, RankLostError):
-            return RankLostError(f"{lost}; one of them: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return RankLostError(f"{lost}; one of them: {type(error).__name__}: {first_line(error)}")
     return lost
 
 

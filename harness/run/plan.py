@@ -7,18 +7,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import Diagnostics, Grid, Strategy, Workload
+from harness.config import Diagnostics, Grid, Workload
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
-from harness.config.legality import check_layers, check_vocabulary
+from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
 from harness.distill.probe import probe, probe_shadows
-from harness.distill.train import count_steps
 from harness.models import layers_of
 from harness.models.shapes import num_layers, num_tokens, shape_model
 from harness.records.layout import Results
 from harness.records.store import finished, is_whole, read_record
-from harness.trial.flops import kept_samples, predict_flops
+from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_reads_cache
 from harness.trial.trial import Trial, make_trials, only, shows_enough
@@ -105,24 +104,14 @@ def make_plan(
         grid = _watched(grid, diagnostics)
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
-        if loaded.resources.data_parallel > 1:
-            raise UserError(
-                "diagnostics look at a whole batch, and each of "
-                f"{loaded.resources.data_parallel} processes sees a part: set resources.data_parallel to 1"
-            )
+        check_diagnostics(loaded)
         probe_shadows()
     digests = fingerprints(loaded)
-    for strategy in grid.strategies:
-        check_batches(strategy, loaded)
-        check_vocabulary(strategy, num_tokens(loaded.student, loaded.folder))
-        if strategy.feature is not None and loaded.teacher is not None:
-            depths = (num_layers(source, loaded.folder) for source in (loaded.student, loaded.teacher))
-            check_layers(strategy, *depths)
     if loaded.lora is not None:
         shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
     if loaded.resources.shard_student:
         layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
-    trials = make_trials(grid, loaded, digests)
+    trials = make_trials(grid, loaded, digests, _facts(grid, loaded))
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = dict[str, Trial]()
     for trial in trials:
@@ -131,6 +120,20 @@ def make_plan(
     todo = tuple(trial for trial in chosen if force or not _done(results, trial, rebuild=rebuild))
     rows = tuple((trial.strategy.label, trial) for trial in trials)
     return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), chosen=chosen, todo=todo, rows=rows)
+
+
+def _facts(grid: Grid, workload: Workload) -> Facts:
+    """Ask the models what the rules about a grid's strategies need to know."""
+    sources = {"student": workload.student, "teacher": workload.teacher}
+    compared = any(strategy.feature is not None for strategy in grid.strategies)
+    return Facts(
+        vocab_size=num_tokens(workload.student, workload.folder),
+        layers={
+            name: num_layers(source, workload.folder)
+            for name, source in sources.items()
+            if compared and source is not None
+        },
+    )
 
 
 def _watched(grid: Grid, every: int) -> Grid:
@@ -203,25 +206,3 @@ def _seconds(results: Results, trial: Trial) -> float | None:
     if not finished(results, trial.id):
         return None
     return sum(read_record(results.record(trial.id)).cost.wall_s.values())
-
-
-def check_batches(strategy: Strategy, workload: Workload) -> None:
-    """Refuse a workload, or a sample budget on it, that does not fill one batch.
-
-    Raises:
-        UserError: it does not.
-    """
-    num_samples = workload.data.train_tokens // workload.data.sequence_length
-    try:
-        count_steps(num_samples, workload.optimisation)
-    except ValueError as error:
-        raise UserError(f"workload {workload.name!r}: {error}") from None
-    kept = kept_samples(strategy, num_samples)
-    try:
-        count_steps(kept, workload.optimisation)
-    except ValueError as error:
-        assert strategy.samples is not None
-        raise UserError(
-            f"strategy {strategy.label!r}: samples.budget {strategy.samples.budget:g} keeps {kept} of the "
-            f"{num_samples} training sequences of workload {workload.name!r}: {error}"
-        ) from None

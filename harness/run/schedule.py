@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config.errors import UserError
+from harness.config.errors import UserError, first_line
 from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
@@ -261,7 +261,7 @@ class _Relay(tune.Callback):
 
     def _fail(self, trial: Trial, failure: Failure) -> None:
         self.active.discard(trial.id)
-        line = f"{failure.kind}: {failure.message}".splitlines()[0]
+        line = first_line(f"{failure.kind}: {failure.message}")
         self._failed[trial.id] = Failed(reason=failure.reason, line=line)
         self._watcher.ended(trial, line)
 

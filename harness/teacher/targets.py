@@ -1,17 +1,17 @@
 """Which targets a strategy trains from, where they are stored first and no teacher is in memory while it trains."""
 
-from harness.config import Strategy
+from harness.config import Method
 from harness.teacher.kinds.draws import StoredDraws
 from harness.teacher.kinds.top_classes import TopClasses
 from strategies.registry import CLASSES
 
 
-def targets_of(strategy: Strategy, vocab_size: int) -> StoredDraws | TopClasses:
+def targets_of(strategy: Method, vocab_size: int) -> StoredDraws | TopClasses:
     """Return the kind of targets of a strategy that says `teacher: sampled` or `teacher: topk`."""
     return (draws_of if strategy.teacher == "sampled" else largest_of)(strategy, vocab_size)
 
 
-def draws_of(strategy: Strategy, vocab_size: int) -> StoredDraws:
+def draws_of(strategy: Method, vocab_size: int) -> StoredDraws:
     """Return what a strategy's class policy `rs` draws, its defaults filled in."""
     assert strategy.classes is not None, "legality asks for class policy rs"
     options = CLASSES["rs"].defaults | strategy.classes.options
@@ -24,7 +24,7 @@ def draws_of(strategy: Strategy, vocab_size: int) -> StoredDraws:
     )
 
 
-def largest_of(strategy: Strategy, vocab_size: int) -> TopClasses:
+def largest_of(strategy: Method, vocab_size: int) -> TopClasses:
     """Return what a strategy's class policy `top_k` or `top_k_tail` keeps; stored as computed, in float32."""
     assert strategy.classes is not None, "legality asks for class policy top_k or top_k_tail"
     return TopClasses(
@@ -37,6 +37,6 @@ def largest_of(strategy: Strategy, vocab_size: int) -> TopClasses:
     )
 
 
-def _temperature(strategy: Strategy) -> float:
+def _temperature(strategy: Method) -> float:
     assert isinstance(strategy.temperature, float), "legality asks for one temperature where targets are stored"
     return strategy.temperature

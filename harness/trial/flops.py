@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.config import Strategy, Workload
+from harness.config.legality import kept_samples
 from harness.data.tokens import Tokens
 from harness.distill.tally import Tally
 from harness.distill.train import count_steps, data_order
 from harness.models.operations import Shape, shape_of
 from harness.models.shapes import num_tokens
 from harness.trial.trial import Trial
-from strategies.base import budget_size, sample_count
+from strategies.base import budget_size
 from strategies.registry import POLICIES, SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS, raw_inputs
 
 Exactness = Literal["exact", "at most", "about"]
@@ -143,7 +144,7 @@ def work_of(trial: Trial, tally: Tally, *, every: Reading, kept: Reading) -> Wor
         every: all training sequences and their valid positions.
         kept: those that it learns from.
     """
-    strategy, num_scores = trial.strategy, len(trial.objective.stored_scores)
+    strategy, num_scores = trial.method, len(trial.objective.stored_scores)
     stored = kept if strategy.stored else Reading(rows=num_scores * kept.rows)
     signal = strategy.samples.signal if strategy.samples is not None else None
     if signal is None:
@@ -186,8 +187,7 @@ def exactness(trial: Trial, tokens: Tokens | None = None) -> Exactness:
     About it, if the policy's number depends on the scores, or if which sequences the sample axis keeps does.
     """
     strategy, data = trial.strategy, trial.workload.data
-    position = strategy.position
-    if position is not None and POLICIES[position.policy.name].traits["keeps"] == "varies":
+    if strategy.train and POLICIES[strategy.position.policy.name].traits["keeps"] == "varies":
         return "about"
     if strategy.rollout is not None:
         return "at most"
@@ -198,14 +198,9 @@ def exactness(trial: Trial, tokens: Tokens | None = None) -> Exactness:
     return "exact" if strategy.samples is None else "about"
 
 
-def kept_samples(strategy: Strategy, num_samples: int) -> int:
-    """Return how many training sequences a strategy learns from."""
-    return num_samples if strategy.samples is None else sample_count(num_samples, strategy.samples.budget)
-
-
 def _predict_training(trial: Trial, num_valid: npt.NDArray[np.int64]) -> Tally:
     """Return what training will count, from the valid positions of every training sequence."""
-    workload, strategy, objective = trial.workload, trial.strategy, trial.objective
+    workload, strategy, objective = trial.workload, trial.method, trial.objective
     length, size = workload.data.sequence_length, workload.optimisation.batch_size
     num_steps = count_steps(kept_samples(strategy, len(num_valid)), workload.optimisation)
     pairs = 2 if objective.preference is not None else 1
@@ -213,9 +208,9 @@ def _predict_training(trial: Trial, num_valid: npt.NDArray[np.int64]) -> Tally:
     # What the student will write itself is unknown, and so are the sequences that stand in its place.
     met = _met(trial, num_valid, sequences) if strategy.rollout is None else np.full(sequences, length - 1)
     valid = int(met.sum())
-    budget = strategy.position.budget if strategy.position is not None else None
     sizes, counts = np.unique(met, return_counts=True)
-    supervised = sum(int(num) * budget_size(int(each), budget or 1.0) for each, num in zip(sizes, counts, strict=True))
+    met_by = zip(sizes, counts, strict=True)
+    supervised = sum(int(num) * budget_size(int(each), strategy.budget) for each, num in met_by)
     if strategy.flow == "dense":
         supervised = sequences * length
     reads_student = any(raw_inputs(SIGNALS[name]) & STUDENT_INPUTS for name in objective.scored)

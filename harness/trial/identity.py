@@ -2,7 +2,7 @@
 
 from harness import models
 from harness.config import Workload
-from harness.config.errors import UserError
+from harness.config.legality import Facts, check_workload
 from harness.data import text
 from harness.evaluate import EVALUATION, evaluation
 
@@ -28,12 +28,7 @@ def fingerprints(workload: Workload) -> dict[str, str]:
         for name, source in (("student", workload.student), ("teacher", workload.teacher))
         if source is not None
     }
-    for name, limit in limits.items():
-        if workload.data.sequence_length > limit:
-            raise UserError(
-                f"workload {workload.name!r}: data.sequence_length {workload.data.sequence_length} is more than the "
-                f"{name}'s context of {limit} tokens"
-            )
+    check_workload(workload, Facts(contexts=limits))
     # A row of a table may be the teacher as it is, so both must be able to answer.
     evaluation.check_evaluation(workload.evaluation, workload.folder, context=min(limits.values()))
     digest = evaluation.fingerprint(workload.evaluation, workload.folder)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from harness.config.seeds import derive
+from harness.config.strategy import recorded
 from harness.distill.feature import PURPOSE
 from harness.distill.optimiser import name_of
 from harness.distill.tally import Tally
@@ -34,7 +35,7 @@ def identified(trial: Trial) -> dict[str, Any]:
     return {
         "trial_id": trial.id,
         "label": trial.strategy.label,
-        "strategy": trial.strategy.model_dump(mode="json", by_alias=True),
+        "strategy": recorded(trial.strategy),
         "workload": trial.workload.model_dump(mode="json"),
         "seed": trial.seed,
         "sources": dict(trial.sources),

@@ -74,7 +74,7 @@ def scored_by(strategy: Strategy) -> Choice | None:
 def prepass_reads_cache(strategy: Strategy) -> bool:
     """Whether the prepass reads the teacher's cached states, of every training sequence."""
     signal = scored_by(strategy)
-    return signal is not None and strategy.teacher == "cached" and reads_teacher(signal)
+    return strategy.train and signal is not None and strategy.teacher == "cached" and reads_teacher(signal)
 
 
 def choose_samples(

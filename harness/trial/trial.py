@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import harness.distill
-from harness.config import Diagnostics, Grid, Split, Strategy, Workload
+from harness.config import Diagnostics, Grid, Method, Split, Strategy, Workload
 from harness.config.errors import UserError, unknown
-from harness.config.legality import check_workload, components
+from harness.config.legality import NO_FACTS, Facts, check, components
 from harness.config.plugins import as_config as plugins_as_config
 from harness.config.plugins import load_config as load_plugins
+from harness.config.strategy import read_strategy
 from harness.distill import NUMERICS
 from harness.distill.objective import Objective, compile_strategy
 from strategies.digest import source_digest
@@ -63,10 +64,16 @@ class Trial:
     fingerprints: Mapping[str, str]
     diagnostics: Diagnostics | None = None
 
+    @property
+    def method(self) -> Method:
+        """The strategy of a trial that trains."""
+        assert isinstance(self.strategy, Method), "only for trials that train"
+        return self.strategy
+
     @functools.cached_property
     def objective(self) -> Objective:
         """What a trained trial minimises."""
-        return compile_strategy(self.strategy)
+        return compile_strategy(self.method)
 
     @functools.cached_property
     def id(self) -> str:
@@ -102,13 +109,16 @@ def shows_enough(trial: Trial, had: Mapping[str, int] | None) -> bool:
     return wanted is None or (had is not None and Diagnostics.model_validate(had).covers(wanted))
 
 
-def make_trials(grid: Grid, workload: Workload, fingerprints: Mapping[str, str]) -> list[Trial]:
+def make_trials(
+    grid: Grid, workload: Workload, fingerprints: Mapping[str, str], facts: Facts = NO_FACTS
+) -> list[Trial]:
     """Pair every strategy of a grid with every seed; a model evaluated as it is needs no seed.
 
     Args:
         grid: the grid.
         workload: the workload it runs on.
         fingerprints: what the workload's names stand for.
+        facts: what its models tell about what can be served.
 
     Raises:
         UserError: a strategy that the workload cannot serve.
@@ -116,7 +126,7 @@ def make_trials(grid: Grid, workload: Workload, fingerprints: Mapping[str, str])
     seeds = grid.seeds or workload.seeds
     trials: list[Trial] = []
     for strategy in grid.strategies:
-        check_workload(strategy, workload)
+        check(strategy, workload, facts)
         sources = {f"{part.kind} {part.name}": part.digest for part in components(strategy)}
         trials.extend(
             Trial(
@@ -194,7 +204,7 @@ def from_config(config: Mapping[str, Any]) -> Trial:
     load_plugins(config["plugins"])
     watched = config["diagnostics"]
     return Trial(
-        strategy=Strategy.model_validate(config["strategy"]),
+        strategy=read_strategy(config["strategy"]),
         workload=Workload.model_validate(config["workload"]),
         seed=config["seed"],
         split=config["split"],

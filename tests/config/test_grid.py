@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from harness.config import Strategy
-from harness.config.expand import describe, load_grid, presets
+from harness.config import AsItIs, Strategy
+from harness.config.expand import load_grid, presets
+from harness.config.labels import describe
 from harness.config.legality import check_strategy, components, teacher_reader
+from harness.config.strategy import read_strategy
 from strategies.registry import CLASSES, CRITERIA, POLICIES, SIGNALS
 
 GRIDS = sorted((Path(__file__).parents[2] / "grids").glob("*.yaml"))
@@ -41,7 +43,7 @@ def test_presets_compute_different_things() -> None:
 
 def test_the_position_grid_has_every_signal_of_the_paper() -> None:
     (path,) = [path for path in GRIDS if path.stem == "position_axis"]
-    ranked = {s.position.signal.name for s in load_grid(path).strategies if s.position and s.position.signal}
+    ranked = {s.position.signal.name for s in load_grid(path).strategies if s.train and s.position.signal}
     assert ranked == {name for name in SIGNALS if SIGNALS[name].source.startswith("arXiv:2602.01395")} - {"random"}
     assert len(ranked) == 9
 
@@ -55,7 +57,6 @@ def test_the_first_comment_is_the_hypothesis(tmp_path: Path) -> None:
 
 def test_an_override_is_laid_over_a_preset(write_grid: WriteGrid) -> None:
     strategy = one(write_grid([{"preset": "se_kd", "label": "x", "position": {"budget": 0.5}, "lambda": 0.25}]))
-    assert strategy.position is not None
     assert strategy.position.budget == 0.5
     assert strategy.position.signal == presets()["se_kd"].position.signal  # type: ignore[union-attr]
     assert strategy.kd_weight == 0.25
@@ -98,11 +99,11 @@ def test_a_sweep_may_set_what_the_preset_leaves_out(write_grid: WriteGrid) -> No
 def test_a_strategy_without_a_label_is_called_by_its_parts(write_grid: WriteGrid) -> None:
     position = {"signal": "kl", "policy": "top_k", "budget": 0.125}
     assert one(write_grid([{"position": position, "criterion": "reverse_kl"}])).label == "kl, top k, 12.5%, reverse kl"
-    assert describe(Strategy(label="", train=False)) == "as it is"
+    assert describe(AsItIs(label="")) == "as it is"
 
 
 def test_components_include_what_others_are_made_of() -> None:
-    strategy = Strategy.model_validate(
+    strategy = read_strategy(
         {
             "label": "x",
             "position": {"signal": "ce_ratio_plus_student_entropy", "policy": "top_k", "budget": 0.5},
@@ -139,7 +140,7 @@ def test_the_first_reader_of_the_teacher_is_named(name: str, reader: str | None)
 def test_a_student_signal_reads_no_teacher_and_a_composite_of_one_does() -> None:
     def reader(signal: str) -> str | None:
         fields: dict[str, Any] = {"signal": signal, "policy": "top_k", "budget": 0.5}
-        return teacher_reader(Strategy.model_validate({"label": "x", "position": fields, "criterion": "cross_entropy"}))
+        return teacher_reader(read_strategy({"label": "x", "position": fields, "criterion": "cross_entropy"}))
 
     assert reader("student_entropy") is None
     assert reader("ce_ratio") == "signal 'ce_ratio'" or reader("ce_ratio") == "signal 'teacher_ce'"
@@ -151,6 +152,6 @@ def test_every_policy_and_criterion_of_the_registry_is_reachable_from_a_preset_o
         *presets().values(),
         *(s for path in GRIDS if path.stem != "everything" for s in load_grid(path).strategies),
     ]
-    assert {s.position.policy.name for s in shipped if s.position} == set(POLICIES)
-    assert {s.classes.name for s in shipped if s.classes} | {"all"} == set(CLASSES)
-    assert {s.criterion.name for s in shipped if s.criterion} == set(CRITERIA)
+    assert {s.position.policy.name for s in shipped if s.train} == set(POLICIES)
+    assert {s.classes.name for s in shipped if s.train and s.classes} | {"all"} == set(CLASSES)
+    assert {s.criterion.name for s in shipped if s.train} == set(CRITERIA)

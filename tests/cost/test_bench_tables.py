@@ -114,10 +114,8 @@ def test_a_grid_is_its_teacher_once_and_its_strategies_for_every_seed() -> None:
 )
 def test_a_twin_reads_no_teacher_and_keeps_the_rest(signal: str, twin: str) -> None:
     se_kd = presets()["se_kd"]
-    assert se_kd.position is not None
     strategy = se_kd.model_copy(update={"position": se_kd.position.model_copy(update={"signal": Choice(name=signal)})})
     found = grid.student_only(strategy)
-    assert found.position is not None
     assert found.position.signal == Choice(name=twin)
     assert found.position.budget == se_kd.position.budget
     assert found.criterion == Choice(name="cross_entropy")

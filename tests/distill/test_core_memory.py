@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from harness.config import Choice, Strategy
 from harness.config.expand import presets
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Batch
 from harness.distill.loss import Compared, HeadGradient, add_gradients, add_product, dense_loss
 from harness.distill.objective import compile_strategy
@@ -67,13 +68,13 @@ def live_mib(strategy: Strategy, dtype: torch.dtype) -> float:
 @pytest.mark.parametrize("name", list(CRITERIA))
 def test_a_chunk_of_any_criterion_keeps_to_its_budget(name: str, dtype: torch.dtype) -> None:
     changes = {"criterion": Choice(name=name, options=OPTIONS.get(name, {})).model_dump(), "kd_weight": 0.5}
-    strategy = Strategy.model_validate({**presets()["full_kd"].model_dump(), **changes})
+    strategy = read_strategy({**presets()["full_kd"].model_dump(), **changes})
     assert live_mib(strategy, dtype) <= BUDGET_MIB
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_chunk_in_which_every_row_has_its_temperature_keeps_to_its_budget(dtype: torch.dtype) -> None:
-    strategy = Strategy.model_validate({**presets()["egad"].model_dump(), "feature": None, "kd_weight": 0.5})
+    strategy = read_strategy({**presets()["egad"].model_dump(), "feature": None, "kd_weight": 0.5})
     assert live_mib(strategy, dtype) <= BUDGET_MIB
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from harness.config import Strategy
 from harness.config.expand import presets
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Batch
 from harness.distill.objective import compile_strategy
 from harness.distill.step import Core, StepResult, accumulate
@@ -27,16 +28,15 @@ for choice in (
     {"name": "linear", "start": 2.0, "end": 1.0},
     {"name": "egad", "low": 1.0, "high": 2.0, "hot": "easy"},
 ):
-    TRAINED[f"temperature {choice['name']}"] = Strategy.model_validate({**FULL_KD, "temperature": choice})
-TRAINED["tilt"] = Strategy.model_validate({**FULL_KD, "position": {"signal": "teacher_entropy_rank", "policy": "tilt"}})
-TRAINED["feature"] = Strategy.model_validate(
+    TRAINED[f"temperature {choice['name']}"] = read_strategy({**FULL_KD, "temperature": choice})
+TRAINED["tilt"] = read_strategy({**FULL_KD, "position": {"signal": "teacher_entropy_rank", "policy": "tilt"}})
+TRAINED["feature"] = read_strategy(
     {**FULL_KD, "feature": {"distance": "cosine", "weight": 1.0, "signal": "teacher_entropy_rank", "above": 0.5}}
 )
 
 
 def may_ask(preset: Strategy) -> bool:
     """Whether a policy or a signal declares that its outcome has to be read: an unknown number of rows, quantiles."""
-    assert preset.position is not None
     asked = QUANTILES & set(compile_strategy(preset).scored)
     return POLICIES[preset.position.policy.name].traits["keeps"] == "varies" or bool(asked)
 

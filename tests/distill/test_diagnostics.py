@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.config import Diagnostics, Optimisation, Strategy
 from harness.config.expand import presets
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Batch, Tokens
 from harness.distill.diagnostics import LEAST_SEEN, SELECTED, Watch
 from harness.distill.observe import Moment
@@ -38,7 +39,7 @@ OPTIMISATION = Optimisation(
     epochs=2,
     max_grad_norm=1.0,
 )
-LATF = Strategy.model_validate(
+LATF = read_strategy(
     {
         **presets()["se_kd"].model_dump(),
         "label": "latf",

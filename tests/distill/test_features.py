@@ -18,7 +18,8 @@ from torch import Tensor
 from harness.config import Strategy
 from harness.config.errors import UserError
 from harness.config.expand import load_grid, presets
-from harness.config.legality import check_layers, check_strategy, components, teacher_reader
+from harness.config.legality import Facts, check, check_strategy, components, teacher_reader
+from harness.config.workloads import load_workload
 from harness.data.tokens import Batch, Tokens
 from harness.distill.feature import make_projection
 from harness.distill.objective import compile_strategy
@@ -287,7 +288,7 @@ def test_the_grid_switches_each_of_egads_mechanisms_alone() -> None:
     assert all("reconstructed from the abstract" in each.source for each in rows)
     on = {
         (
-            each.position is not None and each.position.policy.name == "tilt",
+            each.position.policy.name == "tilt",
             None if isinstance(each.temperature, float) else str(each.temperature.options["hot"]),
             each.feature is not None,
         )
@@ -332,9 +333,10 @@ def test_what_means_nothing_is_refused_with_the_reason(name: str, changes: dict[
 def test_layers_that_there_are_not_are_refused() -> None:
     strategy = with_feature(feature=MATCHED, teacher="online")
     check_strategy(strategy)
-    check_layers(strategy, 1, 2)
+    workload = load_workload("tiny")
+    check(strategy, workload, Facts(layers={"student": 1, "teacher": 2}))
     with pytest.raises(UserError, match="names the teacher's layer 2, and it has 1"):
-        check_layers(strategy, 1, 1)
+        check(strategy, workload, Facts(layers={"student": 1, "teacher": 1}))
 
 
 def test_a_distance_of_the_wrong_shape_fails_the_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:

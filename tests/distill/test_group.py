@@ -14,9 +14,10 @@ import torch
 from conftest import SEPARATOR, VOCAB, Asked, build_core, build_pair
 from group_rank import count_together, lose_the_other
 
-from harness.config import Optimisation, Strategy
+from harness.config import Optimisation
 from harness.config.errors import UserError
 from harness.config.expand import presets
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Tokens
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.distill.shards import assemble, own, shard
@@ -75,7 +76,7 @@ def distil(
 ) -> Outcome:
     """Train a small student for a few steps; return what must not depend on the number of processes."""
     changes = dict(STRATEGIES[name])
-    strategy = Strategy.model_validate({**presets()[changes.pop("preset")].model_dump(), **changes})
+    strategy = read_strategy({**presets()[changes.pop("preset")].model_dump(), **changes})
     pair = build_pair(dtype)
     core = build_core(strategy, pair, group=group)
     if group.sharded:

@@ -13,7 +13,9 @@ from conftest import SEPARATOR, VOCAB, Pair
 
 from harness.config import Optimisation, Rollout, Strategy
 from harness.config.errors import UserError
-from harness.config.expand import describe, load_grid, presets
+from harness.config.expand import load_grid, presets
+from harness.config.labels import describe
+from harness.config.strategy import read_strategy
 from harness.config.workloads import load_workload
 from harness.data.tokens import Batch, Tokens
 from harness.distill.rollout import Writer, generate, pick_tokens
@@ -247,7 +249,7 @@ def test_a_preference_is_what_its_formula_says(
     micro: int, tokens: Tokens, make_pair: Callable[..., Pair], make_core: Any
 ) -> None:
     beta, pair = 0.3, make_pair()
-    strategy = Strategy.model_validate({**DPKD, "rollout": OWN.model_copy(update={"preference": beta}).model_dump()})
+    strategy = read_strategy({**DPKD, "rollout": OWN.model_copy(update={"preference": beta}).model_dump()})
     batch = written(tokens, pair, strategy.rollout)
     given = tokens.batch(torch.arange(4))
     assert torch.equal(batch.input_ids[::2], given.input_ids)

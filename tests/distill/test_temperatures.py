@@ -15,7 +15,8 @@ from torch import Tensor
 
 from harness.config import Choice, Strategy
 from harness.config.errors import UserError
-from harness.config.expand import describe_temperature, load_grid, presets
+from harness.config.expand import load_grid, presets
+from harness.config.labels import describe_temperature
 from harness.config.legality import check_strategy, components, teacher_reader
 from harness.data.tokens import Batch
 from harness.distill.objective import compile_strategy

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from harness.config import Choice, Strategy
 from harness.config.errors import UserError
-from harness.config.expand import describe_classes, load_grid, presets
-from harness.config.legality import check_strategy, check_vocabulary, components
+from harness.config.expand import load_grid, presets
+from harness.config.labels import describe_classes
+from harness.config.legality import Facts, check, check_strategy, components
+from harness.config.workloads import load_workload
 from harness.data.tokens import Batch
 from harness.distill.compare import gather_rows
 from harness.distill.probe import probe
@@ -635,10 +637,11 @@ def test_a_bad_proposal_fails_the_dry_run() -> None:
 
 
 def test_more_classes_than_the_vocabulary_has_are_refused() -> None:
-    check_vocabulary(with_classes({"name": "top_k_tail", "num": 97}), 97)
-    check_vocabulary(with_classes({"name": "rs", "draws": 640}), 97)
+    workload, facts = load_workload("tiny"), Facts(vocab_size=97)
+    check(with_classes({"name": "top_k_tail", "num": 97}), workload, facts)
+    check(with_classes({"name": "rs", "draws": 640}), workload, facts)
     with pytest.raises(UserError, match="cannot keep 98 of 97"):
-        check_vocabulary(with_classes({"name": "top_k_tail", "num": 98}), 97)
+        check(with_classes({"name": "top_k_tail", "num": 98}), workload, facts)
 
 
 def test_names_of_class_policies_with_their_options() -> None:

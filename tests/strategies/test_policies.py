@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.config import Strategy
 from harness.config.errors import UserError
 from harness.config.legality import check_strategy
+from harness.config.strategy import read_strategy
 from strategies.base import Selection, StepContext, budget_count, rank_scores
 from strategies.noise import streams
 from strategies.registry import POLICIES
@@ -318,7 +318,7 @@ def test_options_out_of_range_are_refused_before_anything_runs(name: str, option
         position["budget"] = 0.2
     fields = {"label": "x", "position": position, "criterion": "forward_kl"}
     with pytest.raises(UserError, match=f"strategy: policy '{name}': .*{next(iter(options))}"):
-        check_strategy(Strategy.model_validate(fields))
+        check_strategy(read_strategy(fields))
 
 
 def test_all_keeps_every_valid_position() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 import strategies
 from harness.config import Strategy
 from harness.config.errors import UserError
+from harness.config.strategy import read_strategy
 from harness.distill.probe import probe
 from strategies.digest import source_digest
 from strategies.registry import (
@@ -303,7 +304,7 @@ def _strategy(**changes: Any) -> Strategy:
         "position": {"signal": "student_ce", "policy": "top_k", "budget": 0.5},
         "criterion": "forward_kl",
     }
-    return Strategy.model_validate({**fields, **changes})
+    return read_strategy({**fields, **changes})
 
 
 @pytest.mark.parametrize("name", list(SIGNALS))

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.config import Strategy
 from harness.config.errors import UserError
 from harness.config.seeds import derive
+from harness.config.strategy import read_strategy
 from harness.distill import probe as probe_module
 from harness.distill.probe import probe
 from strategies.base import SamplePolicy, sample_count
@@ -143,7 +144,7 @@ def test_the_draw_of_a_sequence_does_not_depend_on_how_many_there_are() -> None:
 
 
 def _strategy(**samples: Any) -> Strategy:
-    return Strategy.model_validate(
+    return read_strategy(
         {"label": "probed", "position": {"policy": "all"}, "criterion": "forward_kl", "samples": samples}
     )
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampling import cycled, sampled
 
-from harness.config import Optimisation, Strategy
+from harness.config import Optimisation
 from harness.config.errors import UserError
 from harness.config.expand import presets
+from harness.config.strategy import read_strategy
 from harness.data.tokens import Tokens
 from harness.distill.state import StaleError, check_tree, put_together, take_apart
 from harness.distill.train import NotFiniteError, Training, train
@@ -27,7 +28,7 @@ OPTIMISATION = Optimisation(
     micro_batch_size=2, epochs=2, max_grad_norm=1.0,
 )  # fmt: skip
 STEPS = 8
-LATF = Strategy.model_validate(
+LATF = read_strategy(
     {
         "label": "latf",
         "position": {

@@ -66,7 +66,6 @@ def test_each_head_is_charged_what_a_counter_sees(
     costs = priced(result.tally, pair)
     assert costs["student_trunk"] == 3 * 6 * count_trunk_flops(pair.student, LENGTH)
     preset = presets()[name]
-    assert preset.position is not None
     # Where all valid positions are kept, one may still have weight 0: EGAD's hardest, in the first step.
     keeps_valid = POLICIES[preset.position.policy.name].traits["keeps"] == "valid"
     supervised = int(batch.valid.sum()) if keeps_valid else result.tally.supervised
@@ -75,9 +74,7 @@ def test_each_head_is_charged_what_a_counter_sees(
     assert costs["student_head_training"] == 6 * VOCAB * 16 * supervised
     assert (costs["teacher_trunk"] == 0) == (name == "sft")
     assert costs["student_head_scoring"] == (2 * VOCAB * 16 * int(batch.valid.sum())) * (
-        preset.position is not None
-        and preset.position.signal is not None
-        and bool(raw_inputs(SIGNALS[preset.position.signal.name]) & STUDENT_INPUTS)
+        preset.position.signal is not None and bool(raw_inputs(SIGNALS[preset.position.signal.name]) & STUDENT_INPUTS)
     )
 
 

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from sampling import sampled
 
 from harness import models
-from harness.config import Strategy, Workload
+from harness.config import Workload
 from harness.config.errors import UserError
-from harness.config.expand import describe, load_grid, presets
-from harness.config.legality import check_strategy, check_workload, components
+from harness.config.expand import load_grid, presets
+from harness.config.labels import describe
+from harness.config.legality import check, check_strategy, components
+from harness.config.strategy import read_strategy
 from harness.config.workloads import load_workload
 from harness.distill import train as train_module
 from harness.distill.train import data_order
@@ -55,7 +57,7 @@ def make_trial(workload: Workload, marks: dict[str, str]) -> Callable[..., Trial
     def make(
         chosen: dict[str, Any] | None = TOP, *, seed: int = 1, loaded: Workload | None = None, **other: Any
     ) -> Trial:
-        strategy = Strategy.model_validate({**FULL_KD, "samples": chosen, **other})
+        strategy = read_strategy({**FULL_KD, "samples": chosen, **other})
         check_strategy(strategy)
         return Trial(
             strategy=strategy,
@@ -452,7 +454,7 @@ def test_editing_a_component_changes_the_trials_that_use_it(
 )
 def test_a_choice_that_means_nothing_is_refused_with_the_reason(chosen: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=r"strategy: |unknown") as caught:
-        check_strategy(Strategy.model_validate({**FULL_KD, "samples": chosen}))
+        check_strategy(read_strategy({**FULL_KD, "samples": chosen}))
     assert reason in str(caught.value)
 
 
@@ -465,15 +467,15 @@ def test_a_budget_is_a_share(budget: object, write_grid: Callable[..., Path]) ->
 
 def test_samples_without_training_are_refused() -> None:
     with pytest.raises(UserError, match="train is false, so samples would do nothing"):
-        check_strategy(Strategy.model_validate({"label": "x", "train": False, "samples": TOP}))
+        check_strategy(read_strategy({"label": "x", "train": False, "samples": TOP}))
 
 
 def test_a_sample_signal_that_reads_the_teacher_needs_one(write_workload: Callable[..., Path]) -> None:
     workload = load_workload(str(write_workload(teacher=None)))
     sft = {**FULL_KD, "criterion": "cross_entropy"}
     with pytest.raises(UserError, match="signal 'teacher_ce' reads the teacher, and workload 'variant' has none"):
-        check_workload(Strategy.model_validate({**sft, "samples": {**TOP, "signal": "teacher_ce"}}), workload)
-    check_workload(Strategy.model_validate({**sft, "samples": TOP}), workload)
+        check(read_strategy({**sft, "samples": {**TOP, "signal": "teacher_ce"}}), workload)
+    check(read_strategy({**sft, "samples": TOP}), workload)
 
 
 def test_fewer_sequences_than_a_batch_are_refused_before_anything_runs(
@@ -497,7 +499,7 @@ def test_the_core_refuses_them_too(make_trial: MakeTrial, cache: Path) -> None:
 
 
 def test_labels_name_the_samples() -> None:
-    strategy = Strategy.model_validate({**FULL_KD, "samples": TOP})
+    strategy = read_strategy({**FULL_KD, "samples": TOP})
     assert describe(strategy) == "all, forward kl, samples student entropy top 50%"
     assert describe(strategy, "{sample_policy} {sample_budget} by {sample_signal}") == "top 50% by student entropy"
     assert describe(presets()["full_kd"], "[{sample_signal}{sample_policy}{sample_budget}]") == "[]"

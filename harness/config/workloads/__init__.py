@@ -4,6 +4,7 @@ from pathlib import Path
 
 from harness.config import Workload, installed
 from harness.config.errors import unknown
+from harness.config.legality import check_resources
 from harness.config.yaml import parse, read_yaml
 
 _BUILT_IN = Path(__file__).parent
@@ -36,7 +37,9 @@ def read_workload(name: str) -> Workload:
     if not name.endswith((".yaml", ".yml")) and name not in built_in():
         raise unknown("workload", name, built_in())
     fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
-    return parse(Workload, fields, where=str(path))
+    workload = parse(Workload, fields, where=str(path))
+    check_resources(workload, str(path))
+    return workload
 
 
 def _decided(workload: Workload) -> Workload:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from harness.config import Choice, Strategy
+from harness.config import Choice, Method
 from harness.cost.bench.flops import trunk_flops
 from harness.cost.rig import SEED, Setting
 from harness.cost.shapes import Pair, build
@@ -55,14 +55,13 @@ class Cost:
     student: float
 
 
-def student_only(strategy: Strategy) -> Strategy:
+def student_only(strategy: Method) -> Method:
     """Return the twin of a strategy that reads no teacher.
 
     A signal that reads both models is replaced by the student's entropy, which takes the same pass of the student's
     head; one that reads the teacher alone by noise, which takes none.
     """
     position = strategy.position
-    assert position is not None, "only trained strategies have a twin"
     if position.signal is not None:
         reads = raw_inputs(SIGNALS[position.signal.name])
         if reads & TEACHER_INPUTS:
@@ -73,7 +72,7 @@ def student_only(strategy: Strategy) -> Strategy:
     )
 
 
-def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tuple[float, list[Cost]]:
+def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tuple[float, list[Cost]]:
     """Count operations per step: what the teacher does once, and of every strategy with its twin.
 
     What a step does to which rows is taken from real steps of the setting's small models; what that costs, from the
@@ -101,7 +100,7 @@ def count(strategies: Sequence[Strategy], setting: Setting, counted: Pair) -> tu
 
 
 def measure(
-    strategies: Sequence[Strategy],
+    strategies: Sequence[Method],
     setting: Setting,
     *,
     num_sequences: int,
@@ -198,7 +197,7 @@ class _Bench:
             tokens=Tokens(ids=ids, separator=0, cross_document_targets=True, tokens_per_byte=1.0, key="random"),
         )
 
-    def build(self, folder: Path, strategies: Sequence[Strategy]) -> _Cached:
+    def build(self, folder: Path, strategies: Sequence[Method]) -> _Cached:
         """Run the teacher over the data and write its states to disk, and the scores that strategies rank by."""
         dtype = str(self.setting.pair.dtype).removeprefix("torch.")
         source = Source(tokens=self.tokens, teacher=self.setting.pair.name, tokenizer="none", dtype=dtype)
@@ -219,14 +218,14 @@ class _Bench:
         }
         return _Cached(hidden=hidden, head=head, scores=scores)
 
-    def run(self, strategy: Strategy, cache: _Cached | None, *, steps: int | None = None) -> Tally:
+    def run(self, strategy: Method, cache: _Cached | None, *, steps: int | None = None) -> Tally:
         """Take a strategy's steps over the data, or the first few, and return what they counted."""
         core, tally = self._core(strategy, cache), Tally()
         for step in range(steps or self.num_steps):
             tally.add(self._step(core, step))
         return tally.read()
 
-    def time(self, strategy: Strategy, cache: _Cached) -> Cost:
+    def time(self, strategy: Method, cache: _Cached) -> Cost:
         """Train a strategy and its twin on the data, in turn; return their seconds."""
         cores = self._core(strategy, cache), self._core(student_only(strategy), None)
         optimiser = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
@@ -246,7 +245,7 @@ class _Bench:
         """Whole batches of the data."""
         return len(self.tokens) // self.setting.batch_size
 
-    def _core(self, strategy: Strategy, cache: _Cached | None) -> Core:
+    def _core(self, strategy: Method, cache: _Cached | None) -> Core:
         objective = compile_strategy(strategy)
         return Core(
             student=self.student,

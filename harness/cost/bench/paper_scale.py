@@ -134,10 +134,7 @@ def _teach(each: Variant, setting: Setting) -> int:
     model = build(setting.pair.teacher, dtype=setting.pair.dtype, device=setting.device, seed=1)
     ids = torch.zeros((setting.batch_size, setting.length), dtype=torch.long, device=setting.device)
     weight = head_of(model, setting.pair.vocab_size).weight
-    position = each.strategy.position
-    assert position is not None
-    budget = position.budget if position.budget is not None else 1.0
-    num = setting.batch_size * budget_size(setting.length - 1, budget)
+    num = setting.batch_size * budget_size(setting.length - 1, each.strategy.budget)
     whole = each.strategy.flow == "dense" or (each.heads is not None and "teacher" not in each.heads)
 
     def run() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from harness.config import Method
 from harness.config.errors import UserError
 from harness.config.expand import load_grid
 from harness.cost.bench import figures, flops, grid, memory, scaling, step, storage, targets
@@ -166,7 +167,7 @@ def run_grid(
     """Compare a grid with its student-only work."""
     if sequences < size[0]:
         raise UserError(f"--sequences {sequences} do not fill one batch of {size[0]}")
-    trained = [each for each in load_grid(file).strategies if each.train and each.teacher == "cached"]
+    trained = [each for each in load_grid(file).strategies if isinstance(each, Method) and each.teacher == "cached"]
     strategies = [each for each in trained if each.samples is None]
     if not strategies:
         raise UserError(f"{file} has no strategy that trains on every sequence with a cached teacher")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from harness.config import Strategy, Workload
+from harness.config import Method, Workload
 from harness.cost.forecast.gpus import GPUS, Gpu, usable_gib
 from harness.cost.forecast.memory import GIB, Footprint, changed, footprint
 
@@ -27,7 +27,7 @@ class Change:
     fits: bool
 
 
-def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, gpu: Gpu) -> tuple[Change, ...]:
+def changes_that_help(strategy: Method, workload: Workload, found: Footprint, gpu: Gpu) -> tuple[Change, ...]:
     """Try what lowers a trial's peak without changing what it computes but for rounding, and 8-bit states.
 
     Args:
@@ -79,7 +79,7 @@ def changes_that_help(strategy: Strategy, workload: Workload, found: Footprint, 
     return tuple(helpful)
 
 
-def _sharded(strategy: Strategy, workload: Workload) -> Iterator[Workload]:
+def _sharded(strategy: Method, workload: Workload) -> Iterator[Workload]:
     """Yield the ways to share a student out, fewest processes first; none where it is already, or cannot be."""
     settings = workload.optimisation
     micro_batches = settings.batch_size // settings.micro_batch_size

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from harness.config import Strategy, Workload
+from harness.config import Method, Workload
 from harness.config.errors import UserError
 from harness.cost.forecast.memory import setting_of
 from harness.cost.rig import make_rig
@@ -17,7 +17,7 @@ from harness.models.devices import device_of
 _WARM_UP = 2
 
 
-def measure_step_s(strategy: Strategy, workload: Workload, *, steps: int) -> float:
+def measure_step_s(strategy: Method, workload: Workload, *, steps: int) -> float:
     """Train a few steps and return the median seconds of one, gradient clipping and optimiser included.
 
     Weights and tokens are random, because neither changes what a step takes; a cached teacher's states are at hand, so

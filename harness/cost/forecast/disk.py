@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.config import Strategy, Workload
+from harness.config import Method, Strategy, Workload
+from harness.config.legality import kept_samples
 from harness.distill.objective import compile_strategy
 from harness.models import DTYPES
 from harness.models.shapes import configuration, num_tokens
 from harness.teacher.kinds.bits import PairLayout
 from harness.teacher.targets import draws_of, largest_of
-from harness.trial.flops import kept_samples
 from harness.trial.samples import prepass_reads_cache, scored_by
 
 _ID_BYTES, _SCORE_BYTES, _TAIL_BYTES = 4, 8, 4
@@ -71,7 +71,7 @@ def _states(workload: Workload, rows: int) -> int:
     return rows * width * DTYPES[workload.resources.dtype].itemsize
 
 
-def _targets(strategy: Strategy, workload: Workload, sequences: int) -> Cached:
+def _targets(strategy: Method, workload: Workload, sequences: int) -> Cached:
     """Return the size of stored draws or classes, every position but a sequence's last with a target."""
     vocab, length = num_tokens(workload.student, workload.folder), workload.data.sequence_length
     positions = sequences * (length - 1)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.config import Strategy, Workload
+from harness.config import Method, Workload
 from harness.config.errors import UserError
 from harness.config.expand import load_grid, presets
+from harness.config.legality import check, kept_samples
 from harness.config.workloads import load_workload
 from harness.cost.forecast.advice import Change, changes_that_help
 from harness.cost.forecast.disk import Cached, caches
@@ -19,8 +20,7 @@ from harness.distill.train import count_steps
 from harness.models import load_tokenizer, tokenizer_fingerprint
 from harness.models.operations import shape_of
 from harness.records.layout import Results
-from harness.run.plan import check_batches
-from harness.trial.flops import Exactness, exactness, kept_samples, predict_flops
+from harness.trial.flops import Exactness, exactness, predict_flops
 from harness.trial.trial import Trial, make_trials
 
 # Without a grid: the paper's main rows, from the dearest to the cheapest.
@@ -129,7 +129,7 @@ def make_forecast(
     gpu: Gpu | None,
     mfu: float = MFU,
     results: Results,
-    step_s: Callable[[Strategy, Workload], float] | None = None,
+    step_s: Callable[[Method, Workload], float] | None = None,
     on_row: Callable[[str], None] | None = None,
 ) -> Forecast:
     """Work out what a grid takes, from shapes alone: no weights are read and nothing is written.
@@ -159,14 +159,14 @@ def make_forecast(
             on_row(label)
         row = _row(group, tokens)
         if row.memory is not None and step_s is not None:
-            row = replace(row, step_s=step_s(group[0].strategy, loaded))
+            row = replace(row, step_s=step_s(group[0].method, loaded))
         rows.append(row)
     if gpu is not None:
         # A step is counted anew for each change, and a workload that is changed for one row is changed for all.
         most = max(range(len(rows)), key=lambda number: rows[number].fullest)
         memory = rows[most].memory
         if memory is not None and rows[most].fullest / GIB > usable_gib(gpu):
-            strategy = by_label[rows[most].label][0].strategy
+            strategy = by_label[rows[most].label][0].method
             rows[most] = replace(rows[most], changes=changes_that_help(strategy, loaded, memory, gpu))
     return Forecast(
         name=name,
@@ -190,12 +190,10 @@ def _trials(grid: Path | None, workload: str | None) -> tuple[Workload, list[Tri
     question = None if grid is None else load_grid(grid)
     loaded = load_workload(workload or (question.workload if question is not None else ""))
     if question is not None:
-        for strategy in question.strategies:
-            check_batches(strategy, loaded)
         return loaded, make_trials(question, loaded, {}), question.name
     strategies = [presets()[name] for name in PRESETS if loaded.teacher is not None] or [presets()["sft"]]
     for strategy in strategies:
-        check_batches(strategy, loaded)
+        check(strategy, loaded)
     trials = [
         Trial(strategy=strategy, workload=loaded, seed=seed, split="test", sources={}, fingerprints={})
         for strategy in strategies

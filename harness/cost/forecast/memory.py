@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.config import Choice, Optimisation, Position, Strategy, Workload
+from harness.config import Choice, Method, Optimisation, Position, Workload
 from harness.cost.accounting import ACTIVATIONS, Entry, Ledger, Peak
 from harness.cost.bench.memory import adam8bit_bytes, take_step
 from harness.cost.rig import Rig, Setting, make_rig
@@ -50,7 +50,7 @@ class Footprint:
     checkpoint: int
 
 
-def footprint(strategy: Strategy, workload: Workload, *, fake: bool = True) -> Footprint:
+def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Footprint:
     """Run one step of a strategy and account for its bytes.
 
     Models are built from their configurations. Micro-batches beyond the second repeat its peak, so two stand for any
@@ -95,7 +95,7 @@ def _fetched(layers: Sequence[torch.nn.Module]) -> int:
     return 3 * weights + max(weights, wide)
 
 
-def fullest(memory: Footprint, strategy: Strategy, workload: Workload) -> int:
+def fullest(memory: Footprint, strategy: Method, workload: Workload) -> int:
     """Return the bytes on the fullest GPU: all of them, unless a teacher that runs has some of its own.
 
     Its head is on the student's then too. What its layers compute is counted with the student's.
@@ -108,7 +108,7 @@ def fullest(memory: Footprint, strategy: Strategy, workload: Workload) -> int:
     return max(memory.total - memory.teacher + head, -(-memory.teacher // num))
 
 
-def countable(strategy: Strategy) -> Strategy:
+def countable(strategy: Method) -> Method:
     """Return a strategy whose shapes are known beforehand, and that takes as much as this one.
 
     Where a policy's number of positions depends on the scores, it is `top_k` at its budget, or all positions if it
@@ -116,8 +116,6 @@ def countable(strategy: Strategy) -> Strategy:
     `kl`, which reads both models as well: what normalising takes is a few numbers per position.
     """
     position = strategy.position
-    if position is None:
-        return strategy
     if position.signal is not None and SIGNALS[position.signal.name].traits["scope"] == "batch":
         position = position.model_copy(update={"signal": Choice(name="kl")})
     if POLICIES[position.policy.name].traits["keeps"] == "varies":

@@ -1,0 +1,96 @@
+"""Whether a workload's resources can do what its other settings ask for, and a process with the GPUs it has."""
+
+from dataclasses import dataclass
+
+from harness.config.legality.rule import Rule, enforce
+from harness.config.workload import Workload
+
+
+@dataclass(frozen=True)
+class _Process:
+    workload: Workload
+    num_gpus: int
+    alone: bool
+
+
+_RESOURCES: tuple[Rule[Workload], ...] = (
+    Rule(
+        lambda workload: workload.resources.data_parallel > _micro_batches(workload),
+        lambda workload: (
+            f"resources.data_parallel is {workload.resources.data_parallel}, and a batch of "
+            f"{workload.optimisation.batch_size} has {_micro_batches(workload)} micro-batches of "
+            f"{workload.optimisation.micro_batch_size}: each process needs one"
+        ),
+    ),
+    Rule(
+        lambda workload: workload.resources.data_parallel > 1 and 0 < workload.resources.gpus < 1,
+        lambda workload: (
+            f"resources.data_parallel is {workload.resources.data_parallel}, so resources.gpus must be whole, not a "
+            "share"
+        ),
+    ),
+    Rule(
+        lambda workload: workload.resources.shard_student and workload.resources.data_parallel == 1,
+        "resources.shard_student shares a student out, and resources.data_parallel is 1",
+    ),
+    Rule(
+        lambda workload: (
+            workload.resources.shard_student and _micro_batches(workload) % workload.resources.data_parallel
+        ),
+        lambda workload: (
+            f"resources.shard_student lets all processes compute each layer together, and {_micro_batches(workload)} "
+            f"micro-batches are not as many for each of {workload.resources.data_parallel} (resources.data_parallel)"
+        ),
+    ),
+    Rule(
+        lambda workload: workload.resources.shard_student and workload.lora is not None,
+        "resources.shard_student is for a student that is trained in full, and this one has lora",
+    ),
+    Rule(
+        lambda workload: workload.resources.shard_student and workload.optimisation.optimiser == "adamw_8bit",
+        "resources.shard_student cuts the optimiser's state by rows, which 8-bit states are not kept in: set "
+        "optimisation.optimiser to adamw",
+    ),
+    Rule(
+        lambda workload: (
+            workload.resources.teacher_gpus > 0 and (workload.resources.gpus < 1 or workload.resources.gpus % 1)
+        ),
+        lambda workload: (
+            f"resources.teacher_gpus is {workload.resources.teacher_gpus}, so resources.gpus must be whole and at "
+            f"least 1, not {workload.resources.gpus:g}"
+        ),
+    ),
+)
+
+_GPUS: tuple[Rule[_Process], ...] = (
+    Rule(
+        lambda process: process.num_gpus < process.workload.resources.teacher_gpus + (not process.alone),
+        lambda process: (
+            f"resources.teacher_gpus is {process.workload.resources.teacher_gpus}"
+            f"{'' if process.alone else ', besides the student'}, "
+            f"and this process has {process.num_gpus} GPUs: lower it"
+        ),
+    ),
+)
+
+
+def check_resources(workload: Workload, where: str) -> None:
+    """Refuse resources that contradict each other, or what is to be trained.
+
+    Raises:
+        UserError: the settings and what is allowed.
+    """
+    enforce(_RESOURCES, workload, f"{where}: ")
+
+
+def check_gpus(workload: Workload, num: int, *, alone: bool) -> None:
+    """Refuse a process with fewer GPUs than the teacher is to have, and the student where it is not alone.
+
+    Raises:
+        UserError: how many it takes and how many are there.
+    """
+    enforce(_GPUS, _Process(workload, num, alone), "")
+
+
+def _micro_batches(workload: Workload) -> int:
+    return workload.optimisation.batch_size // workload.optimisation.micro_batch_size
