@@ -139,10 +139,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(folder: Path) -> list[dict[tuple[Any, ...], Outcome]]:
-    """What each of two processes has at the end of every case."""
+def two() -> Iterator[ProcessPoolExecutor]:
+    """Two processes, which take most of their time to start."""
     with processes(2) as pool:
-        return [each.result(300) for each in [pool.submit(distil_all, rank, 2, folder) for rank in range(2)]]
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def outcomes(two: ProcessPoolExecutor, folder: Path) -> list[dict[tuple[Any, ...], Outcome]]:
+    """What each of two processes has at the end of every case."""
+    return [each.result(300) for each in [two.submit(distil_all, rank, 2, folder) for rank in range(2)]]
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
@@ -201,10 +207,9 @@ def test_a_model_without_layers_is_not_sharded() -> None:
         shard(student)
 
 
-def test_a_block_without_supervised_rows_counts_as_zeros(tmp_path: Path) -> None:
-    with processes(1) as one, processes(1) as other:
-        found = [pool.submit(count_together, rank, str(tmp_path / "meeting")) for rank, pool in enumerate((one, other))]
-        assert [each.result(120) for each in found] == [(4.0, 8.0, 7, 5, 3)] * 2
+def test_a_block_without_supervised_rows_counts_as_zeros(two: ProcessPoolExecutor, tmp_path: Path) -> None:
+    counted = [two.submit(count_together, rank, str(tmp_path / "meeting")) for rank in range(2)]
+    assert [each.result(120) for each in counted] == [(4.0, 8.0, 7, 5, 3)] * 2
 
 
 @pytest.mark.parametrize(("num", "size"), [(1, 1), (3, 2), (8, 3), (5, 5)])
