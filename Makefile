@@ -1,7 +1,7 @@
 # make run    set up, then run the main job: the paper's first table on the embedded workload
 # make test   set up, then pass the tests: of what is costly or repeats itself, a covering sample
 # make test-slow   the rest: long runs, whole products of options, more generated examples (tests/README.md)
-# make test-faults   kill, damage and fill disks by the dozen (40 minutes); a few of them are in make test
+# make test-faults   kill, damage and fill disks by the dozen (40 minutes); a few of them are in make test-slow
 # make check  set up, then lint, types and layers
 PYTHON ?= python3
 READY := .venv/.ready

@@ -80,6 +80,7 @@ def kill_in_a_row(phase: str, seed: int, world: World, folder: Path) -> None:
     world.finish(folder, f"killed at an event: {phase}", faults=kills, same_report=phase == "report")
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing(world: World, tmp_path: Path) -> None:
     kill_in_a_row("trials", 0, world, tmp_path / "run")
 
