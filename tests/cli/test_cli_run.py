@@ -260,5 +260,6 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in harness("run", tmp_path / "absent.yaml", "--debug").stderr
