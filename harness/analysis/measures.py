@@ -54,7 +54,8 @@ def measure(items: pd.DataFrame, recorded: Mapping[str, Mapping[str, float]]) ->
         which there are none, or fewer than two items, is absent.
     """
     items = items.assign(weight=items.get("weight", 1.0))
-    sure = items[items["confidence"].notna() & items["correct"].notna()]
+    rated = {"confidence", "correct"} <= set(items)
+    sure = items[items["confidence"].notna() & items["correct"].notna()] if rated else items[:0]
     by_measure: dict[object, pd.DataFrame] = dict(iter(items.groupby("metric")))
     by_measure["ece"], by_measure["perplexity"] = sure, by_measure.get("log_likelihood", items[:0])
     measured = {}
