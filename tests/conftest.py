@@ -48,6 +48,7 @@ from harness.distill.group import ALONE, Group  # noqa: E402
 from harness.distill.objective import compile_strategy  # noqa: E402
 from harness.distill.step import Core  # noqa: E402
 from harness.models import Head, head_of, trunk, trunk_layers  # noqa: E402
+from harness.records.layout import Results  # noqa: E402
 from harness.teacher.interface import Teacher  # noqa: E402
 from strategies.digest import digest_of  # noqa: E402
 from strategies.registry import REGISTRIES  # noqa: E402
@@ -341,6 +342,17 @@ def write_grid(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class _Caches(Results):
+    @property
+    def cache(self) -> Path:
+        return self.root
+
+
+def caches_in(folder: Path) -> Results:
+    """Return a results folder whose caches lie right in a folder."""
+    return _Caches(folder)
 
 
 class Asked:

@@ -99,6 +99,6 @@ def test_a_workload_of_ones_own_text_is_what_the_block_says(
         assert len(found) == 90
         assert found[7] == f"The {split} dog sees 7 small stones."
     short = Data.model_validate({**data.model_dump(), "train_tokens": 1024, "heldout_tokens": 512})
-    packed = prepare(short, tmp_path, "train", tokenizer, source_key="here", cache=tmp_path / "cache")
+    packed = prepare(short, tmp_path, "train", tokenizer, source_key="here", results=Results(tmp_path))
     assert packed.ids.shape == (2, 512)
     assert tokenizer.decode(packed.ids[0]).startswith("The train dog sees")

@@ -16,7 +16,7 @@ def cache_ls(results: ResultsFolder = Path("results")) -> None:
     """List teacher caches: what of, how large, whether complete."""
     from harness.teacher.manage import print_caches
 
-    print_caches(console(), Results(results).cache)
+    print_caches(console(), Results(results))
 
 
 @cache_app.command("build")
@@ -36,7 +36,7 @@ def cache_build(
     load_plugins(plugin or ())
     check_writable(results)
     build_caches(what, Results.at(results), terminal)
-    print_caches(terminal, Results(results).cache)
+    print_caches(terminal, Results(results))
 
 
 @cache_app.command("verify")
@@ -47,7 +47,7 @@ def cache_verify(
     """Check every checksum; names bad files and exits with 1 if there is one."""
     from harness.teacher.manage import verify_caches
 
-    if verify_caches(console(), Results(results).cache, key):
+    if verify_caches(console(), Results(results), key):
         raise typer.Exit(code=1)
 
 
@@ -59,5 +59,5 @@ def cache_rm(
     """Remove a teacher cache; the next run that needs it builds it again."""
     from harness.teacher.manage import remove_cache
 
-    removed = remove_cache(Results(results).cache, key)
+    removed = remove_cache(Results(results), key)
     typer.echo(f"removed {removed.path} ({removed.num_bytes:,} bytes)")

@@ -189,10 +189,10 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     *,
     source_key: str,
-    cache: Path,
+    results: Results,
 ) -> Tokens:
     """Do what `prepare_all` does, for one split."""
-    return prepare_all(data, folder, (split,), tokenizer, source_key=source_key, cache=cache)[split]
+    return prepare_all(data, folder, (split,), tokenizer, source_key=source_key, results=results)[split]
 
 
 def prepare_all(
@@ -202,7 +202,7 @@ def prepare_all(
     tokenizer: PreTrainedTokenizerBase,
     *,
     source_key: str,
-    cache: Path,
+    results: Results,
 ) -> dict[TextSplit, Tokens]:
     """Tokenise splits and pack or pad them, or map what was stored. Nothing is written unless all of them can be.
 
@@ -212,24 +212,26 @@ def prepare_all(
         splits: which documents.
         tokenizer: the shared tokenizer.
         source_key: hash of the documents and the tokenizer.
-        cache: folder of stored data sets.
+        results: where data sets are kept.
 
     Raises:
         UserError: a split has fewer tokens or pairs than asked for, a row is bad, a prompt fills its sequence, or a
             token is not in the vocabulary; what is stored is damaged, or cannot be written.
     """
-    places = {split: _place(data, split, source_key=source_key, cache=cache) for split in splits}
+    places = {split: _place(data, split, source_key=source_key, results=results) for split in splits}
     # What is streamed is kept on the way, in one place: of two processes one waits, and finds it done.
-    with _alone(cache, source_key) if data.streaming else nullcontext():
-        _prepare(data, folder, tokenizer, places)
+    with _alone(results, source_key) if data.streaming else nullcontext():
+        _prepare(data, folder, tokenizer, places, results)
     return {split: _open(place, data) for split, place in places.items()}
 
 
-def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, places: Mapping[TextSplit, Path]) -> None:
+def _prepare(
+    data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, places: Mapping[TextSplit, Path], results: Results
+) -> None:
     encoded = {
-        split: _encode(data, folder, split, tokenizer, scratch=_scratch(place))
+        split: _encode(data, folder, split, tokenizer, scratch=results.packing(place.name))
         for split, place in places.items()
-        if not (place / "meta.json").exists() and not Results.at(place.parent.parent).fetch(place)
+        if not (place / "meta.json").exists() and not results.fetch(place)
     }
     for split, each in encoded.items():
         with written(places[split], first_stays=True) as partial:
@@ -237,8 +239,8 @@ def _prepare(data: Data, folder: Path, tokenizer: PreTrainedTokenizerBase, place
             for name, array in each.arrays.items():
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
             (partial / "meta.json").write_text(sealed(each.meta), encoding="utf-8")
-        remove_scratch(_scratch(places[split]))
-        Results.at(places[split].parent.parent).offer(places[split])
+        remove_scratch(results.packing(places[split].name))
+        results.offer(places[split])
 
 
 def _encode(
@@ -252,17 +254,17 @@ def _encode(
     return Encoded(arrays={"ids": ids}, separator=int(tokenizer.eos_token_id), tokens_per_byte=packed.tokens_per_byte)
 
 
-def _alone(cache: Path, source_key: str) -> AbstractContextManager[object]:
-    return lock.held(cache / "locks", f"packing-{source_key}", doing="packed")
+def _alone(results: Results, source_key: str) -> AbstractContextManager[object]:
+    return lock.held(results.cache_locks, f"packing-{source_key}", doing="packed")
 
 
-def find_prepared(data: Data, split: TextSplit, *, source_key: str, cache: Path) -> Tokens | None:
+def find_prepared(data: Data, split: TextSplit, *, source_key: str, results: Results) -> Tokens | None:
     """Map what an earlier call of `prepare_all` stored, None if there is nothing.
 
     Raises:
         UserError: what is stored is damaged.
     """
-    place = _place(data, split, source_key=source_key, cache=cache)
+    place = _place(data, split, source_key=source_key, results=results)
     return _open(place, data) if (place / "meta.json").exists() else None
 
 
@@ -277,13 +279,9 @@ def _num_sequences(data: Data, split: TextSplit) -> int:
     return num_tokens // data.sequence_length
 
 
-def _place(data: Data, split: TextSplit, *, source_key: str, cache: Path) -> Path:
+def _place(data: Data, split: TextSplit, *, source_key: str, results: Results) -> Path:
     name = f"{source_key}/{split}/{data.sequence_length}/{_num_tokens(data, split)}"
-    return cache / f"tokens-{split}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _scratch(place: Path) -> Path:
-    return place.parent / "packing" / place.name
+    return results.cache / f"tokens-{split}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _open(stored: Path, data: Data) -> Tokens:

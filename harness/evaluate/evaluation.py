@@ -20,6 +20,7 @@ from harness.evaluate.rows import Row, RowSource, digest_of, find_source, load_f
 from harness.evaluate.scores import item_rows, reliability_table, summarise
 from harness.evaluate.suite import resolve_suite
 from harness.records.files import write_text
+from harness.records.layout import Results
 from harness.records.record import Metric, TaskEvaluation
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def fingerprint(evaluation: Evaluation, folder: Path) -> str:
     return hashlib.sha256(json.dumps([version("lm_eval"), found]).encode()).hexdigest()[:16]
 
 
-def prepare_items(evaluation: Evaluation, folder: Path, split: Split, data_dir: Path) -> dict[str, Path]:
+def prepare_items(evaluation: Evaluation, folder: Path, split: Split, results: Results) -> dict[str, Path]:
     """Make sure that every task's rows are at hand: write generated ones, download those of the hub.
 
     Safe where several processes prepare the same items: a reader sees a whole file or none.
@@ -105,7 +106,7 @@ def prepare_items(evaluation: Evaluation, folder: Path, split: Split, data_dir: 
         evaluation: the workload's evaluation section.
         folder: where relative paths are looked up.
         split: validation or test.
-        data_dir: parent folder; generated items go to `<data_dir>/items/`, as JSON lines.
+        results: generated items go to its `items`, as JSON lines.
 
     Returns:
         The files of generated tasks, by task name. Fields that are mappings are kept as JSON text, since their keys
@@ -122,7 +123,7 @@ def prepare_items(evaluation: Evaluation, folder: Path, split: Split, data_dir: 
             rows = generate_items(task.name, split, evaluation.num_items)
             if len(rows) != evaluation.num_items:
                 raise UserError(f"{task.name} has {len(rows)} {split} items, {evaluation.num_items} were asked for")
-            files[task.name] = data_dir / "items" / f"{task.name}-{split}-{evaluation.num_items}.jsonl"
+            files[task.name] = results.items / f"{task.name}-{split}-{evaluation.num_items}.jsonl"
             _write_rows(files[task.name], rows)
         elif source.kind == "hub":
             load_from_hub(task, source)
@@ -136,7 +137,7 @@ def evaluate(
     *,
     folder: Path,
     split: Split,
-    data_dir: Path,
+    results: Results,
 ) -> Scores:
     """Evaluate a model through lm-eval, zero-shot and greedily, with lm-eval's own prompts and scoring.
 
@@ -154,7 +155,7 @@ def evaluate(
         evaluation: the workload's evaluation section.
         folder: where relative paths are looked up.
         split: validation or test.
-        data_dir: where generated items and IFEval's resources are kept; nothing is written elsewhere.
+        results: where generated items and IFEval's resources are kept; nothing is written elsewhere.
 
     Raises:
         UserError: as `check_evaluation` and `prepare_items`, or a tokenizer without an end of sequence.
@@ -165,14 +166,14 @@ def evaluate(
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token; generated answers need one to end")
     tasks = resolve_suite(evaluation.suite, folder)
-    generated = prepare_items(evaluation, folder, split, data_dir)
+    generated = prepare_items(evaluation, folder, split, results)
 
     # lm-eval takes seconds to import; naming suites and preparing items must not.
     from harness.evaluate.runner import Question, run
 
     verified = any(task.verifies_instructions for task in tasks)
     sources = {task.name: find_source(task, split, evaluation.data_files, folder) for task in tasks}
-    with ifeval.resources(data_dir / "nltk") if verified else nullcontext("") as resources:
+    with ifeval.resources(results.punkt) if verified else nullcontext("") as resources:
         questions = [
             Question(
                 definition=task.definition.path,

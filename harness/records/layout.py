@@ -66,6 +66,15 @@ class Results:
         """Locks of those who build what trials share."""
         return self.cache / "locks"
 
+    def packing(self, name: str) -> Path:
+        """Return the folder of a data set that is being packed."""
+        return self.cache / "packing" / name
+
+    @property
+    def punkt(self) -> Path:
+        """What IFEval's checks read, in a folder of its own."""
+        return self.cache / "nltk"
+
     @property
     def items(self) -> Path:
         """Items of evaluation tasks."""

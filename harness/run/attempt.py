@@ -84,7 +84,7 @@ def run_and_write(
             with _limited(trial, options), gather() as group:
                 outcome = run_trial(
                     trial,
-                    cache=results.cache,
+                    results=results,
                     on_step=stepped,
                     keep=keep,
                     keep_student=partial(save_student, results, trial.id) if options.keep_students else None,
@@ -120,7 +120,7 @@ def help_run(trial: Trial, results: Results, *, options: Options, rank: int, mee
     resources = trial.workload.resources
     meet = joined(rank, resources.data_parallel, meeting, sharded=resources.shard_student)
     with _limited(trial, options), meet as group:
-        run_stages(trial, cache=results.cache, on_step=None, keep=keep, group=group)
+        run_stages(trial, results=results, on_step=None, keep=keep, group=group)
 
 
 def _keeper(

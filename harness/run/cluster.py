@@ -238,7 +238,7 @@ def spreading(
         def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
             scratch = Path(tempfile.mkdtemp(prefix="harness-"))
             with guarded(scratch), session(available_cpus(), address, scratch):
-                build_together(part, numbers, waiting, cache=results.resolved().cache, message=message)
+                build_together(part, numbers, waiting, results=results.resolved(), message=message)
 
         return spread
 
@@ -250,7 +250,7 @@ def build_together(
     numbers: Sequence[int],
     waiting: Callable[[], None],
     *,
-    cache: Path,
+    results: Results,
     message: Callable[[str], None],
 ) -> None:
     """Have the processes that a session's cluster holds make shards; what a lost one leaves is not made.
@@ -259,7 +259,7 @@ def build_together(
         part: the cache.
         numbers: the shards.
         waiting: called every second.
-        cache: folder of caches, as every process sees it.
+        results: where it is, for every process.
         message: told of processes that are lost.
 
     Raises:
@@ -273,7 +273,7 @@ def build_together(
         return
     message(f"{num} processes build the teacher's cache.")
     build = _build.options(num_cpus=resources.cpus, num_gpus=each_gpus, scheduling_strategy="SPREAD")
-    left = [build.remote(part, numbers[rank::num], str(cache)) for rank in range(num)]
+    left = [build.remote(part, numbers[rank::num], results) for rank in range(num)]
     try:
         while left:
             done, left = ray.wait(left, num_returns=len(left), timeout=_SECONDS_BETWEEN_LOOKS)
@@ -291,6 +291,6 @@ def build_together(
 
 
 @ray.remote(max_retries=_RETRIES)
-def _build(part: JointBuild, numbers: Sequence[int], cache: str) -> None:
+def _build(part: JointBuild, numbers: Sequence[int], results: Results) -> None:
     torch.set_num_threads(part.workload.resources.cpus)
-    build_part(part, numbers, cache=Path(cache))
+    build_part(part, numbers, results=results)

@@ -40,13 +40,13 @@ def prepare_plan(
         console: where to show progress.
         spread: lets other processes build parts of the teacher's caches: `harness.run.cluster.spreading`.
     """
-    cache, digests = results.cache, plan.todo[0].fingerprints
+    digests = plan.todo[0].fingerprints
     with _bars(console) as show:
         inputs = _prepare_inputs(
-            plan.workload, digests, plan.grid.split, cache, show, train=plan.needs_train_cache, spread=spread
+            plan.workload, digests, plan.grid.split, results, show, train=plan.needs_train_cache, spread=spread
         )
-        _prepare_prepasses(plan.todo, inputs, cache, show)
-        _prepare_scores(plan.todo, inputs, cache, show)
+        _prepare_prepasses(plan.todo, inputs, results, show)
+        _prepare_scores(plan.todo, inputs, results, show)
 
 
 def build_caches(what: str, results: Results, console: Console) -> None:
@@ -73,7 +73,7 @@ def build_caches(what: str, results: Results, console: Console) -> None:
     digests = fingerprints(workload)
     for split in splits:
         with _bars(console) as show:
-            _prepare_inputs(workload, digests, split, results.cache, show, train=train)
+            _prepare_inputs(workload, digests, split, results, show, train=train)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _prepare_inputs(
     workload: Workload,
     digests: Mapping[str, str],
     split: Split,
-    cache: Path,
+    results: Results,
     show: Progress,
     *,
     train: bool,
@@ -103,27 +103,29 @@ def _prepare_inputs(
 ) -> Inputs:
     """Build tokens, items and the teacher's hidden states; those of the training text only if `train`."""
     torch.set_num_threads(os.cpu_count() or 1)
-    _check_models(workload, cache)
+    _check_models(workload, results)
     tokenizer = load_tokenizer(workload.student, workload.folder)
-    prepare_tokens(workload, digests, split, tokenizer, cache=cache)  # reads data that may be bad, so it writes first
-    prepare_items(workload.evaluation, workload.folder, split, cache)
+    prepare_tokens(
+        workload, digests, split, tokenizer, results=results
+    )  # reads data that may be bad, so it writes first
+    prepare_items(workload.evaluation, workload.folder, split, results)
     return prepare_inputs(
-        workload, digests, split, cache=cache, needs_train_cache=train, on_progress=show, spread=spread
+        workload, digests, split, results=results, needs_train_cache=train, on_progress=show, spread=spread
     )
 
 
-def _check_models(workload: Workload, cache: Path) -> None:
+def _check_models(workload: Workload, results: Results) -> None:
     """Load what trials will load, before anything is written.
 
     The teacher too, unless there are caches that one has built.
     """
-    teacher = None if any(cache.glob("hidden-*")) else workload.teacher
+    teacher = None if any(results.cache.glob("hidden-*")) else workload.teacher
     for source in (workload.student, teacher):
         if source is not None:
             load_model(source, workload.folder, dtype=DTYPES[workload.resources.dtype])
 
 
-def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
+def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress) -> None:
     """Score the training sequences once per signal, so that workers do not do it side by side."""
     for name, trial in {prepass_name(each, inputs.train): each for each in trials}.items():
         if name is None:
@@ -134,13 +136,13 @@ def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, cache: Path, sho
         )
         # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
         with suppress(FloatingPointError):
-            provide_prepass(trial, inputs, cache=cache, student=student, device=device, on_progress=show)
+            provide_prepass(trial, inputs, results=results, student=student, device=device, on_progress=show)
 
 
-def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, cache: Path, show: Progress) -> None:
+def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress) -> None:
     """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
     for trial in trials:
         if trial.strategy.train and trial.strategy.samples is None:
             source = teacher_source(trial.workload, trial.fingerprints, inputs.train, data="train")
             for name in trial.objective.stored_scores:
-                provide_rows(SignalScores(signal=name), trial.workload, source, folder=cache, on_progress=show)
+                provide_rows(SignalScores(signal=name), trial.workload, source, results=results, on_progress=show)

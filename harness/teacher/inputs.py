@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
@@ -13,6 +12,7 @@ from harness import models
 from harness.config import Split, Workload
 from harness.data.text import TextSplit
 from harness.data.tokens import Tokens, prepare_all
+from harness.records.layout import Results
 from harness.teacher.kinds.hidden import HiddenStates
 from harness.teacher.live import StoredTeacher, provide_teacher, run_teacher
 from harness.teacher.provide import Progress, Spread, make_shards
@@ -67,7 +67,7 @@ def prepare_inputs(
     fingerprints: Mapping[str, str],
     split: Split,
     *,
-    cache: Path,
+    results: Results,
     needs_train_cache: bool,
     on_progress: Progress | None = None,
     spread: Callable[[JointBuild], Spread] | None = None,
@@ -78,20 +78,20 @@ def prepare_inputs(
         workload: the workload.
         fingerprints: see `harness.trial.identity.fingerprints`.
         split: the reported split.
-        cache: folder of caches.
+        results: where they are kept.
         needs_train_cache: whether a trial trains from the teacher's hidden states.
         on_progress: told of the building of caches.
         spread: lets other processes build parts of the teacher's caches, with `build_part`.
     """
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
-    train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, cache=cache)
+    train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, results=results)
     wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
     loaded = functools.cache(lambda: run_teacher(workload))
     caches = {
         name: provide_teacher(
             workload,
             teacher_source(workload, fingerprints, tokens, data=name),
-            folder=cache,
+            results=results,
             asked=loaded,
             on_progress=on_progress,
             spread=spread and spread(JointBuild(workload=workload, fingerprints=fingerprints, split=split, data=name)),
@@ -107,22 +107,22 @@ def prepare_inputs(
     )
 
 
-def build_part(part: JointBuild, numbers: Sequence[int], *, cache: Path) -> None:
+def build_part(part: JointBuild, numbers: Sequence[int], *, results: Results) -> None:
     """Make some shards of a cache that another process is building, with a teacher of this process's own.
 
     Args:
         part: the cache.
         numbers: which shards.
-        cache: folder of caches, shared with the other process.
+        results: the results folder, shared with the other process.
 
     Raises:
         UserError: nobody is building that cache; or bad input.
     """
     workload = part.workload
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
-    train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, cache=cache)
+    train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, results=results)
     source = teacher_source(workload, part.fingerprints, train if part.data == "train" else heldout, data=part.data)
-    make_shards(HiddenStates(), source, lambda: run_teacher(workload), folder=cache, numbers=numbers)
+    make_shards(HiddenStates(), source, lambda: run_teacher(workload), results=results, numbers=numbers)
 
 
 def prepare_tokens(
@@ -131,7 +131,7 @@ def prepare_tokens(
     split: Split,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    cache: Path,
+    results: Results,
 ) -> tuple[Tokens, Tokens]:
     """Map the packed text for training and that of the reported split; nothing is written if either is bad.
 
@@ -140,14 +140,14 @@ def prepare_tokens(
         fingerprints: see `harness.trial.identity.fingerprints`.
         split: the reported split.
         tokenizer: the shared tokenizer.
-        cache: folder of caches.
+        results: where they are kept.
 
     Raises:
         UserError: a data file that cannot be read, or too little text.
     """
     source_key = f"{fingerprints['data']}-{fingerprints['tokenizer']}"
     splits: tuple[TextSplit, ...] = ("train", split)
-    tokens = prepare_all(workload.data, workload.folder, splits, tokenizer, source_key=source_key, cache=cache)
+    tokens = prepare_all(workload.data, workload.folder, splits, tokenizer, source_key=source_key, results=results)
     return tokens["train"], tokens[split]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +11,7 @@ from harness import models
 from harness.config import Workload
 from harness.data.tokens import Batch
 from harness.models.devices import chunk_of, device_of, spread_layers, teacher_devices
+from harness.records.layout import Results
 from harness.teacher.interface import StoredScores, Teacher
 from harness.teacher.kind import Kind, Read
 from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
@@ -50,7 +50,7 @@ def provide_teacher(
     workload: Workload,
     source: Source,
     *,
-    folder: Path,
+    results: Results,
     asked: Callable[[], RowTeacher] | None = None,
     on_progress: Progress | None = None,
     spread: Spread | None = None,
@@ -60,7 +60,7 @@ def provide_teacher(
     Args:
         workload: the workload; it has a teacher.
         source: the data set.
-        folder: where caches live.
+        results: where they are kept.
         asked: returns the teacher, loaded here if None; called only if states are missing.
         on_progress: told of the building.
         spread: as in `provide`.
@@ -69,12 +69,12 @@ def provide_teacher(
         HiddenStates(),
         source,
         asked or (lambda: run_teacher(workload)),
-        folder=folder,
+        results=results,
         batch_size=workload.optimisation.micro_batch_size,
         on_progress=on_progress,
         spread=spread,
     )
-    return StoredTeacher(states=states, head=_provide_head(workload, source, folder))
+    return StoredTeacher(states=states, head=_provide_head(workload, source, results))
 
 
 def provide_rows(
@@ -82,7 +82,7 @@ def provide_rows(
     workload: Workload,
     source: Source,
     *,
-    folder: Path,
+    results: Results,
     on_progress: Progress | None = None,
 ) -> Stored[Read]:
     """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs.
@@ -91,25 +91,25 @@ def provide_rows(
         kind: what is wanted.
         workload: the workload; it has a teacher.
         source: the data set.
-        folder: where caches live.
+        results: where they are kept.
         on_progress: told of the building.
     """
     return provide(
         kind,
         source,
-        lambda: row_teacher(workload, source, folder),
-        folder=folder,
+        lambda: row_teacher(workload, source, results),
+        results=results,
         batch_size=workload.optimisation.micro_batch_size,
         on_progress=on_progress,
     )
 
 
-def row_teacher(workload: Workload, source: Source, folder: Path) -> RowTeacher:
+def row_teacher(workload: Workload, source: Source, results: Results) -> RowTeacher:
     """Return a teacher that gives distributions: from its stored states if they are there, else by running it."""
-    states = open_stored(HiddenStates(), source, folder)
+    states = open_stored(HiddenStates(), source, results)
     if states is None:
         return run_teacher(workload)
-    head = _provide_head(workload, source, folder).read()
+    head = _provide_head(workload, source, results).read()
     return _row_teacher(workload, states.read, models.Head(weight=head.weight.to(device_of(workload))))
 
 
@@ -135,7 +135,7 @@ def _row_teacher(workload: Workload, trunk: Trunk, head: models.Head) -> RowTeac
     )
 
 
-def _provide_head(workload: Workload, source: Source, folder: Path) -> Stored[Callable[[], models.Head]]:
+def _provide_head(workload: Workload, source: Source, results: Results) -> Stored[Callable[[], models.Head]]:
     """Map the head; it is read from the model's files alone, as other processes may run the trunk."""
 
     def read() -> models.Head:
@@ -146,7 +146,7 @@ def _provide_head(workload: Workload, source: Source, folder: Path) -> Stored[Ca
 
     about = {name: said for name, said in source.about.items() if name == "teacher"}
     whole = replace(source, only=None, about=about)
-    return provide(TeacherHead(), whole, read, folder=folder, batch_size=1)
+    return provide(TeacherHead(), whole, read, results=results, batch_size=1)
 
 
 def cached_teacher(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config.errors import UserError, unknown
+from harness.records.layout import Results
 from harness.teacher.files import Meta, read_meta, unfinished_files
 from harness.teacher.kind import KINDS
 from harness.teacher.store import building, owner_of
@@ -41,19 +42,20 @@ class CacheEntry:
         return self.path.name.partition("-")[2]
 
 
-def entries(folder: Path) -> list[CacheEntry]:
+def entries(results: Results) -> list[CacheEntry]:
     """Return every teacher cache under a folder of caches, by kind and age."""
-    paths = [path for kind in KINDS for path in folder.glob(f"{kind}-*") if path.is_dir()]
+    paths = [path for kind in KINDS for path in results.cache.glob(f"{kind}-*") if path.is_dir()]
     return [
-        _entry(path) for path in sorted(paths, key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime))
+        _entry(results, path)
+        for path in sorted(paths, key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime))
     ]
 
 
-def print_caches(console: Console, folder: Path) -> None:
+def print_caches(console: Console, results: Results) -> None:
     """Print one line per cache: what it is of, its size, and whether it is complete."""
-    caches = entries(folder)
+    caches = entries(results)
     if not caches:
-        console.print(f"no teacher caches under {folder}", highlight=False)
+        console.print(f"no teacher caches under {results.cache}", highlight=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("kind", "key", "of"):
@@ -75,18 +77,18 @@ def print_caches(console: Console, folder: Path) -> None:
     console.print(table)
 
 
-def verify_caches(console: Console, folder: Path, key: str | None = None) -> int:
+def verify_caches(console: Console, results: Results, key: str | None = None) -> int:
     """Check the checksum of every file and print which are bad.
 
     Args:
         console: where to write.
-        folder: the folder of caches.
+        results: where they are.
         key: only this cache.
 
     Returns:
         The number of bad files.
     """
-    chosen = entries(folder) if key is None else [_find(folder, key)]
+    chosen = entries(results) if key is None else [_find(results, key)]
     bad = 0
     for entry in chosen:
         problems = _problems(entry)
@@ -96,24 +98,24 @@ def verify_caches(console: Console, folder: Path, key: str | None = None) -> int
             console.print(f"good: {entry.path.name}, {entry.state}", highlight=False, soft_wrap=True, markup=False)
         bad += len(problems)
     if not chosen:
-        console.print(f"no teacher caches under {folder}", highlight=False)
+        console.print(f"no teacher caches under {results.cache}", highlight=False)
     return bad
 
 
-def remove_cache(folder: Path, key: str) -> CacheEntry:
+def remove_cache(results: Results, key: str) -> CacheEntry:
     """Remove a cache, so that the next run builds it again; processes that read it keep what they have mapped.
 
     Args:
-        folder: the folder of caches.
+        results: where they are.
         key: its key, or kind and key.
 
     Raises:
         UserError: a process is building it.
         UnknownNameError: no such cache; suggests the nearest.
     """
-    entry = _find(folder, key)
-    aside = folder / f".removed-{entry.path.name}-{os.getpid()}"
-    with building(entry.path, timeout_s=0.0):
+    entry = _find(results, key)
+    aside = results.cache / f".removed-{entry.path.name}-{os.getpid()}"
+    with building(results, entry.path.name, timeout_s=0.0):
         try:
             # Aside first: a removal that is cut short leaves no half of a cache under its name.
             entry.path.rename(aside)
@@ -123,14 +125,14 @@ def remove_cache(folder: Path, key: str) -> CacheEntry:
     return entry
 
 
-def _find(folder: Path, key: str) -> CacheEntry:
-    named = {name: entry for entry in entries(folder) for name in (entry.key, entry.path.name)}
+def _find(results: Results, key: str) -> CacheEntry:
+    named = {name: entry for entry in entries(results) for name in (entry.key, entry.path.name)}
     if key not in named:
-        raise unknown("cache", key, sorted(entry.key for entry in entries(folder)))
+        raise unknown("cache", key, sorted(entry.key for entry in entries(results)))
     return named[key]
 
 
-def _entry(path: Path) -> CacheEntry:
+def _entry(results: Results, path: Path) -> CacheEntry:
     num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     try:
         meta = read_meta(path)
@@ -138,7 +140,7 @@ def _entry(path: Path) -> CacheEntry:
         meta = None
     if meta is not None and meta.complete:
         state = "complete"
-    elif (owner := owner_of(path)) is not None:
+    elif (owner := owner_of(results, path.name)) is not None:
         state = owner
     elif meta is None:
         state = "damaged, or of another version" if (path / "meta.json").exists() else "unfinished"

@@ -71,7 +71,7 @@ class Stored(Generic[Read]):
         return self.store.meta.build_s
 
 
-def open_stored(kind: Kind[A, Read], source: Source, folder: Path) -> Stored[Read] | None:
+def open_stored(kind: Kind[A, Read], source: Source, results: Results) -> Stored[Read] | None:
     """Map what is stored, None if it is not.
 
     Raises:
@@ -79,7 +79,7 @@ def open_stored(kind: Kind[A, Read], source: Source, folder: Path) -> Stored[Rea
     """
     part = kind.serves_part and source.only is not None
     for each in (replace(source, only=None), source) if part else (source,):
-        store = open_store(folder, kind.name, kind.ingredients(each))
+        store = open_store(results, kind.name, kind.ingredients(each))
         if store is not None:
             return Stored(store=store, read=kind.reader(store), built=False)
     return None
@@ -90,7 +90,7 @@ def provide(
     source: Source,
     asked: Callable[[], A],
     *,
-    folder: Path,
+    results: Results,
     batch_size: int,
     shard_size: int | None = None,
     on_progress: Progress | None = None,
@@ -102,7 +102,7 @@ def provide(
         kind: what is wanted.
         source: the data set it is of.
         asked: returns what it is made with; called only if something has to be computed here.
-        folder: where caches live.
+        results: where it is kept.
         batch_size: sequences that are computed at once. The same as in training makes cached and online runs
             bit-identical on a CPU; matrix products of another shape may round differently.
         shard_size: sequences per file, the kind's own if None; rounded up to whole batches. A continued build keeps
@@ -113,26 +113,26 @@ def provide(
     Raises:
         UserError: a folder holds something else or damage, or cannot be written to; names the file.
     """
-    stored = open_stored(kind, source, folder)
+    stored = open_stored(kind, source, results)
     if stored is not None:
         return stored
     assert kind.name in KINDS, "or `harness cache` would not show it"
     if not len(source.sequences):
         raise UserError(f"a {kind.name} cache of no sequences was asked for")
-    builder = _Builder(kind, source, functools.cache(asked), cache_path(folder, kind.name, kind.ingredients(source)))
-    with building(builder.path):
-        stored = open_stored(kind, source, folder)
+    builder = _Builder(kind, source, functools.cache(asked), cache_path(results, kind.name, kind.ingredients(source)))
+    with building(results, builder.path.name):
+        stored = open_stored(kind, source, results)
         if stored is not None:
             return stored
         builder.build(-(-(shard_size or kind.shard_size or 1) // batch_size) * batch_size, on_progress, spread)
-        Results.at(folder.parent).offer(builder.path)
-    stored = open_stored(kind, source, folder)
+        results.offer(builder.path)
+    stored = open_stored(kind, source, results)
     assert stored is not None
     return replace(stored, built=True)
 
 
 def make_shards(
-    kind: Kind[A, Read], source: Source, asked: Callable[[], A], *, folder: Path, numbers: Sequence[int]
+    kind: Kind[A, Read], source: Source, asked: Callable[[], A], *, results: Results, numbers: Sequence[int]
 ) -> None:
     """Make some shards of a cache that another process is building and waits for; arguments as in `provide`.
 
@@ -140,7 +140,7 @@ def make_shards(
         UserError: nobody is building that cache, or it cannot be written to.
     """
     ingredients = kind.ingredients(source)
-    builder = _Builder(kind, source, functools.cache(asked), cache_path(folder, kind.name, ingredients))
+    builder = _Builder(kind, source, functools.cache(asked), cache_path(results, kind.name, ingredients))
     meta = read_meta(builder.path)
     check_ingredients(builder.path, meta, kind.name, ingredients)
     parts = builder.parts(meta.shard_size)

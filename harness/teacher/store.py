@@ -105,9 +105,9 @@ def key_of(kind: str, ingredients: Mapping[str, Scalar]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, kind, dict(sorted(ingredients.items()))]).encode()).hexdigest()[:16]
 
 
-def cache_path(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> Path:
+def cache_path(results: Results, kind: str, ingredients: Mapping[str, Scalar]) -> Path:
     """Return a cache's folder."""
-    return folder / f"{kind}-{key_of(kind, ingredients)}"
+    return results.cache / f"{kind}-{key_of(kind, ingredients)}"
 
 
 def shard_name(number: int) -> str:
@@ -115,7 +115,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> Store | None:
+def open_store(results: Results, kind: str, ingredients: Mapping[str, Scalar]) -> Store | None:
     """Map a finished cache of these ingredients, None if there is none.
 
     Sizes are checked here, a file's checksum when it is first mapped.
@@ -123,8 +123,8 @@ def open_store(folder: Path, kind: str, ingredients: Mapping[str, Scalar]) -> St
     Raises:
         UserError: a file is not what the description says, or the cache is made from something else; names it.
     """
-    path = cache_path(folder, kind, ingredients)
-    if not (path / "meta.json").exists() and not Results.at(folder.parent).fetch(path):
+    path = cache_path(results, kind, ingredients)
+    if not (path / "meta.json").exists() and not results.fetch(path):
         return None
     meta = read_meta(path)
     check_ingredients(path, meta, kind, ingredients)
@@ -149,23 +149,24 @@ def check_ingredients(path: Path, meta: Meta, kind: str, asked: Mapping[str, Sca
 
 
 @contextmanager
-def building(path: Path, *, timeout_s: float = -1.0) -> Iterator[None]:
+def building(results: Results, name: str, *, timeout_s: float = -1.0) -> Iterator[None]:
     """Hold a cache's lock: one process builds or removes, others wait. The system frees a dead owner's lock.
 
     Args:
-        path: the cache's folder.
+        results: where it is.
+        name: the cache's, as its folder is called.
         timeout_s: how long to wait; without limit if negative.
 
     Raises:
         UserError: another process still holds it after `timeout_s`, and which; or the lock cannot be written.
     """
     try:
-        with lock.held(path.parent / "locks", path.name, doing="built", timeout_s=timeout_s):
+        with lock.held(results.cache_locks, name, doing="built", timeout_s=timeout_s):
             yield
     except lock.LockedError as error:
-        raise UserError(f"cache {path} is in use: {error}") from None
+        raise UserError(f"cache {results.cache / name} is in use: {error}") from None
 
 
-def owner_of(path: Path) -> str | None:
+def owner_of(results: Results, name: str) -> str | None:
     """Say who holds a cache's lock and for how long, None if nobody does (a dead owner holds nothing)."""
-    return lock.owner_of(path.parent / "locks", path.name)
+    return lock.owner_of(results.cache_locks, name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.distill.group import ALONE, Group
 from harness.evaluate.evaluation import Scores, evaluate
 from harness.evaluate.heldout import Heldout, measure_heldout
+from harness.records.layout import Results
 from harness.records.record import Record
 from harness.teacher.live import cached_teacher
 from harness.trial.meter import peak_gib
@@ -32,7 +32,7 @@ class Outcome:
 def run_trial(
     trial: Trial,
     *,
-    cache: Path,
+    results: Results,
     on_step: OnStep | None = None,
     keep: Keep | None = None,
     keep_student: KeepStudent | None = None,
@@ -42,7 +42,7 @@ def run_trial(
 
     Args:
         trial: what to run.
-        cache: folder of shared caches.
+        results: where what trials share is kept.
         on_step: called after every optimiser step.
         keep: makes what saves and restores training; no checkpoints if None.
         keep_student: handed the student once it is trained; its weights go with the process if None.
@@ -56,7 +56,7 @@ def run_trial(
         Stopped: the keeper was asked to stop.
     """
     started_at = now()
-    stages = run_stages(trial, cache=cache, on_step=on_step, keep=keep, group=group)
+    stages = run_stages(trial, results=results, on_step=on_step, keep=keep, group=group)
     loaded, trained = stages.loaded, stages.trained
     model, peak = loaded.model, dict[str, float]()
     if trained is not None:
@@ -87,6 +87,6 @@ def _evaluate(trial: Trial, model: PreTrainedModel, loaded: Loaded) -> tuple[Hel
         device=loaded.device,
     )
     scores = evaluate(
-        model, inputs.tokenizer, workload.evaluation, folder=workload.folder, split=trial.split, data_dir=loaded.cache
+        model, inputs.tokenizer, workload.evaluation, folder=workload.folder, split=trial.split, results=loaded.results
     )
     return heldout, scores

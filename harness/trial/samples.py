@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -14,6 +13,7 @@ from harness.config import Choice, Strategy
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.models.devices import chunk_of
+from harness.records.layout import Results
 from harness.records.record import Samples
 from harness.teacher.inputs import Inputs, teacher_source
 from harness.teacher.live import cached_teacher, online_teacher
@@ -78,14 +78,14 @@ def prepass_reads_cache(strategy: Strategy) -> bool:
 
 
 def choose_samples(
-    trial: Trial, inputs: Inputs, *, cache: Path, student: Callable[[], PreTrainedModel], device: str
+    trial: Trial, inputs: Inputs, *, results: Results, student: Callable[[], PreTrainedModel], device: str
 ) -> Chosen:
     """Choose the training sequences of a trial that uses the sample axis.
 
     Args:
         trial: the trial.
         inputs: tokens, and the teacher's states of every training sequence where the prepass reads them.
-        cache: folder of caches.
+        results: where what trials share is kept.
         student: returns the student as it is before training; called only if there is no prepass yet.
         device: where models compute.
     """
@@ -93,7 +93,7 @@ def choose_samples(
     assert samples is not None, "only for trials that use the sample axis"
     num, prepass = len(inputs.train), None
     if samples.signal is not None:
-        prepass = provide_prepass(trial, inputs, cache=cache, student=student, device=device)
+        prepass = provide_prepass(trial, inputs, results=results, student=student, device=device)
     noise = uniform(streams(derive(trial.seed or 0, "samples"), torch.arange(num)), 1)[:, 0]
     scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.read()
     kept = SAMPLES[samples.policy.name].build(**samples.policy.options).choose(scores, samples.budget, noise)
@@ -112,7 +112,7 @@ def provide_prepass(
     trial: Trial,
     inputs: Inputs,
     *,
-    cache: Path,
+    results: Results,
     student: Callable[[], PreTrainedModel],
     device: str,
     on_progress: Progress | None = None,
@@ -138,7 +138,7 @@ def provide_prepass(
         )
 
     size = workload.optimisation.micro_batch_size
-    return provide(kind, source, scorer, folder=cache, batch_size=size, on_progress=on_progress)
+    return provide(kind, source, scorer, results=results, batch_size=size, on_progress=on_progress)
 
 
 def _prepass(trial: Trial, train: Tokens) -> tuple[SampleScores, Source]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from harness.distill.train import Training, train
 from harness.evaluate.evaluation import prepare_items
 from harness.models.devices import chunk_of, device_of
 from harness.models.lora import PURPOSE, adapt
+from harness.records.layout import Results
 from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
 from harness.teacher.interface import Targets, Teacher
 from harness.teacher.kinds.scores import PositionScores, SignalScores
@@ -51,7 +51,7 @@ class Loaded:
     Attributes:
         model: the student before its first step, or the teacher where that is evaluated.
         inputs: tokenizer, data and the teacher's states, as far as they are needed whole.
-        cache: folder of shared caches.
+        results: where what trials share is kept.
         clock: seconds by phase.
         device: where the model is.
         chunk: rows of logits that exist at a time.
@@ -59,7 +59,7 @@ class Loaded:
 
     model: PreTrainedModel
     inputs: Inputs
-    cache: Path
+    results: Results
     clock: Clock
     device: str
     chunk: int
@@ -112,12 +112,14 @@ class Stages:
     trained: Trained | None
 
 
-def run_stages(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep | None, group: Group = ALONE) -> Stages:
+def run_stages(
+    trial: Trial, *, results: Results, on_step: OnStep | None, keep: Keep | None, group: Group = ALONE
+) -> Stages:
     """Load what a trial needs, and train its student if it trains one.
 
     Args:
         trial: what to run.
-        cache: folder of shared caches.
+        results: where what trials share is kept.
         on_step: called after every optimiser step.
         keep: makes what saves and restores training; no checkpoints if None.
         group: the processes that train the student together; each calls this.
@@ -128,7 +130,7 @@ def run_stages(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep 
         RankLostError: another process of the group ended.
         Stopped: the keeper was asked to stop.
     """
-    loaded = load(trial, cache)
+    loaded = load(trial, results)
     chosen = choose(trial, loaded)
     taught = teach(trial, loaded, chosen)
     trained = None
@@ -137,7 +139,7 @@ def run_stages(trial: Trial, *, cache: Path, on_step: OnStep | None, keep: Keep 
     return Stages(loaded=loaded, chosen=chosen, taught=taught, trained=trained)
 
 
-def load(trial: Trial, cache: Path) -> Loaded:
+def load(trial: Trial, results: Results) -> Loaded:
     """Load the model, the data, and the teacher's states where they are read whatever is chosen."""
     workload, strategy, device = trial.workload, trial.strategy, device_of(trial.workload)
     clock = Clock(device=device)
@@ -147,14 +149,14 @@ def load(trial: Trial, cache: Path) -> Loaded:
     with clock.phase("load"):
         # Without a prepass that reads the teacher, which of its states are needed is known after the choice only.
         whole = prepass_reads_cache(strategy) or (_reads_states(trial) and strategy.samples is None)
-        inputs = prepare_inputs(workload, trial.fingerprints, trial.split, cache=cache, needs_train_cache=whole)
+        inputs = prepare_inputs(workload, trial.fingerprints, trial.split, results=results, needs_train_cache=whole)
         # Before training: a data set that cannot be had must not cost hours first.
-        prepare_items(workload.evaluation, workload.folder, trial.split, cache)
+        prepare_items(workload.evaluation, workload.folder, trial.split, results)
         source = workload.teacher if strategy.model == "teacher" else workload.student
         assert source is not None, "checked before anything runs"
         model = _model(trial, source, device)
     chunk = chunk_of(workload, inputs.vocab_size)
-    return Loaded(model=model, inputs=inputs, cache=cache, clock=clock, device=device, chunk=chunk)
+    return Loaded(model=model, inputs=inputs, results=results, clock=clock, device=device, chunk=chunk)
 
 
 def choose(trial: Trial, loaded: Loaded) -> Chosen:
@@ -163,7 +165,7 @@ def choose(trial: Trial, loaded: Loaded) -> Chosen:
         return Chosen.every(len(loaded.inputs.train))
     with loaded.clock.phase("prepass"):
         return choose_samples(
-            trial, loaded.inputs, cache=loaded.cache, student=lambda: loaded.model, device=loaded.device
+            trial, loaded.inputs, results=loaded.results, student=lambda: loaded.model, device=loaded.device
         )
 
 
@@ -178,13 +180,13 @@ def teach(trial: Trial, loaded: Loaded, chosen: Chosen) -> Taught:
     scores: dict[str, Stored[PositionScores]] = {}
     if _reads_states(trial) and states is None:
         with clock.phase("cache"):
-            states = provide_teacher(workload, source, folder=loaded.cache)
+            states = provide_teacher(workload, source, results=loaded.results)
     if strategy.stored:
         with clock.phase("cache"):
-            targets = provide_rows(targets_of(strategy, inputs.vocab_size), workload, source, folder=loaded.cache)
+            targets = provide_rows(targets_of(strategy, inputs.vocab_size), workload, source, results=loaded.results)
     for name in trial.objective.stored_scores:
         with clock.phase("cache"):
-            scores[name] = provide_rows(SignalScores(signal=name), workload, source, folder=loaded.cache)
+            scores[name] = provide_rows(SignalScores(signal=name), workload, source, results=loaded.results)
     with clock.phase("load"):
         if _reads_states(trial):
             assert states is not None, "opened or built above"

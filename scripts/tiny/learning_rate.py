@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.config.expand import presets
 from harness.config.workloads import ASSETS, load_workload
+from harness.records.layout import Results
 from harness.trial.execute import run_trial
 from harness.trial.identity import fingerprints
 from harness.trial.trial import Trial
@@ -23,14 +24,14 @@ SEEDS = (11, 12)
 METRICS = ("heldout_loss", "teacher_kl", "accuracy", "adherence", "perplexity")
 
 
-def measure(name: str, rates: tuple[float, ...], seeds: tuple[int, ...], cache: Path) -> pd.DataFrame:
+def measure(name: str, rates: tuple[float, ...], seeds: tuple[int, ...], results: Results) -> pd.DataFrame:
     """Train Full KD at every rate and seed; one row each, with the validation metrics.
 
     Args:
         name: the workload's.
         rates: peak learning rates.
         seeds: of data order.
-        cache: folder for tokens and teacher states.
+        results: where tokens and teacher states go.
     """
     workload = load_workload(name)
     found = fingerprints(workload)
@@ -47,7 +48,7 @@ def measure(name: str, rates: tuple[float, ...], seeds: tuple[int, ...], cache: 
                 sources={},
                 fingerprints=found,
             )
-            metrics = run_trial(trial, cache=cache).record.metrics
+            metrics = run_trial(trial, results=results).record.metrics
             shown = {metric: metrics[metric].value for metric in METRICS if metric in metrics}
             rows.append({"strategy": strategy.label, "learning_rate": rate, "seed": seed, **shown})
             print(rows[-1], flush=True)  # noqa: T201 - run by hand, for minutes
@@ -57,7 +58,7 @@ def measure(name: str, rates: tuple[float, ...], seeds: tuple[int, ...], cache: 
 if __name__ == "__main__":
     workload_name = sys.argv[1] if len(sys.argv) > 1 else "tiny"
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(workload_name, RATES, SEEDS, Path(folder))
+        table = measure(workload_name, RATES, SEEDS, Results(Path(folder)))
     table.to_csv(ASSETS / f"learning_rate{workload_name.removeprefix('tiny')}.csv", index=False, float_format="%.5f")
     means = table[table["learning_rate"] > 0].groupby("learning_rate")["heldout_loss"].mean()
     print(f"lowest held-out loss: learning rate {means.idxmin():g}")  # noqa: T201

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import caches_in
 
 from harness import models
 from harness.cli import main as cli
 from harness.config.workloads import load_workload
 from harness.data.tokens import Tokens
+from harness.records.layout import Results
 from harness.teacher.inputs import Inputs, prepare_inputs, teacher_source
 from harness.teacher.kinds.draws import StoredDraws
 from harness.teacher.kinds.hidden import HiddenStates
@@ -44,7 +46,7 @@ def inputs(workload_file: Path, tmp_path: Path) -> Inputs:
     """The small workload's inputs, prepared under `tmp_path / results`."""
     workload = load_workload(str(workload_file))
     return prepare_inputs(
-        workload, fingerprints(workload), "validation", cache=tmp_path / "results" / "cache", needs_train_cache=True
+        workload, fingerprints(workload), "validation", results=Results(tmp_path / "results"), needs_train_cache=True
     )
 
 
@@ -119,7 +121,7 @@ def test_build_of_a_grid_builds_what_its_trials_read(
         grid = write_grid([entry], workload=str(workload_file), stem=entry)
         results = tmp_path / entry
         assert harness("cache", "build", grid, "--results", results)[0] == 0
-        metas = [entry.meta for entry in entries(results / "cache")]
+        metas = [entry.meta for entry in entries(Results(results))]
         assert {meta.about["data"] for meta in metas if meta is not None and meta.kind == "hidden"} == expected
 
 
@@ -132,14 +134,14 @@ def test_what_is_built_beforehand_is_what_a_run_reads(harness: Any, workload_fil
         workload,
         fingerprints(workload),
         "test",
-        cache=results / "cache",
+        results=Results(results),
         needs_train_cache=True,
         on_progress=lambda *step: told.append(step),
     )
     assert told == [], "nothing was left to build"
     assert isinstance(found.train, Tokens)
     source = teacher_source(workload, fingerprints(workload), found.train, data="train")
-    assert open_stored(HiddenStates(), source, results / "cache") is not None
+    assert open_stored(HiddenStates(), source, Results(results)) is not None
 
 
 def test_a_workload_without_a_teacher_has_nothing_to_cache(
@@ -169,7 +171,7 @@ def test_an_unknown_key_suggests_the_nearest(command: str, inputs: Inputs, harne
 def test_rm_names_nothing_outside_the_caches(inputs: Inputs, harness: Any, tmp_path: Path) -> None:
     for key in ("", ".", "..", "../..", "tokens-train", "locks", str(tmp_path)):
         assert harness("cache", "rm", key, "--results", tmp_path / "results")[0] == 2
-    assert len(entries(tmp_path / "results" / "cache")) == 3
+    assert len(entries(Results(tmp_path / "results"))) == 3
 
 
 def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any, tmp_path: Path) -> None:
@@ -179,8 +181,10 @@ def test_a_cache_that_is_being_built_is_not_removed(inputs: Inputs, harness: Any
     assert inputs.train_cache is not None
     path, ready = inputs.train_cache.states.store.path, tmp_path / "ready"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.store import building\n"
-        "with building(Path(sys.argv[1]) / sys.argv[2]):\n    Path(sys.argv[3]).touch()\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.records.layout import Results\n"
+        "from harness.teacher.store import building\n"
+        "with building(Results(Path(sys.argv[1]).parent), sys.argv[2]):\n"
+        "    Path(sys.argv[3]).touch()\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(path.parent), path.name, str(ready)])
     try:
@@ -205,16 +209,16 @@ def test_draws_are_prepared_with_or_without_the_teacher(
     workload, results = load_workload(str(workload_file)), tmp_path / "results"
     found = fingerprints(workload)
     cache = results / "cache"
-    shared = prepare_inputs(workload, found, "validation", cache=cache, needs_train_cache=states_first)
+    shared = prepare_inputs(workload, found, "validation", results=caches_in(cache), needs_train_cache=states_first)
     settings = StoredDraws(draws=8, proposal=1.0, seed=0, temperature=1.0, vocab_size=shared.vocab_size)
     loads: list[Any] = []
     real = models.load_model
     monkeypatch.setattr(models, "load_model", lambda *given, **named: loads.append(given) or real(*given, **named))
     only = torch.tensor([1, 4, 7, 8])
     source = teacher_source(workload, found, shared.train, data="train", only=only)
-    first = provide_rows(settings, workload, source, folder=cache)
+    first = provide_rows(settings, workload, source, results=caches_in(cache))
     assert len(loads) == (0 if states_first else 1)
-    again = provide_rows(settings, workload, source, folder=cache)
+    again = provide_rows(settings, workload, source, results=caches_in(cache))
     assert (first.built, again.built) == (True, False)
     assert len(loads) == (0 if states_first else 1)
     batch = shared.train.batch(only)
@@ -241,5 +245,5 @@ def test_ls_and_verify_tell_unfinished_and_foreign_caches(inputs: Inputs, harnes
     assert "hidden-old/meta.json damaged, or of another version" in printed
     for key in ("empty", "old"):
         assert harness("cache", "rm", key, "--results", tmp_path / "results")[0] == 0
-    with building(cache / "hidden-empty", timeout_s=0.0):
+    with building(caches_in(cache), "hidden-empty", timeout_s=0.0):
         pass

@@ -25,7 +25,7 @@ def test_predicted_flops_are_those_of_the_trial(
     workload = write_workload(data__cross_document_targets=True, optimisation__micro_batch_size=4)
     plan = make_plan(write_grid([preset], workload=str(workload)), Results(tmp_path / "results"), seeds=(1,))
     (trial,) = plan.todo
-    measured = run_trial(trial, cache=tmp_path / "cache").record.cost.flops
+    measured = run_trial(trial, results=Results(tmp_path)).record.cost.flops
     assert predict_flops(trial) == pytest.approx(measured, rel=1e-12)
 
 
@@ -36,7 +36,7 @@ def test_a_finished_trial_is_not_planned_again_unless_forced(
     plan = make_plan(grid, Results(results))
     assert [trial.name for trial in plan.todo] == ["No KD", "SFT (no teacher), seed 1", "SFT (no teacher), seed 2"]
     assert not plan.needs_train_cache  # neither trains from the teacher
-    outcome = run_trial(plan.todo[0], cache=tmp_path / "cache")
+    outcome = run_trial(plan.todo[0], results=Results(tmp_path))
     write_record(Results(results), outcome.record, outcome.tables)
     assert [trial.seed for trial in make_plan(grid, Results(results)).todo] == [1, 2]
     assert len(make_plan(grid, Results(results), force=True).todo) == 3

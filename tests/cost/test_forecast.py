@@ -73,7 +73,7 @@ def trial_of(strategy: Strategy, workload: Workload, seed: int = 1) -> Trial:
 @pytest.mark.parametrize("preset", sampled(["se_kd", "full_kd_dense"], [0]))
 def test_memory_and_operations_are_those_of_the_trial(preset: str, tiny: Workload, tmp_path: Path) -> None:
     trial = trial_of(presets()[preset], tiny)
-    record = run_trial(trial, cache=tmp_path / "cache").record
+    record = run_trial(trial, results=Results(tmp_path)).record
     found = footprint(trial.strategy, tiny)
     assert found.step == pytest.approx(record.cost.peak_gib["step"] * GIB, rel=0.05)
     student = load_model(tiny.student, tiny.folder, dtype=torch.float32)
@@ -81,7 +81,7 @@ def test_memory_and_operations_are_those_of_the_trial(preset: str, tiny: Workloa
     # Two moments of the same size, and a counter for each parameter.
     assert found.optimiser == pytest.approx(2 * found.parameters, rel=0.001)
     key = f"{trial.fingerprints['data']}-{tokenizer_fingerprint(load_tokenizer(tiny.student, tiny.folder))}"
-    tokens = find_prepared(tiny.data, "train", source_key=key, cache=tmp_path / "cache")
+    tokens = find_prepared(tiny.data, "train", source_key=key, results=Results(tmp_path))
     assert tokens is not None
     # Separators have no target here, so only the packed text tells how many positions there are.
     assert exactness(trial, tokens) == "exact"

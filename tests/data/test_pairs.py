@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import SEPARATOR
+from conftest import SEPARATOR, caches_in
 from transformers import PreTrainedTokenizerFast
 
 from harness.config import Data
@@ -21,6 +21,7 @@ from harness.data.pairs import pairs
 from harness.data.text import fingerprint
 from harness.data.tokens import Tokens, prepare
 from harness.evaluate.definitions import find_official, read_definition
+from harness.records.layout import Results
 from harness.trial.execute import run_trial
 from harness.trial.identity import fingerprints
 from harness.trial.trial import make_trials
@@ -53,7 +54,7 @@ def data(path: Path, *, length: int = 32, num: int = 3, **settings: Any) -> Data
 
 
 def padded(given: Data, tokenizer: PreTrainedTokenizerFast, cache: Path, split: Any = "train") -> Tokens:
-    return prepare(given, cache, split, tokenizer, source_key=fingerprint(given, cache), cache=cache)
+    return prepare(given, cache, split, tokenizer, source_key=fingerprint(given, cache), results=caches_in(cache))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
@@ -154,7 +155,7 @@ def test_ones_own_pairs_are_a_workload(
     workload = load_workload(str(write_workload(data=given)))
     grid = load_grid(write_grid(["se_kd"], seeds=[1]))
     (trial,) = make_trials(grid, workload, fingerprints(workload))
-    record = run_trial(trial, cache=tmp_path / "cache").record
+    record = run_trial(trial, results=Results(tmp_path)).record
     assert record.selection is not None
     assert record.selection.valid_positions < 8 * 16
     assert record.metrics["heldout_loss"].value > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import caches_in
 from safetensors import safe_open
 
 from harness.config import Data, ModelSource
@@ -22,6 +23,7 @@ from harness.data.stream import Stream
 from harness.data.text import texts
 from harness.data.tokens import prepare
 from harness.models import fingerprint, load_head, load_model, load_tokenizer
+from harness.records.layout import Results
 from harness.trial.trial import Trial
 
 NUM = 700
@@ -82,6 +84,7 @@ from harness.config import Data, ModelSource
 from harness.data import packing
 from harness.data.tokens import prepare
 from harness.models import load_tokenizer
+from harness.records.layout import Results
 packing.TOKENS_PER_SAVE, packing._DOCUMENTS_PER_CALL = 500, 16
 save, saves = packing._Progress.save, []
 def kill_in_between(self, stream):
@@ -92,7 +95,7 @@ def kill_in_between(self, stream):
 packing._Progress.save = kill_in_between
 tokenizer = load_tokenizer(ModelSource(path={str(checkpoints / "student")!r}), Path("."))
 data = Data.model_validate_json({data.model_dump_json()!r})
-prepare(data, Path({str(folder)!r}), "train", tokenizer, source_key="k", cache=Path({str(cache)!r}))
+prepare(data, Path({str(folder)!r}), "train", tokenizer, source_key="k", results=Results(Path({str(folder)!r})))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -109,12 +112,12 @@ prepare(data, Path({str(folder)!r}), "train", tokenizer, source_key="k", cache=P
     tokenizer = load_tokenizer(source, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stream, "__next__", spy)
-        resumed = prepare(data, folder, "train", tokenizer, source_key="k", cache=cache)
+        resumed = prepare(data, folder, "train", tokenizer, source_key="k", results=Results(folder))
     everything = list(texts(data, folder, "train"))
     # It begins at the very document that follows, and not one is read twice.
     assert read[0] == everything[note["stream"]["documents"] - 20]
     whole = prepare(data_of(folder, train_tokens=6400, streaming=False), folder, "train", tokenizer,
-                    source_key="k", cache=folder / "other")  # fmt: skip
+                    source_key="k", results=caches_in(folder / "other"))  # fmt: skip
     assert np.array_equal(resumed.ids, whole.ids)
     assert resumed.tokens_per_byte == whole.tokens_per_byte
     assert resumed.key == whole.key

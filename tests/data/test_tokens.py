@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import END_OF_TEXT, SEPARATOR
+from conftest import END_OF_TEXT, SEPARATOR, caches_in
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
@@ -40,7 +40,7 @@ def pack(checkpoints: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) 
             split,
             tokenizer,
             source_key=source_key,
-            cache=cache,  # type: ignore[arg-type]
+            results=caches_in(cache),  # type: ignore[arg-type]
         )
 
     return make
@@ -117,7 +117,7 @@ def test_tokens_per_byte_counts_text_only(tmp_path: Path, tokenizer: PreTrainedT
         "train",
         tokenizer,
         source_key="s",
-        cache=tmp_path,
+        results=caches_in(tmp_path),
     )
     num_bytes = num_tokens = num_packed = 0
     for text in rows:
@@ -131,13 +131,17 @@ def test_tokens_per_byte_counts_text_only(tmp_path: Path, tokenizer: PreTrainedT
 
 def test_empty_documents_leave_no_separator(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"text": ""}, {"text": "the cat sees the dog " * 5}, {"text": ""}]
-    tokens = prepare(write_rows(tmp_path, rows), tmp_path, "train", tokenizer, source_key="s", cache=tmp_path)
+    tokens = prepare(
+        write_rows(tmp_path, rows), tmp_path, "train", tokenizer, source_key="s", results=caches_in(tmp_path)
+    )
     assert tokens.ids[0, 0] != SEPARATOR
 
 
 def test_text_that_spells_the_separator_is_a_separator(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"text": f"the cat{END_OF_TEXT}the dog " * 8}]
-    tokens = prepare(write_rows(tmp_path, rows), tmp_path, "train", tokenizer, source_key="s", cache=tmp_path)
+    tokens = prepare(
+        write_rows(tmp_path, rows), tmp_path, "train", tokenizer, source_key="s", results=caches_in(tmp_path)
+    )
     batch = tokens.batch(torch.arange(1))
     assert not batch.valid[batch.input_ids == SEPARATOR].any()
 
@@ -185,14 +189,14 @@ def test_too_little_data_or_no_text_is_refused(
 def test_a_row_without_text_is_named(rows: list[Any], tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     described = write_rows(tmp_path, rows).model_copy(update={"train_tokens": 10_000})
     with pytest.raises(UserError, match=rf"row {len(rows) - 1}: field 'text' must be text"):
-        prepare(described, tmp_path, "train", tokenizer, source_key="s", cache=tmp_path)
+        prepare(described, tmp_path, "train", tokenizer, source_key="s", results=caches_in(tmp_path))
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     described = write_rows(tmp_path, [{"text": "x"}])
     (tmp_path / "rows.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
     with pytest.raises(UserError, match=r"rows\.jsonl is not JSON lines: line 2: Expecting value"):
-        prepare(described, tmp_path, "train", tokenizer, source_key="s", cache=tmp_path)
+        prepare(described, tmp_path, "train", tokenizer, source_key="s", results=caches_in(tmp_path))
 
 
 def test_a_split_without_files_is_refused(checkpoints: Path) -> None:

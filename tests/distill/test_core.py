@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Pair, small_model, split_batch
+from conftest import Pair, caches_in, small_model, split_batch
 from oracle import SPLITS, Largest, assert_same, oracle, oracle_loss, run, variant, way
 from sampling import cycled, one_of_each, sampled
 from torch import Tensor
@@ -278,7 +278,7 @@ def test_online_and_cached_teacher_agree(
         batch_size=batch_size,
         chunk=1,
     )
-    states = provide(HiddenStates(), source, lambda: live, folder=tmp_path, batch_size=batch_size)
+    states = provide(HiddenStates(), source, lambda: live, results=caches_in(tmp_path), batch_size=batch_size)
     online = run(core, [batch])
     cached = run(replace(core, teacher=Teacher(hidden=states.read, head=live.head, online=False)), [batch])
     if tolerance:

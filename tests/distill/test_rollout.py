@@ -287,7 +287,7 @@ def test_topsmp_with_se_kd_trains_on_its_own_text(
     path = write_workload(data__train_tokens=832)
     grid, workload = load_grid(write_grid([entry()], workload=str(path), seeds=[1])), load_workload(str(path))
     (trial,) = make_trials(grid, workload, fingerprints(workload))
-    outcomes = [run_trial(trial, cache=tmp_path / "cache") for _ in range(2)]
+    outcomes = [run_trial(trial, results=Results(tmp_path)) for _ in range(2)]
     record = outcomes[0].record
     assert record.samples is not None
     assert record.samples.kept_samples == 5

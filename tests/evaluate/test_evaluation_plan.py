@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import caches_in
 from datasets import Dataset
 from official_rows import ROWS
 
@@ -225,4 +226,4 @@ def test_without_files_the_official_data_set_is_asked_of_the_hub(monkeypatch: py
 
 def test_a_hub_that_cannot_be_reached_is_noticed_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"openai/gsm8k main.*data_files\.gsm8k, with the columns question, answer"):
-        prepare_items(asked("gsm8k"), tmp_path, "test", tmp_path)
+        prepare_items(asked("gsm8k"), tmp_path, "test", caches_in(tmp_path))

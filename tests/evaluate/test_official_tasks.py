@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from conftest import caches_in
 from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -77,7 +78,12 @@ def score(paper: tuple[Evaluation, Path], monkeypatch: pytest.MonkeyPatch, token
         model: Any = torch.nn.Linear(1, 1)
         model.device = torch.device("cpu")
         return evaluate(
-            model, tokenizer, evaluation.model_copy(update=changes), folder=folder, split="test", data_dir=folder
+            model,
+            tokenizer,
+            evaluation.model_copy(update=changes),
+            folder=folder,
+            split="test",
+            results=caches_in(folder),
         )
 
     return run
@@ -195,7 +201,7 @@ def test_one_file_is_halved_by_index_and_items_keep_their_numbers(
     evaluation = Evaluation(suite=("gsm8k",), num_items=3, batch_size=1, data_files={"gsm8k": "gsm8k.jsonl"})
     asked = {}
     for split in ("validation", "test"):
-        found = evaluate(model, tokenizer, evaluation, folder=paper[1], split=split, data_dir=paper[1])  # type: ignore[arg-type]
+        found = evaluate(model, tokenizer, evaluation, folder=paper[1], split=split, results=caches_in(paper[1]))  # type: ignore[arg-type]
         rows = found.items[found.items["metric"] == "accuracy"]
         asked[split] = rows["item"].tolist()
         assert rows["value"].tolist() == [1.0] * 3
@@ -258,7 +264,7 @@ def test_a_real_model_is_asked_the_whole_suite_whatever_the_batch(
             evaluation.model_copy(update={"batch_size": batch_size, "num_items": 3}),
             folder=folder,
             split="validation",
-            data_dir=folder,
+            results=caches_in(folder),
         )
         for batch_size in (1, 8)
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import caches_in
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedModel,
@@ -163,7 +164,9 @@ def tiny(
     student: Student, data_dir: Path, *, num_items: int, batch_size: int = 16, split: Any = "test"
 ) -> evaluation.Scores:
     asked = Evaluation(suite="tiny", num_items=num_items, batch_size=batch_size)
-    return evaluation.evaluate(student.model, student.tokenizer, asked, folder=data_dir, split=split, data_dir=data_dir)
+    return evaluation.evaluate(
+        student.model, student.tokenizer, asked, folder=data_dir, split=split, results=caches_in(data_dir)
+    )
 
 
 @pytest.fixture

@@ -7,16 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import caches_in
 
 from harness.config import Evaluation
 from harness.data.items import items as real_items
 from harness.evaluate.evaluation import SPLITS, prepare_items
 from harness.evaluate.suite import SUITES, resolve_suite
+from harness.records.layout import Results
 
 
 def prepare(split: str, num_items: int, data_dir: Path) -> dict[str, Path]:
     asked = Evaluation(suite="tiny", num_items=num_items, batch_size=1)
-    return prepare_items(asked, data_dir, split, data_dir)  # type: ignore[arg-type]
+    return prepare_items(asked, data_dir, split, caches_in(data_dir))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -47,11 +49,12 @@ def test_stale_items_are_replaced(tmp_path: Path) -> None:
 def test_processes_may_prepare_the_same_items(tmp_path: Path) -> None:
     script = "import sys; from pathlib import Path; from harness.config import Evaluation; "
     script += "from harness.evaluate.evaluation import prepare_items; folder = Path(sys.argv[1]); "
-    script += "[prepare_items(Evaluation(suite='tiny', num_items=num, batch_size=1), folder, 'test', folder) "
+    script += "from harness.records.layout import Results; results = Results(folder); "
+    script += "[prepare_items(Evaluation(suite='tiny', num_items=num, batch_size=1), folder, 'test', results) "
     script += "for num in range(1, 30)]"
     workers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
     assert [worker.wait() for worker in workers] == [0, 0]
-    written = list((tmp_path / "items").iterdir())
+    written = list(Results(tmp_path).items.iterdir())
     assert len(written) == 29 * 4
     assert all(path.read_text(encoding="utf-8").count("\n") == int(path.stem.rsplit("-")[-1]) for path in written)
 

@@ -111,7 +111,7 @@ def test_the_student_with_its_adapters_added_is_evaluated_and_exported(
     source = ModelSource(path=str(folder))
     asis = Workload(**{**dict(trial.workload), "student": source, "lora": None})
     plain = presets()["no_kd"]
-    shown = run_trial(replace(trial, strategy=plain, workload=asis, seed=None), cache=results / "cache").record
+    shown = run_trial(replace(trial, strategy=plain, workload=asis, seed=None), results=Results(results)).record
     assert {name: metric.value for name, metric in shown.metrics.items()} == pytest.approx(
         {name: metric.value for name, metric in record.metrics.items()}, rel=1e-6
     )
@@ -119,7 +119,7 @@ def test_the_student_with_its_adapters_added_is_evaluated_and_exported(
 
 def test_predictions_hold(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     trial = make_trial(data__cross_document_targets=True, resources__logit_memory_mib=1)
-    record = run_trial(trial, cache=tmp_path / "cache").record
+    record = run_trial(trial, results=Results(tmp_path)).record
     assert predict_flops(trial) == record.cost.flops
     found = footprint(trial.strategy, trial.workload)
     assert found == footprint(trial.strategy, trial.workload, fake=False)

@@ -89,7 +89,7 @@ def test_a_grid_outlives_a_node(
     assert len(hit) == 1, "one trial was on the node"
     assert hit[0].history.resumed_at
     (trial,) = [each for each in make_plan(grid, Results(tmp_path / "elsewhere")).todo if each.id == hit[0].trial_id]
-    alone = run_trial(trial, cache=results / "cache").record
+    alone = run_trial(trial, results=Results(results)).record
     assert hit[0].metrics == alone.metrics, "bit for bit"
 
 
@@ -107,7 +107,7 @@ def test_a_cache_is_built_by_all_nodes(
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 processes build the teacher's cache." in run.stdout
     (trial,) = make_plan(grid, Results(tmp_path / "elsewhere")).todo
-    alone = run_trial(trial, cache=tmp_path / "cache").record
+    alone = run_trial(trial, results=Results(tmp_path)).record
     for path in (tmp_path / "cache").glob("hidden-*/*.safetensors"):
         assert (results / "cache" / path.parent.name / path.name).read_bytes() == path.read_bytes()
     together = read_record(results / "trials" / trial.id / "record.json")

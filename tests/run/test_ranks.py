@@ -99,7 +99,7 @@ def test_a_trial_goes_on_when_one_of_its_processes_is_killed(
     plugins.load_plugins([plugin])
     (trial,) = make_plan(grid, Results(tmp_path / "elsewhere")).todo
     assert trial.id == entry["trial_id"], "how many processes there are is no part of what is computed"
-    alone = run_trial(trial, cache=results / "cache").record
+    alone = run_trial(trial, results=Results(results)).record
     assert record.metrics.keys() == alone.metrics.keys()
     assert record.metrics["teacher_kl"].value == pytest.approx(alone.metrics["teacher_kl"].value, rel=1e-5)
     assert record.selection == alone.selection

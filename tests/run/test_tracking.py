@@ -38,7 +38,7 @@ def trial(write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path) 
 def test_losses_and_metrics_are_written_as_they_come(trial: Trial, tmp_path: Path) -> None:
     said: list[str] = []
     board = Board(tmp_path / "board", Results(tmp_path / "results"), said.append)
-    outcome = run_trial(trial, cache=tmp_path / "cache")
+    outcome = run_trial(trial, results=Results(tmp_path))
     write_record(Results(tmp_path / "results"), outcome.record, outcome.tables)
     board.started(trial)
     board.advanced(trial, 1, 3, 2.5)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import caches_in
 from torch import Tensor
 
 from harness.config.errors import UserError
@@ -72,11 +73,11 @@ def build(
 ) -> Stored[Trunk]:
     fields = {"batch_size": 3, "shard_size": 3, **changes}
     asked = teacher_of(trunk or trunk_of(dtype), fields["batch_size"])
-    return provide(HiddenStates(), source_of(tokens, dtype, only=only), asked, folder=folder, **fields)
+    return provide(HiddenStates(), source_of(tokens, dtype, only=only), asked, results=caches_in(folder), **fields)
 
 
 def open_hidden(folder: Path, source: Source) -> Stored[Trunk] | None:
-    return open_stored(HiddenStates(), source, folder)
+    return open_stored(HiddenStates(), source, caches_in(folder))
 
 
 def all_states(cache: Stored[Trunk], tokens: Tokens) -> Tensor:
@@ -87,13 +88,13 @@ def all_states(cache: Stored[Trunk], tokens: Tokens) -> Tensor:
 def test_states_and_head_come_back_bit_by_bit(dtype: torch.dtype, tokens: Tokens, tmp_path: Path) -> None:
     build(tmp_path, tokens, dtype)
     source = source_of(tokens, dtype)
-    provide(TeacherHead(), source, lambda: head_of(dtype), folder=tmp_path, batch_size=1)
+    provide(TeacherHead(), source, lambda: head_of(dtype), results=caches_in(tmp_path), batch_size=1)
     opened = open_hidden(tmp_path, source)
     assert opened is not None
     # Of other data, the head is the same.
-    head = open_stored(TeacherHead(), source_of(replace(tokens, key="other"), dtype), tmp_path)
+    head = open_stored(TeacherHead(), source_of(replace(tokens, key="other"), dtype), caches_in(tmp_path))
     assert head is not None
-    assert open_stored(TeacherHead(), source_of(tokens, dtype, tokenizer="other"), tmp_path) is None
+    assert open_stored(TeacherHead(), source_of(tokens, dtype, tokenizer="other"), caches_in(tmp_path)) is None
     index = torch.tensor([6, 0, 2, 0])
     found = opened.read(tokens.batch(index))
     assert found.dtype == dtype
@@ -189,7 +190,13 @@ def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tok
 
     def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
         assert list(numbers) == [0, 1, 2]
-        make_shards(HiddenStates(), source, teacher_of(trunk_of(torch.float32)), folder=tmp_path, numbers=numbers[::2])
+        make_shards(
+            HiddenStates(),
+            source,
+            teacher_of(trunk_of(torch.float32)),
+            results=caches_in(tmp_path),
+            numbers=numbers[::2],
+        )
         waiting()
 
     together = build(tmp_path, tokens, trunk=trunk, spread=spread, on_progress=lambda _, done, __: told.append(done))
@@ -204,4 +211,4 @@ def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tok
     build(tmp_path, tokens, spread=lambda *_: pytest.fail("nothing is missing"))
     (tmp_path / "nobody").mkdir()
     with pytest.raises(UserError, match=r"meta\.json"):
-        make_shards(HiddenStates(), source, teacher_of(trunk), folder=tmp_path / "nobody", numbers=[0])
+        make_shards(HiddenStates(), source, teacher_of(trunk), results=caches_in(tmp_path / "nobody"), numbers=[0])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import caches_in
 from torch import Tensor
 
 from harness.config import Choice, Optimisation
@@ -68,8 +69,8 @@ class Cache:
 
 def stored(folder: Path, source: Source, kind: Any, teacher: RowTeacher | None = None) -> Cache:
     asked = teacher or teacher_of(source)
-    provide(kind, source, lambda: asked, folder=folder, batch_size=asked.batch_size, shard_size=4)
-    found = open_stored(kind, source, folder)
+    provide(kind, source, lambda: asked, results=caches_in(folder), batch_size=asked.batch_size, shard_size=4)
+    found = open_stored(kind, source, caches_in(folder))
     assert found is not None
     return Cache(kind, found)
 
@@ -138,7 +139,7 @@ def test_the_draws_do_not_depend_on_shapes_or_on_which_sequences_are_kept(tmp_pa
 def test_a_hidden_cache_serves_as_the_teacher(tmp_path: Path) -> None:
     source = make_source()
     teacher = teacher_of(source)
-    hidden = provide(HiddenStates(), source, lambda: teacher, folder=tmp_path, batch_size=2)
+    hidden = provide(HiddenStates(), source, lambda: teacher, results=caches_in(tmp_path), batch_size=2)
     from_cache = replace(teacher, trunk=hidden.read)
     settings = StoredDraws(draws=8, proposal=1.0, seed=5, temperature=1.0, vocab_size=VOCAB)
     batch = source.tokens.batch(torch.arange(NUM))

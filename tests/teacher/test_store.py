@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import caches_in
 from sampling import sampled
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from harness.config.errors import UserError
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head
 from harness.records import files as records
+from harness.records.layout import Results
 from harness.teacher.kind import KINDS as NAMES
 from harness.teacher.kind import Kind
 from harness.teacher.kinds.draws import StoredDraws
@@ -76,7 +78,7 @@ def build(
 ) -> Built:
     source = source or make_source()
     asked = RowTeacher(trunk=run, head=HEAD, batch_size=2, chunk=4)
-    provide(KINDS[kind], source, lambda: asked, folder=folder, batch_size=2, shard_size=2, **changes)
+    provide(KINDS[kind], source, lambda: asked, results=caches_in(folder), batch_size=2, shard_size=2, **changes)
     found = opened(kind, folder, source)
     assert found is not None
     return found
@@ -85,7 +87,7 @@ def build(
 def opened(kind: str, folder: Path, source: Source | None = None) -> Built | None:
     source = source or make_source()
     batch = source.tokens.batch(torch.from_numpy(source.sequences))
-    stored = open_stored(KINDS[kind], source, folder)
+    stored = open_stored(KINDS[kind], source, caches_in(folder))
 
     def values() -> tuple[Tensor, ...]:
         assert stored is not None
@@ -173,7 +175,7 @@ def test_a_cache_of_something_else_is_refused_by_what_differs(name: str, change:
     wanted = tmp_path / f"sampled-{key_of('sampled', settings.ingredients(source))}"
     (tmp_path / f"sampled-{key_of('sampled', DRAWS.ingredients(make_source()))}").rename(wanted)
     with pytest.raises(UserError) as caught:
-        open_stored(settings, source, tmp_path)
+        open_stored(settings, source, caches_in(tmp_path))
     assert f"is of another {name}: asked for {asked!r}, it holds {held!r}" in str(caught.value)
     assert f"harness cache rm {wanted.name}" in str(caught.value)
 
@@ -183,7 +185,7 @@ def test_a_cache_of_another_kind_is_refused(tmp_path: Path) -> None:
     build("hidden", tmp_path)
     (tmp_path / f"hidden-{key_of('hidden', ingredients)}").rename(tmp_path / f"topk-{key_of('topk', ingredients)}")
     with pytest.raises(UserError, match="another kind: asked for 'topk', it holds 'hidden'"):
-        open_store(tmp_path, "topk", ingredients)
+        open_store(caches_in(tmp_path), "topk", ingredients)
 
 
 # ---- integrity
@@ -268,7 +270,7 @@ def test_a_failed_build_is_no_cache_and_the_next_one_continues_it(kind: str, tmp
     with pytest.raises(RuntimeError, match="out of memory"):
         build(kind, tmp_path, run=fails_late)
     assert opened(kind, tmp_path) is None
-    assert owner_of(next(tmp_path.glob(f"{kind}-*"))) is None
+    assert owner_of(caches_in(tmp_path), next(tmp_path.glob(f"{kind}-*")).name) is None
 
     def counted(batch: Batch) -> Tensor:
         seen.extend(batch.index.tolist())
@@ -444,8 +446,9 @@ def test_readers_survive_the_removal_of_the_cache(tmp_path: Path) -> None:
 def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.teacher.store import building\n"
-        "with building(Path(sys.argv[1]) / 'hidden-x'):\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.records.layout import Results\n"
+        "from harness.teacher.store import building\n"
+        "with building(Results(Path(sys.argv[1])), 'hidden-x'):\n    Path(sys.argv[2]).touch()\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(ready)])
     try:
@@ -453,18 +456,18 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
             if ready.exists():
                 break
             time.sleep(0.05)
-        owner = owner_of(tmp_path / "hidden-x")
+        owner = owner_of(Results(tmp_path), "hidden-x")
         assert owner is not None
         assert f"process {holder.pid} on " in owner
         in_use = pytest.raises(UserError, match=f"is in use: built by process {holder.pid}")
-        with in_use, building(tmp_path / "hidden-x", timeout_s=0.0):
+        with in_use, building(Results(tmp_path), "hidden-x", timeout_s=0.0):
             pass
     finally:
         holder.kill()
         holder.wait()
-    assert owner_of(tmp_path / "hidden-x") is None
-    with building(tmp_path / "hidden-x", timeout_s=0.0):
-        assert json.loads((tmp_path / "locks" / "hidden-x.owner.json").read_text())["pid"] == os.getpid()
+    assert owner_of(Results(tmp_path), "hidden-x") is None
+    with building(Results(tmp_path), "hidden-x", timeout_s=0.0):
+        assert json.loads((Results(tmp_path).cache_locks / "hidden-x.owner.json").read_text())["pid"] == os.getpid()
 
 
 def test_a_full_disk_is_told_by_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

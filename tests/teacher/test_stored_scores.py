@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import caches_in
 from rich.console import Console
 
 from harness.cost.forecast.disk import caches
@@ -43,7 +44,7 @@ def make_trial(
 
 
 def run(trial: Trial, cache: Path) -> tuple[Record, list[float]]:
-    outcome = run_trial(trial, cache=cache)
+    outcome = run_trial(trial, results=caches_in(cache))
     return outcome.record, outcome.tables["curve"]["loss_nats"].tolist()
 
 

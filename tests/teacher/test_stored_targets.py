@@ -52,8 +52,8 @@ def test_stored_draws_train_like_online_draws(
     samples: dict[str, object] | None, proposal: float, make_trial: Callable[..., Trial], tmp_path: Path
 ) -> None:
     classes = {"name": "rs", "draws": 8, "proposal": proposal}
-    stored = run_trial(make_trial(samples=samples, classes=classes), cache=tmp_path / "cache")
-    online = run_trial(make_trial(samples=samples, classes=classes, teacher="online"), cache=tmp_path / "cache")
+    stored = run_trial(make_trial(samples=samples, classes=classes), results=Results(tmp_path))
+    online = run_trial(make_trial(samples=samples, classes=classes, teacher="online"), results=Results(tmp_path))
     assert stored.tables["curve"]["loss_nats"].tolist() == pytest.approx(
         online.tables["curve"]["loss_nats"].tolist(), rel=1e-5
     )
@@ -76,8 +76,8 @@ def test_stored_draws_train_like_online_draws(
 def test_stored_classes_train_like_those_of_the_teacher(
     classes: dict[str, object], make_trial: Callable[..., Trial], tmp_path: Path
 ) -> None:
-    stored = run_trial(make_trial(classes=classes, teacher="topk"), cache=tmp_path / "cache")
-    online = run_trial(make_trial(classes=classes, teacher="online"), cache=tmp_path / "cache")
+    stored = run_trial(make_trial(classes=classes, teacher="topk"), results=Results(tmp_path))
+    online = run_trial(make_trial(classes=classes, teacher="online"), results=Results(tmp_path))
     assert stored.record.teacher_in_training == "none"
     assert stored.record.cost.disk_bytes["topk"] > 0
     assert metrics(stored) == pytest.approx(metrics(online), rel=1e-5)
@@ -87,7 +87,7 @@ def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
     make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial()
-    built = run_trial(trial, cache=tmp_path / "cache").record
+    built = run_trial(trial, results=Results(tmp_path)).record
     assert built.teacher_in_training == "none"
     assert {"load", "prepass", "cache", "train", "eval"} <= built.cost.wall_s.keys()
     assert built.cost.flops["teacher_head"] == built.cost.flops["teacher_trunk"] == 0
@@ -99,7 +99,7 @@ def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
         raise AssertionError("the teacher was loaded")
 
     monkeypatch.setattr(teachers, "_load", refuse)
-    reused = run_trial(trial, cache=tmp_path / "cache").record
+    reused = run_trial(trial, results=Results(tmp_path)).record
     assert reused.cost.shared_s.keys() == {"prepass", "sampled"}
     assert reused.metrics == built.metrics
     assert reused.cost.flops == built.cost.flops
@@ -107,8 +107,8 @@ def test_no_teacher_is_in_memory_while_training_and_the_record_says_so(
 
 @pytest.mark.slow
 def test_another_seed_of_the_draws_is_another_cache(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
-    first = run_trial(make_trial(), cache=tmp_path / "cache")
-    other = run_trial(make_trial(classes={"name": "rs", "draws": 8, "seed": 1}), cache=tmp_path / "cache")
+    first = run_trial(make_trial(), results=Results(tmp_path))
+    other = run_trial(make_trial(classes={"name": "rs", "draws": 8, "seed": 1}), results=Results(tmp_path))
     assert len(list((tmp_path / "cache").glob("sampled-*"))) == 2
     assert metrics(first) != metrics(other)
 
@@ -116,7 +116,7 @@ def test_another_seed_of_the_draws_is_another_cache(make_trial: Callable[..., Tr
 def test_predicted_flops_are_those_of_the_trial(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     workload = {"data__cross_document_targets": True, "optimisation__micro_batch_size": 4}
     trial = make_trial(workload)
-    measured = run_trial(trial, cache=tmp_path / "cache").record.cost.flops
+    measured = run_trial(trial, results=Results(tmp_path)).record.cost.flops
     assert predict_flops(trial) == pytest.approx(measured, rel=1e-12)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import caches_in
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -51,12 +52,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(trials: dict[str, Trial], cache: Path) -> dict[str, Outcome]:
-    return {name: run_trial(trial, cache=cache) for name, trial in trials.items()}
+    return {name: run_trial(trial, results=caches_in(cache)) for name, trial in trials.items()}
 
 
 @pytest.fixture(scope="module")
 def plain(trials: dict[str, Trial], cache: Path) -> Outcome:
-    return run_trial(replace(trials["se_kd"], diagnostics=None), cache=cache)
+    return run_trial(replace(trials["se_kd"], diagnostics=None), results=caches_in(cache))
 
 
 def test_a_trained_trial_has_the_four_tables(outcomes: dict[str, Outcome], plain: Outcome) -> None:

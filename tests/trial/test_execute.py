@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import caches_in
 from safetensors.torch import load_file, save_file
 
 from harness.config import Workload
@@ -76,7 +77,7 @@ def make_trial(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def outcomes(make_trial: Callable[..., Trial], cache: Path) -> dict[str, Outcome]:
-    return {trial.strategy.label: run_trial(trial, cache=cache) for trial in map(make_trial, ENTRIES)}
+    return {trial.strategy.label: run_trial(trial, results=caches_in(cache)) for trial in map(make_trial, ENTRIES)}
 
 
 def values(outcome: Outcome) -> dict[str, float]:
@@ -194,7 +195,7 @@ def test_the_predicted_operations_bound_the_measured_ones(
 def test_the_same_seed_gives_the_same_numbers(
     make_trial: Callable[..., Trial], cache: Path, outcomes: dict[str, Outcome]
 ) -> None:
-    again = run_trial(make_trial("se_kd"), cache=cache)
+    again = run_trial(make_trial("se_kd"), results=caches_in(cache))
     assert values(again) == values(outcomes["SE-KD 20%"])
     assert again.tables["items"].equals(outcomes["SE-KD 20%"].tables["items"])
     assert again.record.trial_id == outcomes["SE-KD 20%"].record.trial_id
@@ -203,14 +204,14 @@ def test_the_same_seed_gives_the_same_numbers(
 def test_another_seed_meets_the_data_in_another_order(
     make_trial: Callable[..., Trial], cache: Path, outcomes: dict[str, Outcome]
 ) -> None:
-    other = run_trial(make_trial("se_kd", seed=2), cache=cache)
+    other = run_trial(make_trial("se_kd", seed=2), results=caches_in(cache))
     assert values(other)["heldout_loss"] != values(outcomes["SE-KD 20%"])["heldout_loss"]
     assert not torch.equal(data_order(12, 1, 1), data_order(12, 1, 2))
 
 
 def test_progress_is_told_step_by_step(make_trial: Callable[..., Trial], cache: Path) -> None:
     seen: list[tuple[int, int]] = []
-    run_trial(make_trial("sft"), cache=cache, on_step=lambda done, total, loss: seen.append((done, total)))
+    run_trial(make_trial("sft"), results=caches_in(cache), on_step=lambda done, total, loss: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -221,7 +222,7 @@ def test_micro_batches_do_not_change_a_trial(
         fields = workload.model_copy(
             update={"optimisation": workload.optimisation.model_copy(update={"micro_batch_size": 4})}
         )
-        other = run_trial(replace(make_trial(entry), workload=fields), cache=cache)
+        other = run_trial(replace(make_trial(entry), workload=fields), results=caches_in(cache))
         assert other.record.trial_id == outcomes[label].record.trial_id
         found, wanted = values(other)["heldout_loss"], values(outcomes[label])["heldout_loss"]
         assert found == pytest.approx(wanted, rel=1e-5)
@@ -328,7 +329,7 @@ def test_a_workload_without_a_teacher_still_trains(
     write_workload: Callable[..., Path], make_trial: Callable[..., Trial], cache: Path
 ) -> None:
     trial = make_trial("sft", loaded=load_workload(str(write_workload(teacher=None))))
-    metrics = values(run_trial(trial, cache=cache))
+    metrics = values(run_trial(trial, results=caches_in(cache)))
     assert "heldout_loss" in metrics
     assert "teacher_kl" not in metrics
 
@@ -340,7 +341,9 @@ def test_held_out_metrics_equal_a_direct_computation(
     workload: Workload, cache: Path, outcomes: dict[str, Outcome]
 ) -> None:
     assert workload.teacher is not None
-    inputs = prepare_inputs(workload, fingerprints(workload), "validation", cache=cache, needs_train_cache=False)
+    inputs = prepare_inputs(
+        workload, fingerprints(workload), "validation", results=caches_in(cache), needs_train_cache=False
+    )
     student, teacher = (
         load_model(source, workload.folder, dtype=torch.float64) for source in (workload.student, workload.teacher)
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SEPARATOR, VOCAB, Pair
+from conftest import SEPARATOR, VOCAB, Pair, caches_in
 from torch import Tensor
 
 from harness.config import Choice
@@ -182,7 +182,7 @@ def test_teacher_only_signals_never_run_the_student(
 def test_the_hidden_cache_gives_the_scores_of_the_online_teacher(pair: Pair, tokens: Tokens, tmp_path: Path) -> None:
     online = teacher_of(pair)
     live = RowTeacher(trunk=online.hidden, head=online.head, batch_size=3, chunk=1)
-    states = provide(HiddenStates(), source_of(tokens), lambda: live, folder=tmp_path, batch_size=3)
+    states = provide(HiddenStates(), source_of(tokens), lambda: live, results=caches_in(tmp_path), batch_size=3)
     cached = Teacher(hidden=states.read, head=online.head, online=False)
     found, wanted = (score("kl", pair, tokens, each) for each in (cached, online))
     assert torch.equal(found, wanted)
@@ -240,15 +240,15 @@ def test_what_a_signal_does_not_read_does_not_name_its_prepass() -> None:
 
 def build(folder: Path, pair: Pair, tokens: Tokens, **changes: Any) -> Stored[Callable[[], Tensor]]:
     kind, asked = kind_of("student_entropy"), scorer(pair)
-    return provide(kind, source_of(tokens), lambda: asked, folder=folder, batch_size=3, **changes)
+    return provide(kind, source_of(tokens), lambda: asked, results=caches_in(folder), batch_size=3, **changes)
 
 
 def test_a_stored_prepass_is_read_back_whole(pair: Pair, tokens: Tokens, tmp_path: Path) -> None:
-    assert open_stored(kind_of("student_entropy"), source_of(tokens), tmp_path) is None
+    assert open_stored(kind_of("student_entropy"), source_of(tokens), caches_in(tmp_path)) is None
     seen: list[tuple[str, int, int]] = []
     built = build(tmp_path, pair, tokens, shard_size=4, on_progress=lambda *step: seen.append(step))
     assert seen == [("samples by student_entropy, ", done, 7) for done in (3, 6, 7)]
-    found = open_stored(kind_of("student_entropy"), source_of(tokens), tmp_path)
+    found = open_stored(kind_of("student_entropy"), source_of(tokens), caches_in(tmp_path))
     assert found is not None
     assert torch.equal(found.read(), score("student_entropy", pair, tokens))
     assert found.build_s == built.build_s > 0
@@ -263,4 +263,4 @@ def test_a_failed_build_is_no_prepass(make_pair: Callable[..., Pair], tokens: To
     for _ in range(2):
         with pytest.raises(FloatingPointError):
             build(tmp_path, broken, tokens)
-        assert open_stored(kind_of("student_entropy"), source_of(tokens), tmp_path) is None
+        assert open_stored(kind_of("student_entropy"), source_of(tokens), caches_in(tmp_path)) is None

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import caches_in
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from sampling import sampled
@@ -78,7 +79,7 @@ MakeTrial = Callable[..., Trial]
 def shared(tmp_path_factory: pytest.TempPathFactory, workload: Workload, marks: dict[str, str]) -> Path:
     """A cache folder that has everything but prepasses."""
     folder = tmp_path_factory.mktemp("shared")
-    prepare_inputs(workload, marks, "validation", cache=folder, needs_train_cache=True)
+    prepare_inputs(workload, marks, "validation", results=caches_in(folder), needs_train_cache=True)
     return folder
 
 
@@ -116,7 +117,7 @@ def test_training_meets_the_kept_sequences_and_no_others(
     make_trial: MakeTrial, cache: Path, write_workload: Callable[..., Path], seen: list[list[int]]
 ) -> None:
     loaded = load_workload(str(write_workload(optimisation__epochs=4)))
-    outcome = run_trial(make_trial(loaded=loaded), cache=cache)
+    outcome = run_trial(make_trial(loaded=loaded), results=caches_in(cache))
     kept = kept_of(outcome)
     assert len(kept) == 6  # of 12
     assert [len(batch) for batch in seen] == [4] * 6  # 6 sequences, 4 epochs, batches of 4
@@ -136,12 +137,12 @@ def test_the_order_of_kept_sequences_is_theirs_among_all() -> None:
 
 
 def test_keeping_everything_is_the_strategy_without_samples(make_trial: MakeTrial, cache: Path) -> None:
-    plain = run_trial(make_trial(None), cache=cache)
+    plain = run_trial(make_trial(None), results=caches_in(cache))
     assert plain.record.samples is None
     assert "samples" not in plain.tables
     assert not any(part.startswith("prepass") for part in plain.record.cost.flops)
     for chosen in ({**TOP, "budget": 1.0}, {"policy": "random", "budget": 1.0}):
-        outcome = run_trial(make_trial(chosen), cache=cache)
+        outcome = run_trial(make_trial(chosen), results=caches_in(cache))
         assert values(outcome) == values(plain)
         assert outcome.tables["curve"].equals(plain.tables["curve"])
 
@@ -150,21 +151,21 @@ def test_the_kept_sequences_are_those_the_policy_chooses(make_trial: MakeTrial, 
     noise = uniform(streams(samples.derive(1, "samples"), torch.arange(12)), 1)[:, 0]
     for name, options in (("top", {}), ("bottom", {}), ("stratified", {"bins": 3})):
         chosen = {**TOP, "policy": {"name": name, **options}}
-        outcome = run_trial(make_trial(chosen), cache=cache)
+        outcome = run_trial(make_trial(chosen), results=caches_in(cache))
         scores = torch.tensor(outcome.tables["samples"]["score"].to_numpy())
         assert kept_of(outcome) == SAMPLES[name].build(**options).choose(scores, 0.5, noise).tolist()
     scores = torch.zeros(12)
-    random = run_trial(make_trial({"policy": "random", "budget": 0.5}), cache=cache)
+    random = run_trial(make_trial({"policy": "random", "budget": 0.5}), results=caches_in(cache))
     assert kept_of(random) == SAMPLES["random"].build().choose(scores, 0.5, noise).tolist()
 
 
 @pytest.mark.slow
 def test_random_samples_differ_by_seed_and_ranked_ones_do_not(make_trial: MakeTrial, cache: Path) -> None:
     drawn = [
-        kept_of(run_trial(make_trial({"policy": "random", "budget": 0.5}, seed=seed), cache=cache))
+        kept_of(run_trial(make_trial({"policy": "random", "budget": 0.5}, seed=seed), results=caches_in(cache)))
         for seed in (1, 1, 2)
     ]
-    ranked = [kept_of(run_trial(make_trial(seed=seed), cache=cache)) for seed in (1, 2)]
+    ranked = [kept_of(run_trial(make_trial(seed=seed), results=caches_in(cache))) for seed in (1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert ranked[0] == ranked[1]
 
@@ -197,7 +198,7 @@ def test_the_record_states_the_choice_and_its_cost(make_trial: MakeTrial, cache:
 
 
 def test_a_policy_without_scores_has_no_prepass(make_trial: MakeTrial, cache: Path) -> None:
-    outcome = run_trial(make_trial({"policy": "random", "budget": 0.5}), cache=cache)
+    outcome = run_trial(make_trial({"policy": "random", "budget": 0.5}), results=caches_in(cache))
     assert outcome.record.samples is not None
     assert outcome.record.samples.prepass is None
     assert outcome.tables["samples"]["score"].isna().all()
@@ -217,25 +218,25 @@ SHARED = [
 def test_policies_budgets_and_strategies_share_a_prepass(make_trial: MakeTrial, cache: Path) -> None:
     trials = [make_trial(chosen) for chosen in SHARED]
     trials.append(make_trial(position={"signal": "kl", "policy": "top_k", "budget": 0.3}))
-    sources = [run_trial(trial, cache=cache).record.samples for trial in trials]
+    sources = [run_trial(trial, results=caches_in(cache)).record.samples for trial in trials]
     assert [found.prepass for found in sources if found is not None] == ["built"] + ["reused"] * 4
     assert len(list(cache.glob("prepass-*"))) == 1
-    run_trial(make_trial({**TOP, "signal": "student_ce"}), cache=cache)
+    run_trial(make_trial({**TOP, "signal": "student_ce"}), results=caches_in(cache))
     assert len(list(cache.glob("prepass-*"))) == 2
 
 
 @pytest.mark.parametrize("name", ["shard-00000.safetensors", "meta.json"])
 def test_a_damaged_prepass_is_refused_by_name(name: str, make_trial: MakeTrial, cache: Path) -> None:
-    run_trial(make_trial(), cache=cache)
+    run_trial(make_trial(), results=caches_in(cache))
     (path,) = cache.glob(f"prepass-*/{name}")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(bytes(whole))
     with pytest.raises(UserError, match="is damaged") as caught:
-        run_trial(make_trial(seed=2), cache=cache)
+        run_trial(make_trial(seed=2), results=caches_in(cache))
     assert str(path) in str(caught.value)
     shutil.rmtree(path.parent)
-    found = run_trial(make_trial(seed=2), cache=cache).record.samples
+    found = run_trial(make_trial(seed=2), results=caches_in(cache)).record.samples
     assert found is not None
     assert found.prepass == "built"
 
@@ -253,13 +254,16 @@ def test_a_student_only_prepass_loads_no_teacher(
         return original(source, *args, **kwargs)
 
     monkeypatch.setattr(models, "load_model", spy)
-    run_trial(make_trial(criterion="cross_entropy", teacher="online"), cache=cache)
+    run_trial(make_trial(criterion="cross_entropy", teacher="online"), results=caches_in(cache))
     assert loaded == ["student"]
     loaded.clear()
-    run_trial(make_trial({**TOP, "signal": "kl"}), cache=cache)  # the teacher's states come from the cache
+    run_trial(make_trial({**TOP, "signal": "kl"}), results=caches_in(cache))  # the teacher's states come from the cache
     assert loaded == ["student"]
     loaded.clear()
-    run_trial(make_trial({**TOP, "signal": "reverse_kl"}, criterion="cross_entropy", teacher="online"), cache=cache)
+    run_trial(
+        make_trial({**TOP, "signal": "reverse_kl"}, criterion="cross_entropy", teacher="online"),
+        results=caches_in(cache),
+    )
     assert loaded == ["student", "teacher"]
 
 
@@ -268,9 +272,9 @@ def test_cached_and_online_teachers_choose_the_same_and_each_is_charged_for_its_
 ) -> None:
     other = Path(shutil.copytree(shared, tmp_path / "other"))
     by_kl = {**TOP, "signal": "kl"}
-    cached = run_trial(make_trial(by_kl), cache=cache)
-    online = run_trial(make_trial(by_kl, teacher="online"), cache=other)
-    reusing = run_trial(make_trial(by_kl, teacher="online"), cache=cache)
+    cached = run_trial(make_trial(by_kl), results=caches_in(cache))
+    online = run_trial(make_trial(by_kl, teacher="online"), results=caches_in(other))
+    reusing = run_trial(make_trial(by_kl, teacher="online"), results=caches_in(cache))
     assert reusing.record.samples is not None
     assert reusing.record.samples.prepass == "reused"
     assert cached.tables["samples"].equals(online.tables["samples"])
@@ -293,7 +297,7 @@ def test_the_kept_indices_reach_the_preparation_of_the_teachers_states(
         return original(workload, source, **named)
 
     monkeypatch.setattr(training, "provide_teacher", spy)
-    outcome = run_trial(make_trial(), cache=cache)
+    outcome = run_trial(make_trial(), results=caches_in(cache))
     assert asked == [kept_of(outcome)]
 
 
@@ -319,7 +323,7 @@ def test_predicted_operations_are_those_recorded(
     # With separators supervised every position but the last is valid, as predicted.
     loaded = load_workload(str(write_workload(data__cross_document_targets=True)))
     trial = make_trial(loaded=loaded, **changes)
-    measured = run_trial(trial, cache=tmp_path / "cache").record.cost.flops
+    measured = run_trial(trial, results=Results(tmp_path)).record.cost.flops
     predicted = predict_flops(trial)
     assert predicted.keys() == measured.keys()
     assert predicted == pytest.approx(measured, rel=1e-12)
@@ -345,12 +349,12 @@ def test_a_grid_builds_each_prepass_once_before_its_trials(
     assert isinstance(plan, Plan)
     prepare_plan(plan, Results(tmp_path), Console(quiet=True))
     inputs = prepare_inputs(
-        plan.workload, plan.todo[0].fingerprints, "validation", cache=tmp_path / "cache", needs_train_cache=False
+        plan.workload, plan.todo[0].fingerprints, "validation", results=Results(tmp_path), needs_train_cache=False
     )
     names = {prepass_name(trial, inputs.train) for trial in plan.todo} - {None}
     assert {path.name for path in (tmp_path / "cache").glob("prepass-*")} == {f"prepass-{name}" for name in names}
     assert len(names) == 2
-    found = run_trial(plan.todo[-1], cache=tmp_path / "cache").record.samples
+    found = run_trial(plan.todo[-1], results=Results(tmp_path)).record.samples
     assert found is not None
     assert found.prepass == "reused"
 
@@ -492,7 +496,7 @@ def test_fewer_sequences_than_a_batch_are_refused_before_anything_runs(
 
 def test_the_core_refuses_them_too(make_trial: MakeTrial, cache: Path) -> None:
     with pytest.raises(ValueError, match="2 sequences do not fill one batch of 4"):
-        run_trial(make_trial({**TOP, "budget": 0.2}), cache=cache)
+        run_trial(make_trial({**TOP, "budget": 0.2}), results=caches_in(cache))
 
 
 # ---- names

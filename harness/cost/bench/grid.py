@@ -27,6 +27,7 @@ from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
 from harness.models import Head, head_of, trunk
 from harness.models.operations import Shape
+from harness.records.layout import Results
 from harness.teacher.interface import Teacher
 from harness.teacher.kinds.hidden import HiddenStates
 from harness.teacher.kinds.rows import RowTeacher, Trunk
@@ -85,7 +86,7 @@ def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tupl
     """
     with TemporaryDirectory() as folder:
         bench = _Bench.make(setting, num_sequences=setting.batch_size)
-        cache = bench.build(Path(folder), strategies)
+        cache = bench.build(Results(Path(folder)), strategies)
         priced = [
             Cost(
                 label=each.label,
@@ -121,7 +122,7 @@ def measure(
     bench.run(student_only(strategies[0]), None, steps=1)
     with TemporaryDirectory() as folder:
         started = time.perf_counter()
-        cache = bench.build(Path(folder), strategies)
+        cache = bench.build(Results(Path(folder)), strategies)
         built = time.perf_counter() - started
         costs = []
         for number, strategy in enumerate(strategies):
@@ -197,7 +198,7 @@ class _Bench:
             tokens=Tokens(ids=ids, separator=0, cross_document_targets=True, tokens_per_byte=1.0, key="random"),
         )
 
-    def build(self, folder: Path, strategies: Sequence[Method]) -> _Cached:
+    def build(self, results: Results, strategies: Sequence[Method]) -> _Cached:
         """Run the teacher over the data and write its states to disk, and the scores that strategies rank by."""
         dtype = str(self.setting.pair.dtype).removeprefix("torch.")
         source = Source(tokens=self.tokens, teacher=self.setting.pair.name, tokenizer="none", dtype=dtype)
@@ -209,11 +210,11 @@ class _Bench:
             batch_size=size,
             chunk=self.setting.chunk,
         )
-        hidden = provide(HiddenStates(), source, lambda: live, folder=folder, batch_size=size)
+        hidden = provide(HiddenStates(), source, lambda: live, results=results, batch_size=size)
         read = replace(live, trunk=hidden.read)
         signals = sorted({name for each in strategies for name in compile_strategy(each).stored_scores})
         scores = {
-            name: provide(SignalScores(signal=name), source, lambda: read, folder=folder, batch_size=size)
+            name: provide(SignalScores(signal=name), source, lambda: read, results=results, batch_size=size)
             for name in signals
         }
         return _Cached(hidden=hidden, head=head, scores=scores)

@@ -232,7 +232,7 @@ def _packed(workload: Workload, results: Results) -> Tokens | None:
     except UserError:
         return None
     key = f"{text.fingerprint(workload.data, workload.folder)}-{tokenizer}"
-    return find_prepared(workload.data, "train", source_key=key, cache=results.cache)
+    return find_prepared(workload.data, "train", source_key=key, results=results)
 
 
 def _shared(rows: Sequence[Row], workload: Workload) -> float:
