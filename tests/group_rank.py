@@ -32,6 +32,6 @@ def count_together(rank: int, meeting: str) -> tuple[float, float, int, int, int
     mine = Tally(valid=3, supervised=torch.tensor(5), classes=torch.tensor(3)) if rank == 0 else Tally(valid=4)
     numerator, divisor = (torch.tensor(each, dtype=torch.float64) for each in ((3.0, 6.0), (1.0, 2.0))[rank])
     with joined(rank, 2, Path(meeting), timeout_s=120.0) as group:
-        loss, over = group.add_up(numerator, divisor, mine)
-    counted = mine.read()
+        loss, over, whole = group.add_up(numerator, divisor, mine)
+    counted = whole.read()
     return float(loss), float(over), counted.valid, counted.supervised, counted.classes

@@ -124,6 +124,8 @@ def stop_and_go_on(group: Group, folder: Path) -> Outcome:
         keeper = Keeper(Results(folder), interval=interval, stop=stop, group=group, **settings)
         with suppress(Stopped):
             found = distil("latf", torch.float64, group, keeper=keeper, master_weights=True)
+        # A trial goes on when all processes of the attempt before have ended, the one that writes the checkpoint too.
+        torch.distributed.barrier()
     return found | {"resumed_at": keeper.resumed_at}
 
 
