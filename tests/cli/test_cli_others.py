@@ -145,15 +145,3 @@ def test_only_tiny_can_be_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         cli.main()
     assert stopped.value.code == 2
     assert "unknown embedded workload 'tin'. Did you mean 'tiny'?" in capsys.readouterr().err
-
-
-def test_every_command_is_documented_in_the_readme() -> None:
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    commands = [
-        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
-    ]
-    assert {"run", "plan", "report", "list", "doctor"} <= set(commands)
-    cache = [f"cache {command.name}" for command in cli.cache_app.registered_commands]
-    assert {"cache ls", "cache build", "cache verify", "cache rm"} == set(cache)
-    for command in [*commands, *cache, "new signal", "workload build"]:
-        assert f"harness {command}" in readme, command

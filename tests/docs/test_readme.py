@@ -1,4 +1,4 @@
-"""What README.md tells a reader to type: run as written."""
+"""What README.md and docs/ tell a reader to type: run as written."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from harness.records.layout import Results
 from harness.records.store import read_manifest, read_record
 from harness.run.plan import make_plan
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
-def block(heading: str, language: str) -> str:
-    """Return the first fenced block of a language below a heading."""
-    section = (PROJECT / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def block(page: str, heading: str, language: str) -> str:
+    """Return the first fenced block of a language below a heading of a page."""
+    section = (PROJECT / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     found = re.search(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
-    assert found is not None, f"no {language} block below {heading!r}"
+    assert found is not None, f"no {language} block below {heading!r} of {page}"
     return found.group(1)
 
 
@@ -37,9 +37,9 @@ def commands(tmp_path: Path) -> dict[str, str]:
     """An environment in which `harness` and `pytest` are this project's."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("harness", "pytest"):
+    for name, module in (("harness", "harness.cli"), ("pytest", "pytest")):
         path = folder / name
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n')
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
         path.chmod(0o755)
     search = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": search}
@@ -48,7 +48,7 @@ def commands(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_from_an_idea_to_a_table(commands: dict[str, str], tmp_path: Path, write_workload: Callable[..., Path]) -> None:
     """The block is run by a shell, in an empty folder; only the workload is a smaller one, as the block allows."""
-    written = block("From an idea to a table", "sh")
+    written = block("docs/plugins.md", "From an idea to a table", "sh")
     assert len(written.splitlines()) <= 10
     place = tmp_path / "idea"
     place.mkdir()
@@ -80,10 +80,10 @@ def test_a_workload_of_ones_own_text_is_what_the_block_says(
     tmp_path: Path, checkpoints: Path, tokenizer: Any, write_grid: Callable[..., Path]
 ) -> None:
     """The embedded workload's file with local models and the block in place of its data section."""
-    fields = yaml.safe_load((PROJECT / "harness" / "workloads" / "tiny.yaml").read_text(encoding="utf-8"))
+    fields = yaml.safe_load((PROJECT / "harness" / "config" / "workloads" / "tiny.yaml").read_text(encoding="utf-8"))
     for model in ("teacher", "student"):
         fields[model] = {"path": str(checkpoints / model)}
-    fields |= yaml.safe_load(block("A workload of your own", "yaml"))
+    fields |= yaml.safe_load(block("docs/workloads.md", "A workload of your own", "yaml"))
     for split in ("train", "validation", "test"):
         lines = [json.dumps({"text": f"The {split} dog sees {number} small stones."}) for number in range(90)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -102,3 +102,46 @@ def test_a_workload_of_ones_own_text_is_what_the_block_says(
     packed = prepare(short, tmp_path, "train", tokenizer, source_key="here", results=Results(tmp_path))
     assert packed.ids.shape == (2, 512)
     assert tokenizer.decode(packed.ids[0]).startswith("The train dog sees")
+
+
+def test_readme_is_one_screen_and_shows_a_signal_as_it_stands() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    shown = block("README.md", "A signal of your own", "python").strip().splitlines()
+    source = (PROJECT / "strategies" / "signals" / "kl_plus_student_entropy.py").read_text(encoding="utf-8")
+    assert [line for line in shown if line not in source.splitlines()] == []
+
+
+def test_the_five_rows_of_the_readme_are_those_of_the_report() -> None:
+    rows = re.findall(
+        r"^\| (No KD|Full KD) \| ([\d.]+)", (PROJECT / "README.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    report = (PROJECT / "reports" / "position_axis" / "tables" / "main.csv").read_text("utf-8")
+    assert len(rows) == 2
+    for _, loss in rows:
+        assert loss in report
+
+
+def test_the_training_loop_runs_as_written() -> None:
+    (written,) = re.findall(
+        r"```python\n(.*?)```", (PROJECT / "docs" / "training_loop.md").read_text("utf-8"), re.DOTALL
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", written],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d+ of 22 positions, loss \d+\.\d\d nats\n", done.stdout)
+
+
+def test_the_grids_of_the_page_are_grids(tmp_path: Path) -> None:
+    whole, *entries = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "grids.md").read_text("utf-8"), re.DOTALL)
+    head = whole[: whole.index("strategies:")] + "strategies:\n  - full_kd\n"
+    for number, text in enumerate([whole, *(head + entry for entry in entries)]):
+        path = tmp_path / f"grid{number}.yaml"
+        path.write_text(text, encoding="utf-8")
+        assert len(load_grid(path).strategies) >= 3
