@@ -11,7 +11,7 @@ import pandas as pd
 from harness.analysis.frame import load
 from harness.analysis.read import Run
 from harness.records.layout import Results
-from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Rollouts, Samples
+from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Rollouts, SampleSummary
 from harness.records.store import write_record
 
 SEEDS = (1, 2, 3)
@@ -131,7 +131,7 @@ def _rollouts(described: dict[str, Any]) -> Rollouts | None:
 def _samples(described: dict[str, Any]) -> Samples | None:
     if not described.get("samples"):
         return None
-    return Samples(num_samples=1000, kept_samples=200, prepass="reused")
+    return SampleSummary(num_samples=1000, kept_samples=200, prepass="reused")
 
 
 def _cost(described: dict[str, Any]) -> Cost:

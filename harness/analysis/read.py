@@ -14,7 +14,7 @@ from harness.analysis.frame import Frames, labels
 from harness.analysis.metrics import COSTS, MetricInfo, describe
 from harness.analysis.noise import noise_floor
 from harness.analysis.statistics import compare, rank, summarise
-from harness.analysis.strategies import Method, method
+from harness.analysis.strategies import RowStrategy, method
 from harness.records.record import Manifest, Record
 
 # What a method takes beyond reading a model and being evaluated: seconds of all other phases.
@@ -90,7 +90,7 @@ class Run:
         return stated
 
     @cached_property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, RowStrategy]:
         """What each of these strategies is."""
         return {label: method(strategy) for label, strategy in self.strategies.items()}
 

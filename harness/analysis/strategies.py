@@ -23,7 +23,7 @@ class Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class RowStrategy:
     """One strategy.
 
     Attributes:
@@ -76,14 +76,14 @@ class Method:
         return "reconstructed" in self.source
 
 
-def method(strategy: Mapping[str, Any]) -> Method:
+def method(strategy: Mapping[str, Any]) -> RowStrategy:
     """Read a strategy as a record holds it."""
     if not strategy.get("train", True):
-        return Method(
+        return RowStrategy(
             model=strategy.get("model", "student"), trained=False, regime="none", source=strategy.get("source", "")
         )
     position, samples = strategy.get("position") or {}, strategy.get("samples") or {}
-    return Method(
+    return RowStrategy(
         model=strategy.get("model", "student"),
         trained=True,
         regime="off_policy" if strategy.get("rollout") is None else "on_policy",

@@ -51,7 +51,7 @@ def new_criterion(name: NewName, plugin: NewPlugin = None, grid: NewGrid = None,
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
+class _Template:
     """What is written for a component of one kind.
 
     Attributes:
@@ -70,21 +70,21 @@ class _Kind:
 
 
 _KINDS = {
-    "signal": _Kind(
+    "signal": _Template(
         folder="signals",
         grid="grids/position_axis.yaml",
         row="{{preset: se_kd, label: {label} 20%, source: unpublished, position: {{signal: {name}}}}}",
         todo="the score",
         tested="what it must rank first",
     ),
-    "policy": _Kind(
+    "policy": _Template(
         folder="policies",
         grid="grids/policy_axis.yaml",
         row="{{preset: se_kd, label: {label} 20%, source: unpublished, position: {{policy: {name}}}}}",
         todo="the selection",
         tested="what it must keep",
     ),
-    "criterion": _Kind(
+    "criterion": _Template(
         folder="criteria",
         grid="grids/criterion_axis.yaml",
         row="{{preset: full_kd, label: {label}, source: unpublished, criterion: {name}}}",
@@ -182,7 +182,7 @@ def new_plugin(kind: str, name: str, file: Path, *, grid: Path | None = None, no
     return lines
 
 
-def _checked(kind: str, name: str) -> _Kind:
+def _checked(kind: str, name: str) -> _Template:
     from strategies.registry import CRITERIA, POLICIES, SIGNALS
 
     chosen, registry = _KINDS[kind], {"signal": SIGNALS, "policy": POLICIES, "criterion": CRITERIA}[kind]
@@ -208,7 +208,7 @@ def _texts(kind: str, name: str, *, module: str, contract: str) -> tuple[str, st
     return _template(f"{kind}.py").format(**words), _template(f"{kind}_test.py").format(**words)
 
 
-def _write(kind: _Kind, source: Path, test: Path, texts: tuple[str, str]) -> list[str]:
+def _write(kind: _Template, source: Path, test: Path, texts: tuple[str, str]) -> list[str]:
     for path in (source, test):
         if path.exists():
             raise UserError(f"{path} exists already")

@@ -61,7 +61,7 @@ class Metric(_Frozen):
     num: int
 
 
-class Selection(_Frozen):
+class Supervision(_Frozen):
     """What the strategy really supervised, summed over training.
 
     Attributes:
@@ -78,7 +78,7 @@ class Selection(_Frozen):
     classes_per_position: float | None = None
 
 
-class Samples(_Frozen):
+class SampleSummary(_Frozen):
     """What the sample axis kept; which sequences and their scores lie in table `samples`.
 
     Attributes:
@@ -214,8 +214,8 @@ class Record(_Frozen):
     status: Literal["finished", "failed"]
     teacher_in_training: Literal["none", "head", "model"] = "none"
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    selection: Selection | None = None
-    samples: Samples | None = None
+    selection: Supervision | None = None
+    samples: SampleSummary | None = None
     rollouts: Rollouts | None = None
     diagnostics: dict[str, int] | None = None
     evaluation: dict[str, TaskEvaluation] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from harness.distill.tally import Tally
 from harness.evaluate.evaluation import Scores
 from harness.evaluate.heldout import Heldout
 from harness.models import lora
-from harness.records.record import Cost, Record, Rollouts, Selection
+from harness.records.record import Cost, Record, Rollouts, Supervision
 from harness.teacher.interface import Teacher
 from harness.teacher.provide import Stored
 from harness.trial.stages import Stages, Taught
@@ -108,8 +108,8 @@ def environment(device: str) -> dict[str, str]:
     }
 
 
-def _selection(tally: Tally) -> Selection:
-    return Selection(
+def _selection(tally: Tally) -> Supervision:
+    return Supervision(
         valid_positions=tally.valid,
         supervised_positions=int(tally.supervised),
         realised_fraction=tally.supervised / max(tally.valid, 1),

@@ -14,7 +14,7 @@ from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.models.devices import chunk_of
 from harness.records.layout import Results
-from harness.records.record import Samples
+from harness.records.record import SampleSummary
 from harness.teacher.inputs import Inputs, teacher_source
 from harness.teacher.live import cached_teacher, online_teacher
 from harness.teacher.provide import Progress, Stored, provide
@@ -58,12 +58,12 @@ class Chosen:
         return pd.DataFrame({"index": range(self.num_samples), "score": scores.double().numpy(), "kept": kept.numpy()})
 
     @property
-    def summary(self) -> Samples | None:
+    def summary(self) -> SampleSummary | None:
         """What the record says."""
         if self.kept is None:
             return None
         source = None if self.prepass is None else "built" if self.prepass.built else "reused"
-        return Samples(num_samples=self.num_samples, kept_samples=len(self.kept), prepass=source)
+        return SampleSummary(num_samples=self.num_samples, kept_samples=len(self.kept), prepass=source)
 
 
 def scored_by(strategy: Strategy) -> Choice | None:

@@ -13,7 +13,7 @@ from strategies.registry import sample_policy
 
 @sample_policy("random", source="arXiv:2602.01395 (SE-KD), RandomSmp", scored=False)
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class RandomSamples:
     """Keep round(budget * S) sequences, drawn once per seed; a smaller budget keeps a part of a larger one's."""
 
     def choose(self, scores: Float[Tensor, " S"], budget: float, noise: Float[Tensor, " S"]) -> Int[Tensor, " K"]:

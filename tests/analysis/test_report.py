@@ -20,7 +20,7 @@ from harness.analysis.write.terminal import print_table
 from harness.config.errors import UnknownNameError, UserError
 from harness.records.files import write_text
 from harness.records.layout import Results
-from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Selection
+from harness.records.record import Cost, Failure, Manifest, ManifestEntry, Metric, Record, Supervision
 from harness.records.store import read_manifest, write_record
 
 GRID = "synthetic"
@@ -64,7 +64,7 @@ def record(entry: ManifestEntry, values: tuple[float, ...] | None) -> Record:
         core="c0ffee",
         status="finished" if values else "failed",
         metrics=metrics,
-        selection=Selection(valid_positions=100, supervised_positions=20, realised_fraction=0.2) if trained else None,
+        selection=Supervision(valid_positions=100, supervised_positions=20, realised_fraction=0.2) if trained else None,
         cost=Cost(
             wall_s={"load": 1.0, "eval": 2.0} | ({"train": 30.0} if trained else {}),
             peak_gib={"process": 1.5},

@@ -14,7 +14,7 @@ from harness.analysis.findings import findings, noise, warnings
 from harness.analysis.frame import load
 from harness.analysis.published import load as load_published
 from harness.analysis.read import Run
-from harness.analysis.strategies import Method, method
+from harness.analysis.strategies import RowStrategy, method
 from harness.analysis.tables import document_tables
 from harness.analysis.tables.beside import agree
 from harness.records.store import read_manifest
@@ -174,7 +174,7 @@ def test_every_table_says_which_of_its_rows_are_reconstructed(tables: dict[str, 
     assert not any("Reconstructed" in one.caption for one in tables.values())
 
 
-def read(**parts: object) -> Method:
+def read(**parts: object) -> RowStrategy:
     return method(strategy(**parts))
 
 

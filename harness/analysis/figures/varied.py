@@ -8,7 +8,7 @@ from typing import Any
 from harness.analysis.figures.marks import Mark
 from harness.analysis.figures.style import GREY, INK
 from harness.analysis.read import Run
-from harness.analysis.strategies import Method
+from harness.analysis.strategies import RowStrategy
 
 # A setting's place in a record's strategy, its printed name, and whether it is a share.
 _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
@@ -84,12 +84,12 @@ def references(run: Run, one: Sweep) -> dict[str, Mark]:
     return found
 
 
-def _full(method: Method) -> bool:
+def _full(method: RowStrategy) -> bool:
     plain = method.plain and not method.axes and method.regime == "off_policy"
     return plain and method.criterion is not None and str(method.criterion) == "forward_kl"
 
 
-def _random(method: Method) -> bool:
+def _random(method: RowStrategy) -> bool:
     position = method.policy is not None and method.policy.name == "random"
     return position or (method.sample_policy is not None and method.sample_policy.name == "random")
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from harness.analysis.strategies import Method, Named
+from harness.analysis.strategies import Named, RowStrategy
 
 SOURCE = "arXiv:2602.01395"
 SEEDS = 3
@@ -60,7 +60,7 @@ class Figures:
 
     rows: pd.DataFrame
 
-    def of(self, method: Method | None, *, task: bool = False) -> pd.DataFrame:
+    def of(self, method: RowStrategy | None, *, task: bool = False) -> pd.DataFrame:
         """Return the quality rows of a strategy, each metric once; empty if the paper has none like it.
 
         Args:
@@ -71,7 +71,7 @@ class Figures:
         # A strategy that stands in several tables is taken from the first, as listed in `_QUALITY`.
         return found.drop_duplicates("metric")
 
-    def value(self, method: Method | None, metric: str) -> float | None:
+    def value(self, method: RowStrategy | None, metric: str) -> float | None:
         """Return a strategy's published cost; None if the paper has none."""
         found = self._matching(method, None)
         found = found[found["metric"] == metric]
@@ -85,7 +85,7 @@ class Figures:
         found = self.rows[(self.rows["method"] == name) & (self.rows["metric"] == metric)]
         return None if found.empty else float(found["value"].iloc[0])
 
-    def _matching(self, method: Method | None, tables: tuple[str, ...] | None) -> pd.DataFrame:
+    def _matching(self, method: RowStrategy | None, tables: tuple[str, ...] | None) -> pd.DataFrame:
         rows = self.rows if tables is None else self.rows[self.rows["table"].isin(tables)]
         key = None if method is None else _key(method)
         if key is None:
@@ -108,7 +108,7 @@ def load() -> Figures:
     return Figures(rows=rows)
 
 
-def _key(method: Method) -> dict[str, str] | None:
+def _key(method: RowStrategy) -> dict[str, str] | None:
     """Return what a published row must hold to be this strategy: {} for a model as it is, None where none can be."""
     if not method.trained:
         return {}

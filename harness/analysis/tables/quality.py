@@ -8,7 +8,7 @@ import pandas as pd
 from harness.analysis.document import Cell, Column, Table
 from harness.analysis.metrics import COSTS, QUALITY
 from harness.analysis.read import Run
-from harness.analysis.strategies import Method
+from harness.analysis.strategies import RowStrategy
 from harness.analysis.tables.build import NOTHING, number, quality_table, seeds_cell, strategy_column
 from harness.analysis.tables.reads import generated_tokens
 
@@ -185,7 +185,7 @@ def _with_references(run: Run, rows: Sequence[str]) -> list[str]:
 
 
 def _method(run: Run, label: str, part: str) -> object:
-    one: Method | None = run.methods.get(label)
+    one: RowStrategy | None = run.methods.get(label)
     return None if one is None else getattr(one, part)
 
 
@@ -198,7 +198,7 @@ def _budget(run: Run, label: str) -> Cell:
     return number(None if one is None or one.budget is None else 100 * one.budget)
 
 
-def _axis(one: Method, axis: str) -> Cell:
+def _axis(one: RowStrategy, axis: str) -> Cell:
     if axis not in one.axes:
         return NOTHING
     if axis == "class":
