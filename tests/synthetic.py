@@ -128,7 +128,7 @@ def _rollouts(described: dict[str, Any]) -> Rollouts | None:
     return Rollouts(sequences=10, generated_tokens=1200, ended=9) if described.get("rollout") else None
 
 
-def _samples(described: dict[str, Any]) -> Samples | None:
+def _samples(described: dict[str, Any]) -> SampleSummary | None:
     if not described.get("samples"):
         return None
     return SampleSummary(num_samples=1000, kept_samples=200, prepass="reused")
