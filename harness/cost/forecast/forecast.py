@@ -153,11 +153,11 @@ def make_forecast(
     loaded, trials, name = _trials(grid, workload)
     tokens = _packed(loaded, results)
     by_label = {trial.strategy.label: [each for each in trials if each.strategy == trial.strategy] for trial in trials}
-    rows = []
+    rows, steps = [], dict[str, Footprint]()
     for label, group in by_label.items():
         if on_row is not None:
             on_row(label)
-        row = _row(group, tokens)
+        row = _row(group, tokens, steps)
         if row.memory is not None and step_s is not None:
             row = replace(row, step_s=step_s(group[0].method, loaded))
         rows.append(row)
@@ -202,7 +202,14 @@ def _trials(grid: Path | None, workload: str | None) -> tuple[Workload, list[Tri
     return loaded, trials, "the paper's main strategies"
 
 
-def _row(trials: Sequence[Trial], tokens: Tokens | None) -> Row:
+def _row(trials: Sequence[Trial], tokens: Tokens | None, steps: dict[str, Footprint]) -> Row:
+    """Work out a row.
+
+    Args:
+        trials: its trials.
+        tokens: see `predict_flops`.
+        steps: what the steps of earlier rows take; a step that they took is not counted again.
+    """
     trial = trials[0]
     strategy, workload = trial.strategy, trial.workload
     if not strategy.train:
@@ -210,7 +217,9 @@ def _row(trials: Sequence[Trial], tokens: Tokens | None) -> Row:
         return Row(label=strategy.label, num_trials=len(trials), num_steps=0, flops={}, exactness="exact",
                    memory=None, caches=stored)  # fmt: skip
     samples = workload.data.train_tokens // workload.data.sequence_length
-    memory = footprint(strategy, workload)
+    # Which sequences a trial learns from, and what its row is called, leaves a step as it is.
+    step = strategy.model_dump_json(exclude={"label", "source", "samples"})
+    memory = steps[step] if step in steps else steps.setdefault(step, footprint(strategy, workload))
     return Row(
         label=strategy.label,
         num_trials=len(trials),
