@@ -154,9 +154,33 @@ def distil(
     if step < 0 or num_steps < 1:
         raise UserError(f"step is {step} of num_steps {num_steps}: step counts from 0, and num_steps is at least 1")
     student = _side("student", student_hidden, student_head, student_logits, vocab_size, targets)
+    teacher = _side("teacher", teacher_hidden, teacher_head, teacher_logits, vocab_size, targets)
+    student = _fitting(objective, student, teacher)
+    context = context_of(
+        objective,
+        torch.arange(first, first + len(targets), device=targets.device),
+        seed=seed,
+        step=min(step, num_steps - 1),
+        num_steps=num_steps,
+        last_loss=last_loss,
+    )
+    forward = Forward(
+        objective=objective,
+        batch=_batch(targets, valid, index),
+        context=context,
+        student=student.states,
+        student_head=student.head,
+        teacher=None if teacher is None else teacher.states.detach(),
+        teacher_head=None if teacher is None else teacher.head,
+        chunk=chunk or chunk_rows(student.vocab_size, _LOGIT_MEMORY_MIB, student.states.element_size()),
+    )
+    return _distilled(forward, state)
+
+
+def _fitting(objective: Objective, student: _Side | None, teacher: _Side | None) -> _Side:
+    """Return the student, refusing models that are not given or do not fit each other."""
     if student is None:
         raise UserError("give student_hidden and student_head, or student_logits")
-    teacher = _side("teacher", teacher_hidden, teacher_head, teacher_logits, vocab_size, targets)
     if teacher is None and objective.reads_teacher:
         raise UserError(
             f"strategy {_name(objective)!r} reads the teacher: give teacher_hidden and teacher_head, or teacher_logits"
@@ -166,34 +190,23 @@ def distil(
             f"the student has {student.vocab_size} classes and the teacher {teacher.vocab_size}: if those beyond the "
             "tokenizer's are padding, give vocab_size"
         )
+    return student
+
+
+def _batch(targets: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"] | None, index: Int[Tensor, " B"] | None) -> Batch:
+    """Return the call's batch; past the trunks the core reads targets, not tokens."""
     counted = (targets != IGNORED) if valid is None else valid & (targets != IGNORED)
-    numbers = torch.arange(len(targets), device=targets.device)
-    # Past the trunks the core reads targets, not tokens.
-    batch = Batch.of(
-        index=numbers if index is None else index,
+    return Batch.of(
+        index=torch.arange(len(targets), device=targets.device) if index is None else index,
         input_ids=targets,
         targets=targets.where(counted, 0),
         valid=counted,
     )
-    chunk = chunk or chunk_rows(student.vocab_size, _LOGIT_MEMORY_MIB, student.states.element_size())
-    context = context_of(
-        objective,
-        numbers + first,
-        seed=seed,
-        step=min(step, num_steps - 1),
-        num_steps=num_steps,
-        last_loss=last_loss,
-    )
-    forward = Forward(
-        objective=objective,
-        batch=batch,
-        context=context,
-        student=student.states,
-        student_head=student.head,
-        teacher=None if teacher is None else teacher.states.detach(),
-        teacher_head=None if teacher is None else teacher.head,
-        chunk=chunk,
-    )
+
+
+def _distilled(forward: Forward, state: Any) -> Distilled:
+    """Score, select and compare one micro-batch."""
+    objective, batch, context = forward.objective, forward.batch, forward.context
     with torch.no_grad():
         signals = lay_out(objective, row_scores(forward, Tally()), batch, context)
         selection, state = select(objective, signals, batch, context, state)

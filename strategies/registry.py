@@ -4,7 +4,6 @@ A component registers itself with a decorator; in this package its file's stem i
 several. The package is walked on first use, so there is no central table to edit. Importing this module needs no torch.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from strategies.digest import digest_of
+from strategies.names import unknown
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -23,28 +23,9 @@ Keeps = Literal["budget", "valid", "varies"]
 # The inputs that the core supplies. Any other keyword of a signal or criterion names a signal.
 TEACHER_INPUTS = frozenset({"teacher_logits", "teacher_logprobs"})
 STUDENT_INPUTS = frozenset({"student_logits", "student_logprobs"})
-CLASS_INPUTS = frozenset({"teacher_logprobs", "keys"})
 RAW_INPUTS = TEACHER_INPUTS | STUDENT_INPUTS | {"targets", "noise", "valid"}
 # What a temperature may read of the step: a number, and yet no option.
 STEP_INPUTS = frozenset({"progress"})
-
-
-class UnknownNameError(ValueError):
-    """A name nobody registered."""
-
-
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
-    """Build the error for an unknown name, with the nearest known one.
-
-    Args:
-        kind: what was looked up, e.g. "signal".
-        name: what was asked for.
-        allowed: every known name.
-    """
-    names = sorted(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 @dataclass(frozen=True, kw_only=True)

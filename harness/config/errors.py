@@ -1,6 +1,6 @@
 """Errors that are the user's to fix: shown as one line on stderr, exit code 2."""
 
-from strategies.registry import UnknownNameError, unknown
+from strategies.names import UnknownNameError, unknown
 
 __all__ = ["UnknownNameError", "UserError", "unknown"]
 

@@ -30,7 +30,7 @@ from harness.run.plan import make_plan
 from harness.trial.execute import run_trial
 from harness.trial.flops import Shapes, Work, predict_flops, price
 from harness.trial.trial import Trial
-from strategies.registry import UnknownNameError
+from strategies.names import UnknownNameError
 
 LORA = {"rank": 2, "alpha": 4.0}
 SMALL = Lora(**LORA)

@@ -17,6 +17,7 @@ from harness.config.errors import UserError
 from harness.config.strategy import read_strategy
 from harness.distill.probe import probe
 from strategies.digest import source_digest
+from strategies.names import UnknownNameError, unknown
 from strategies.registry import (
     CLASSES,
     CRITERIA,
@@ -28,10 +29,8 @@ from strategies.registry import (
     TEMPERATURES,
     Component,
     Registry,
-    UnknownNameError,
     order_signals,
     raw_inputs,
-    unknown,
 )
 
 REGISTRIES = {
