@@ -1,6 +1,7 @@
 """The section of a report that compares its run with another one."""
 
 import math
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from harness.analysis.comparison import HERE, THERE, Counterparts, Kept, differe
 from harness.analysis.document import Block, Cell, Column, Section, Table, Text
 from harness.analysis.metrics import QUALITY, MetricInfo
 from harness.analysis.read import Run
+from harness.analysis.tables.build import SEED, STRATEGY, Filled, build, words
 
 
 def compare_runs(here: Run, there: Run) -> Section:
@@ -55,22 +57,22 @@ def _difference_table(numbers: pd.DataFrame, matched: dict[str, str]) -> Table:
     measured = set(numbers.loc[numbers["difference"].notna(), "metric"])
     infos = [info for info in QUALITY if info.key in measured]
     rows = {(row["label"], row["metric"]): {str(k): v for k, v in row.items()} for row in numbers.to_dict("records")}
-    return Table(
-        name="compared_differences",
-        title="This run less the other one",
-        columns=(
-            Column(heading="Strategy", numeric=False),
-            Column(heading="Shared seeds"),
-            *(Column(heading=f"Δ {info.heading}", direction=info.direction) for info in infos),
-        ),
-        rows=tuple(
-            (
-                Cell(text=label if label == other else f"{label} (there: {other})"),
-                _pairs(rows, label),
-                *(_difference(info, rows.get((label, info.key))) for info in infos),
-            )
-            for label, other in matched.items()
-        ),
+
+    def column(info: MetricInfo) -> Filled:
+        heading = Column(heading=f"Δ {info.heading}", direction=info.direction)
+        return heading, lambda label: _difference(info, rows.get((label, info.key)))
+
+    return build(
+        "compared_differences",
+        "This run less the other one",
+        list(matched),
+        [
+            words(
+                "Strategy", lambda label: label if label == (other := matched[label]) else f"{label} (there: {other})"
+            ),
+            (Column(heading="Shared seeds"), lambda label: _pairs(rows, label)),
+            *map(column, infos),
+        ],
         caption="Difference over the seeds both runs share, with its 95% interval for this difference alone; it covers "
         "training seeds, not the choice of items. Marks are corrected for the number of strategies (Holm, 5% per "
         "metric). A single pair, as a strategy without a seed has, gives no interval. Identical: to the last digit. "
@@ -99,40 +101,33 @@ def _difference(info: MetricInfo, row: dict[str, Any] | None) -> Cell:
 
 def _trial_table(pairs: list[Counterparts]) -> Table:
     rows = [
-        (
-            pair.label,
-            pair.seed,
-            *(trial.trial_id if trial else None for trial in (pair.here, pair.there)),
-            *(_status(trial) for trial in (pair.here, pair.there)),
-            pair.relation,
-        )
+        {
+            "label": pair.label,
+            "seed": pair.seed,
+            "trial_id": pair.here and pair.here.trial_id,
+            "other_trial_id": pair.there and pair.there.trial_id,
+            "status": _status(pair.here),
+            "other_status": _status(pair.there),
+            "relation": pair.relation,
+        }
         for pair in pairs
     ]
-    names = ["label", "seed", "trial_id", "other_trial_id", "status", "other_status", "relation"]
-    numbers = pd.DataFrame(rows, columns=names).astype({"seed": "Int64"})
-    return Table(
-        name="compared_trials",
-        title="Trial by trial",
-        columns=(
-            Column(heading="Strategy", numeric=False),
-            Column(heading="Seed"),
-            Column(heading="Trial", numeric=False, code=True),
-            Column(heading="The other's trial", numeric=False, code=True),
-            Column(heading="Status", numeric=False),
-            Column(heading="The other's status", numeric=False),
-            Column(heading="How they compare", numeric=False),
-        ),
-        rows=tuple(
-            (
-                Cell(text=str(label)),
-                Cell(text="—") if seed is None else Cell(text=str(seed), value=float(seed)),
-                *(Cell(text=str(text or "—")) for text in rest),
-            )
-            for label, seed, *rest in rows
-        ),
+    return build(
+        "compared_trials",
+        "Trial by trial",
+        rows,
+        [
+            STRATEGY,
+            SEED,
+            words("Trial", "trial_id", code=True),
+            words("The other's trial", "other_trial_id", code=True),
+            words("Status", "status"),
+            words("The other's status", "other_status"),
+            words("How they compare", "relation"),
+        ],
         caption="A trial's id is a hash of what it computes: strategy, workload, seed, split and source. Two runs of "
         "one trial give the same numbers where machine and versions do.",
-        numbers=numbers,
+        numbers=pd.DataFrame(rows).astype({"seed": "Int64"}),
     )
 
 
@@ -145,11 +140,11 @@ def _status(trial: Kept | None) -> str | None:
 def _setting_table(here: Run, there: Run) -> Table:
     ours, theirs = _settings(here), _settings(there)
     rows = [(key, ours.get(key, ""), theirs.get(key, "")) for key in settings.changed(ours, theirs)]
-    return Table(
-        name="compared_settings",
-        title="What the runs do not have in common",
-        columns=tuple(Column(heading=name, numeric=False) for name in ("Setting", "This run", "The other run")),
-        rows=tuple(tuple(Cell(text=text or "—") for text in row) for row in rows),
+    return build(
+        "compared_settings",
+        "What the runs do not have in common",
+        rows,
+        [words(name, itemgetter(place)) for place, name in enumerate(("Setting", "This run", "The other run"))],
         caption="Settings, versions and machines; several values within one run are separated by semicolons.",
         numbers=pd.DataFrame(rows, columns=["setting", "this_run", "other_run"]),
     )

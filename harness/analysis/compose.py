@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pandas as pd
 
 from harness.analysis import archive, findings, settings
 from harness.analysis.compared import compare_runs
-from harness.analysis.document import Block, Cell, Code, Column, Contents, Section, Table, Text
+from harness.analysis.document import Block, Code, Contents, Section, Table, Text
 from harness.analysis.figures import document_plots
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
+from harness.analysis.tables.build import SEED, STRATEGY, build, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
@@ -83,27 +85,11 @@ def _failures(frames: Frames) -> tuple[Block, ...]:
     if unfinished.empty:
         return (Text(lines=(f"None: all {len(frames.trials)} trials finished.",)),)
     columns = ["label", "seed", "trial_id", "status", "failure_kind", "failure_message"]
-    rows = unfinished[columns].to_dict("records")
-    table = Table(
-        name="failures",
-        title=f"{len(unfinished)} of {len(frames.trials)} trials did not finish",
-        columns=(
-            Column(heading="Strategy", numeric=False),
-            Column(heading="Seed"),
-            Column(heading="Trial", numeric=False, code=True),
-            Column(heading="Status", numeric=False),
-            Column(heading="Reason", numeric=False),
-        ),
-        rows=tuple(
-            (
-                Cell(text=str(row["label"])),
-                _seed(row["seed"]),
-                Cell(text=str(row["trial_id"])),
-                Cell(text=str(row["status"])),
-                Cell(text=_reason(row)),
-            )
-            for row in rows
-        ),
+    table = build(
+        "failures",
+        f"{len(unfinished)} of {len(frames.trials)} trials did not finish",
+        unfinished[columns].to_dict("records"),
+        [STRATEGY, SEED, words("Trial", "trial_id", code=True), words("Status", "status"), words("Reason", _reason)],
         caption="They count as planned in every table. A failed trial's record holds its whole traceback.",
         numbers=unfinished[columns],
     )
@@ -155,14 +141,11 @@ def _setting_table(records: list[Record]) -> Table:
         "workload": settings.workload(records),
     }
     rows = [(kind, key, "; ".join(values)) for kind, group in groups.items() for key, values in group.items()]
-    return Table(
-        name="settings",
-        title="Versions and workload",
-        columns=(
-            Column(heading="Setting", numeric=False),
-            Column(heading="Value", numeric=False),
-        ),
-        rows=tuple((Cell(text=key), Cell(text=value or "—")) for _, key, value in rows),
+    return build(
+        "settings",
+        "Versions and workload",
+        rows,
+        [words("Setting", itemgetter(1)), words("Value", itemgetter(2))],
         caption="As the records state them; several values are separated by semicolons.",
         numbers=pd.DataFrame(rows, columns=["kind", "setting", "value"]),
     )
@@ -171,31 +154,18 @@ def _setting_table(records: list[Record]) -> Table:
 def _trial_table(frames: Frames, hashes: dict[str, str]) -> Table:
     numbers = frames.trials[["label", "seed", "trial_id", "status"]].copy()
     numbers["sha256"] = [hashes.get(f"{trial}.json") for trial in numbers["trial_id"]]
-    return Table(
-        name="trials",
-        title="Trials and their records",
-        columns=(
-            Column(heading="Strategy", numeric=False),
-            Column(heading="Seed"),
-            Column(heading="Trial", numeric=False, code=True),
-            Column(heading="Status", numeric=False),
-            Column(heading="SHA-256 of its record", numeric=False, code=True),
-        ),
-        rows=tuple(
-            (
-                Cell(text=str(row["label"])),
-                _seed(row["seed"]),
-                Cell(text=str(row["trial_id"])),
-                Cell(text=str(row["status"])),
-                Cell(text=hashes.get(f"{row['trial_id']}.json", "—")),
-            )
-            for row in numbers.to_dict("records")
-        ),
+    return build(
+        "trials",
+        "Trials and their records",
+        numbers.to_dict("records"),
+        [
+            STRATEGY,
+            SEED,
+            words("Trial", "trial_id", code=True),
+            words("Status", "status"),
+            words("SHA-256 of its record", "sha256", code=True),
+        ],
         caption="A trial's id is a hash of what it computes: strategy, workload, seed, split and source. Its record is "
         "records/<trial>.json; `sha256sum records/*.json` prints the last column.",
         numbers=numbers,
     )
-
-
-def _seed(seed: Any) -> Cell:
-    return Cell(text="—") if pd.isna(seed) else Cell(text=str(seed), value=float(str(seed)))

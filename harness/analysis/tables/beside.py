@@ -1,7 +1,9 @@
 """Ours beside the published figures: values, the agreement of their orderings, and how the settings differ."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from harness.analysis.measures import generator
 from harness.analysis.metrics import describe
 from harness.analysis.published import METRICS, SEEDS, SETTING, SOURCE, TASK_METRICS, Figures
 from harness.analysis.read import Run
-from harness.analysis.tables.build import NOTHING, metric_cell, number, strategy_column
+from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build, figures, metric_cell, words
 from harness.records.record import Record
 
 DRAWS = 10_000
@@ -109,31 +111,19 @@ def _paired(run: Run, figures: Figures) -> pd.DataFrame:
 def _values_table(run: Run, table: pd.DataFrame) -> Table:
     keys = [key for key in [*METRICS, *TASK_METRICS] if key in set(table["metric"])]
     cells = {(row["label"], row["metric"]): row for row in table.to_dict("records")}
-    rows = []
-    for label in dict.fromkeys(table["label"]):
-        row = [Cell(text=str(label))]
-        for key in keys:
-            found = cells.get((label, key))
-            if found is None:
-                row += [NOTHING, NOTHING]
-                continue
-            spread = (
-                "" if math.isnan(found["published_error"]) else f" ± {found['published_error'] * math.sqrt(SEEDS):.2f}"
-            )
-            hint = f"{found['published_method']}, table {found['published_table']}"
-            row.append(Cell(text=f"{found['published']:.1f}{spread}", value=found["published"], hint=hint))
-            row.append(metric_cell(run, label, describe(key)))
-        rows.append(tuple(row))
-    columns = [
-        Column(heading=f"{describe(key).heading}, {side}", direction=describe(key).direction)
-        for key in keys
-        for side in ("published", "ours")
-    ]
-    return Table(
-        name="published",
-        title="Published and ours",
-        columns=(strategy_column(), *columns),
-        rows=tuple(rows),
+
+    def both(key: str) -> Iterator[Filled]:
+        info = describe(key)
+        heading = Column(heading=f"{info.heading}, published", direction=info.direction)
+        yield heading, lambda label: _published(cells[label, key]) if (label, key) in cells else NOTHING
+        heading = Column(heading=f"{info.heading}, ours", direction=info.direction)
+        yield heading, lambda label: metric_cell(run, label, info) if (label, key) in cells else NOTHING
+
+    return build(
+        "published",
+        "Published and ours",
+        list(dict.fromkeys(table["label"])),
+        [STRATEGY, *(column for key in keys for column in both(key))],
         caption=(
             f"Published: {SOURCE}, mean ± standard deviation over three seeds. Rows are matched by what the strategy "
             "is: signal, policy, budgets, classes, samples, criterion, regime. A strategy in several of the paper's "
@@ -143,27 +133,28 @@ def _values_table(run: Run, table: pd.DataFrame) -> Table:
     )
 
 
+def _published(row: Mapping[Hashable, Any]) -> Cell:
+    error = row["published_error"]
+    spread = "" if math.isnan(error) else f" ± {error * math.sqrt(SEEDS):.2f}"
+    hint = f"{row['published_method']}, table {row['published_table']}"
+    return Cell(text=f"{row['published']:.1f}{spread}", value=row["published"], hint=hint)
+
+
 def _agreement_table(agreement: pd.DataFrame) -> Table:
-    return Table(
-        name="published_agreement",
-        title="Do the orderings agree?",
-        columns=(
-            Column(heading="Metric", numeric=False),
-            Column(heading="Strategies"),
-            Column(heading="Kendall's tau"),
-            Column(heading="95% range under noise"),
-            Column(heading="p"),
-        ),
-        rows=tuple(
+    return build(
+        "published_agreement",
+        "Do the orderings agree?",
+        agreement.to_dict("records"),
+        [
+            words("Metric", lambda row: describe(str(row["metric"])).title),
+            figures("Strategies", "num", "{:.0f}"),
+            figures("Kendall's tau", "tau", "{:+.2f}"),
             (
-                Cell(text=describe(str(row["metric"])).title),
-                number(row["num"], "{:.0f}"),
-                number(row["tau"], "{:+.2f}"),
-                Cell(text=f"[{row['low']:+.2f}, {row['high']:+.2f}]", value=row["high"] - row["low"]),
-                number(row["p_value"], "{:.2g}"),
-            )
-            for row in agreement.to_dict("records")
-        ),
+                Column(heading="95% range under noise"),
+                lambda row: Cell(text=f"[{row['low']:+.2f}, {row['high']:+.2f}]", value=row["high"] - row["low"]),
+            ),
+            figures("p", "p_value", "{:.2g}"),
+        ],
         caption=(
             "Kendall's tau-b between the published and our order of the trained strategies: 1 is the same order, 0 "
             "none, -1 the reverse. Range: tau when every value is redrawn from its error over seeds, on both sides, "
@@ -183,11 +174,11 @@ def _setting_table(run: Run) -> Table:
         else:
             ours[name] = "; ".join(sorted({_setting(name, record) for record in records if record.workload})) or "—"
     rows = [(name, SETTING[name], ours[name]) for name in SETTING]
-    return Table(
-        name="published_setting",
-        title="How the settings differ",
-        columns=tuple(Column(heading=heading, numeric=False) for heading in ("Setting", "Published", "Ours")),
-        rows=tuple(tuple(Cell(text=text) for text in row) for row in rows),
+    return build(
+        "published_setting",
+        "How the settings differ",
+        rows,
+        [words("Setting", itemgetter(0)), words("Published", itemgetter(1)), words("Ours", itemgetter(2))],
         caption=f"The published setting as the authors' repository states it. {_NOT_COMPARABLE}",
         numbers=pd.DataFrame(rows, columns=["setting", "published", "ours"]),
     )

@@ -1,14 +1,86 @@
-"""What tables of strategies share: columns, the cells of a row, and how a difference is told."""
+"""What tables share: columns that fill themselves from a row, and how a difference is told.
+
+A row is a strategy's label, or a mapping that holds one.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
+import pandas as pd
+
 from harness.analysis.document import Cell, Column, Table
-from harness.analysis.metrics import MetricInfo
+from harness.analysis.metrics import Direction, MetricInfo
 from harness.analysis.read import Run
+from harness.records.record import Record
 
 NOTHING = Cell(text="—")
+
+# A column, and its cell in a row.
+Filled = tuple[Column, Callable[[Any], Cell]]
+# A row's key, or a function of the row.
+Read = str | Callable[[Any], Any]
+
+
+def build(
+    name: str, title: str, rows: Iterable[Any], columns: Sequence[Filled], *, caption: str, numbers: pd.DataFrame
+) -> Table:
+    """Build a table from its rows and what each column says of a row."""
+    return Table(
+        name=name,
+        title=title,
+        columns=tuple(column for column, _ in columns),
+        rows=tuple(tuple(fill(row) for _, fill in columns) for row in rows),
+        caption=caption,
+        numbers=numbers,
+    )
+
+
+def words(heading: str, read: Read, *, code: bool = False) -> Filled:
+    """Return a column of texts; an em dash where there is none."""
+    of = itemgetter(read) if isinstance(read, str) else read
+
+    def fill(row: Any) -> Cell:
+        text = of(row)
+        return NOTHING if text is None or text == "" else Cell(text=str(text))
+
+    return Column(heading=heading, numeric=False, code=code), fill
+
+
+def figures(heading: str, read: Read, text: str = "{:.3g}", *, direction: Direction | None = None) -> Filled:
+    """Return a column of numbers; an em dash where there is none."""
+    of = itemgetter(read) if isinstance(read, str) else read
+    return Column(heading=heading, direction=direction), lambda row: number(of(row), text)
+
+
+def means(run: Run, heading: str, read: Callable[[Record], float | None], text: str = "{:.3g}") -> Filled:
+    """Return a column of means over a label's finished records."""
+    return figures(heading, lambda label: run.mean(label, read), text)
+
+
+def spreads(heading: str, read: Callable[[Any], tuple[MetricInfo, float]]) -> Filled:
+    """Return a column of deviations, printed as those of a metric."""
+
+    def fill(row: Any) -> Cell:
+        info, value = read(row)
+        return NOTHING if pd.isna(value) else Cell(text=info.show_spread(value), value=value * info.scale)
+
+    return Column(heading=heading), fill
+
+
+def _label(row: Any) -> str:
+    return str(row if isinstance(row, str) else row["label"])
+
+
+STRATEGY = words("Strategy", _label)
+
+
+def _seed(row: Any) -> Cell:
+    return NOTHING if pd.isna(row["seed"]) else Cell(text=str(row["seed"]), value=float(row["seed"]))
+
+
+SEED: Filled = Column(heading="Seed"), _seed
 
 
 def number(value: float | None, text: str = "{:.3g}", *, hint: str = "") -> Cell:
@@ -18,24 +90,23 @@ def number(value: float | None, text: str = "{:.3g}", *, hint: str = "") -> Cell
     return Cell(text=text.format(value), value=value, hint=hint)
 
 
-def strategy_column() -> Column:
-    """Return the column of the strategies' names."""
-    return Column(heading="Strategy", numeric=False)
-
-
-def seeds_cell(run: Run, label: str) -> Cell:
-    """Return how many trials finished of how many planned, and what became of the others."""
+def seeds(run: Run) -> Filled:
+    """Return the column of how many trials finished of how many planned, and what became of the others."""
     trials = run.frames.trials
-    status = trials.loc[trials["label"] == label, "status"].value_counts().to_dict()
-    rest = ", ".join(f"{status[name]} {name}" for name in ("failed", "missing") if name in status)
-    done = status.get("finished", 0)
-    text = f"{done}/{sum(status.values())}"
-    return Cell(text=f"{text} ({rest})" if rest else text, value=float(done))
+
+    def fill(row: Any) -> Cell:
+        status = trials.loc[trials["label"] == _label(row), "status"].value_counts().to_dict()
+        rest = ", ".join(f"{status[name]} {name}" for name in ("failed", "missing") if name in status)
+        done = status.get("finished", 0)
+        text = f"{done}/{sum(status.values())}"
+        return Cell(text=f"{text} ({rest})" if rest else text, value=float(done))
+
+    return Column(heading="Seeds"), fill
 
 
-def metric_column(info: MetricInfo) -> Column:
+def metric_column(run: Run, info: MetricInfo) -> Filled:
     """Return the column of a metric."""
-    return Column(heading=info.heading, direction=info.direction)
+    return Column(heading=info.heading, direction=info.direction), lambda row: metric_cell(run, _label(row), info)
 
 
 def metric_cell(run: Run, label: str, info: MetricInfo) -> Cell:
@@ -72,57 +143,33 @@ def interval_text(info: MetricInfo, row: Mapping[Any, Any], kind: str) -> str:
 
 def quality_table(
     run: Run,
-    *,
     name: str,
     title: str,
     keys: Sequence[str],
     rows: Sequence[str],
+    *,
     caption: str,
-    extra: Sequence[tuple[Column, Callable[[str], Cell]]] = (),
+    extra: Sequence[Filled] = (),
 ) -> Table | None:
-    """Build a table of strategies by metrics.
+    """Build a table of labels by metrics; None if nothing measured any.
 
-    Args:
-        run: the run.
-        name: the table's slug.
-        title: its title.
-        keys: metrics to show, those that nothing measured are left out.
-        rows: labels, in order.
-        caption: what it shows; the rule behind the marks is added.
-        extra: further columns between the seeds and the metrics, and what stands in them.
-
-    Returns:
-        The table; None if nothing measured any of the metrics.
+    The rule behind the marks is added to the caption; further columns stand between the seeds and the metrics.
     """
     shown = run.measured(keys)
     if not shown or not rows:
         return None
-    numbers = run.numbers
-    kept = [info.key for info in shown]
-    return Table(
-        name=name,
-        title=title,
-        columns=(
-            strategy_column(),
-            Column(heading="Seeds"),
-            *(column for column, _ in extra),
-            *map(metric_column, shown),
-        ),
-        rows=tuple(
-            (
-                Cell(text=label),
-                seeds_cell(run, label),
-                *(fill(label) for _, fill in extra),
-                *(metric_cell(run, label, info) for info in shown),
-            )
-            for label in rows
-        ),
-        caption=f"{caption} {rule(run)}",
-        numbers=numbers[numbers["label"].isin(rows) & numbers["metric"].isin(kept)].reset_index(drop=True),
+    kept = run.numbers["label"].isin(rows) & run.numbers["metric"].isin([info.key for info in shown])
+    return build(
+        name,
+        title,
+        rows,
+        [STRATEGY, seeds(run), *extra, *(metric_column(run, info) for info in shown)],
+        caption=f"{caption} {_rule(run)}",
+        numbers=run.numbers[kept].reset_index(drop=True),
     )
 
 
-def rule(run: Run) -> str:
+def _rule(run: Run) -> str:
     """Say what stands in a table of metrics, and the rule behind its marks."""
     manifest = run.manifest
     if manifest.baseline is None:

@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from harness.analysis.document import Cell, Column, Table
-from harness.analysis.metrics import QUALITY, describe
+from harness.analysis.metrics import QUALITY, MetricInfo, describe
 from harness.analysis.noise import POWER
 from harness.analysis.read import Run
-from harness.analysis.tables.build import NOTHING, interval_text, number, strategy_column
+from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build, figures, interval_text, spreads, words
 
 _NUMBERS = [
     *(
@@ -37,45 +35,24 @@ def comparison_table(run: Run) -> Table | None:
     found = run.numbers[run.numbers["metric"].isin(keys) & run.numbers["verdict"].notna()]
     if found.empty:
         return None
-    order = {key: place for place, key in enumerate(keys)}
-    found = found.sort_values("metric", key=lambda column: column.map(order), kind="stable")
-    rows = []
-    for row in found.to_dict("records"):
-        info = describe(str(row["metric"]))
-        tested = not math.isnan(row["ci_low"])
-        wide = (row["ci_high"] - row["ci_low"]) * info.scale if tested else None
-        rows.append(
-            (
-                Cell(text=info.heading),
-                Cell(text=str(row["label"])),
-                number(row["num_pairs"], "{:.0f}"),
-                Cell(
-                    text=info.show_difference(row["difference"]),
-                    value=row["difference"] * info.scale,
-                    mark=row["verdict"],
-                ),
-                Cell(text=interval_text(info, row, "ci"), value=wide) if tested else NOTHING,
-                Cell(text=interval_text(info, row, "corrected")) if tested else NOTHING,
-                number(row["p_corrected"], "{:.2g}"),
-                number(row["effect_size"], "{:+.1f}"),
-                number(_percent(row["improvement"]), "{:.0f}"),
-                Cell(text=str(row["covers"]) or "—"),
-                Cell(text=str(row["verdict"])),
-            )
-        )
-    headings = ["Seeds", "Difference", "95% interval", "Corrected interval", "Corrected p", "Effect size"]
-    headings += ["Improves (%)"]
-    return Table(
-        name="comparisons",
-        title=f"Differences from {run.manifest.baseline}",
-        columns=(
-            Column(heading="Metric", numeric=False),
-            strategy_column(),
-            *(Column(heading=heading) for heading in headings),
-            Column(heading="Covers", numeric=False),
-            Column(heading="Verdict", numeric=False),
-        ),
-        rows=tuple(rows),
+    found = found.sort_values("metric", key=lambda column: column.map(keys.index), kind="stable")
+    return build(
+        "comparisons",
+        f"Differences from {run.manifest.baseline}",
+        found.to_dict("records"),
+        [
+            words("Metric", lambda row: _info(row).heading),
+            STRATEGY,
+            figures("Seeds", "num_pairs", "{:.0f}"),
+            (Column(heading="Difference"), _difference),
+            (Column(heading="95% interval"), _interval),
+            (Column(heading="Corrected interval"), _corrected),
+            figures("Corrected p", "p_corrected", "{:.2g}"),
+            figures("Effect size", "effect_size", "{:+.1f}"),
+            figures("Improves (%)", lambda row: 100 * row["improvement"], "{:.0f}"),
+            words("Covers", "covers"),
+            words("Verdict", "verdict"),
+        ],
         caption=(
             "Strategy minus baseline over the seeds and items both have. The 95% interval is for one comparison alone; "
             "the corrected one, and the verdict, allow for all comparisons of the metric (Holm, 5% in all), and never "
@@ -97,11 +74,15 @@ def rank_table(run: Run) -> Table | None:
     rows = [label for label in run.labels if label in set(found["label"])]
     if len(rows) < 2:
         return None
-    return Table(
-        name="ranks",
-        title="Ranks",
-        columns=(strategy_column(), *(Column(heading=describe(key).title, direction="lower") for key in keys)),
-        rows=tuple((Cell(text=label), *(_rank(run.row(label, key)) for key in keys)) for label in rows),
+
+    def column(key: str) -> Filled:
+        return Column(heading=describe(key).title, direction="lower"), lambda label: _rank(run.row(label, key))
+
+    return build(
+        "ranks",
+        "Ranks",
+        rows,
+        [STRATEGY, *map(column, keys)],
         caption=(
             "Among rows with seeds. First number: one more than the number of rows that are distinguishably better; "
             "rows that cannot be told from the best share rank 1. Second number: how far down the row may be. Together "
@@ -119,40 +100,33 @@ def noise_table(run: Run) -> Table | None:
     floor = floor[floor["metric"].isin(keys)]
     if floor.empty:
         return None
-    order = {key: place for place, key in enumerate(keys)}
-    floor = floor.sort_values("metric", key=lambda column: column.map(order), ignore_index=True)
-    rows = []
-    for row in floor.to_dict("records"):
-        info = describe(str(row["metric"]))
-        spreads = [row[name] for name in ("seed_std", "item_error", "halves", "detectable_one", "detectable")]
-        told = [
-            NOTHING if pd.isna(spread) else Cell(text=info.show_spread(spread), value=spread * info.scale)
-            for spread in spreads
-        ]
-        covers = Cell(text=str(row["covers"]) or "—")
-        rows.append((Cell(text=info.heading), number(row["num_items"], "{:.0f}"), *told, covers))
+    floor = floor.sort_values("metric", key=lambda column: column.map(keys.index), ignore_index=True)
     families = sorted({int(row) for row in floor["family"]} - {0})
-    told_family = f"at the strictest of {families[-1]} corrected comparisons" if families else "after correction"
-    return Table(
-        name="noise",
-        title="What is noise",
-        columns=(
-            Column(heading="Metric", numeric=False),
-            Column(heading="Items or tokens"),
-            Column(heading="Between seeds"),
-            Column(heading="Over items"),
-            Column(heading="Between halves"),
-            Column(heading="Detectable alone"),
-            Column(heading="Detectable"),
-            Column(heading="Covers", numeric=False),
-        ),
-        rows=tuple(rows),
+    strictest = f"at the strictest of {families[-1]} corrected comparisons" if families else "after correction"
+
+    def spread(heading: str, key: str) -> Filled:
+        return spreads(heading, lambda row: (_info(row), row[key]))
+
+    return build(
+        "noise",
+        "What is noise",
+        floor.to_dict("records"),
+        [
+            words("Metric", lambda row: _info(row).heading),
+            figures("Items or tokens", "num_items", "{:.0f}"),
+            spread("Between seeds", "seed_std"),
+            spread("Over items", "item_error"),
+            spread("Between halves", "halves"),
+            spread("Detectable alone", "detectable_one"),
+            spread("Detectable", "detectable"),
+            words("Covers", "covers"),
+        ],
         caption=(
             "In each metric's unit. Between seeds: standard deviation of one strategy over seeds, pooled. Over items: "
             "standard error of one trial over its items, typically. Between halves: how far one model is from itself, "
             "root mean square, when a random half of the items is compared with the other half; a full set differs "
             "from another full set by about 0.7 of that. Detectable: the smallest true difference from the baseline "
-            f"that this run finds with a probability of {POWER:.0%}, as a single comparison and {told_family}; smaller "
+            f"that this run finds with a probability of {POWER:.0%}, as a single comparison and {strictest}; smaller "
             "ones are likely to be called not distinguishable."
         ),
         numbers=floor,
@@ -166,5 +140,22 @@ def _rank(row: Mapping[str, Any]) -> Cell:
     return Cell(text=f"{best:.0f}" if best == worst else f"{best:.0f} to {worst:.0f}", value=best + worst / 1000)
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None or math.isnan(share) else 100 * share
+def _info(row: Mapping[str, Any]) -> MetricInfo:
+    return describe(str(row["metric"]))
+
+
+def _difference(row: Mapping[str, Any]) -> Cell:
+    info = _info(row)
+    text = info.show_difference(row["difference"])
+    return Cell(text=text, value=row["difference"] * info.scale, mark=row["verdict"])
+
+
+def _interval(row: Mapping[str, Any]) -> Cell:
+    if math.isnan(row["ci_low"]):
+        return NOTHING
+    info = _info(row)
+    return Cell(text=interval_text(info, row, "ci"), value=(row["ci_high"] - row["ci_low"]) * info.scale)
+
+
+def _corrected(row: Mapping[str, Any]) -> Cell:
+    return NOTHING if math.isnan(row["ci_low"]) else Cell(text=interval_text(_info(row), row, "corrected"))

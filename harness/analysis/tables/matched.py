@@ -15,7 +15,7 @@ from harness.analysis.document import Cell, Column, Table
 from harness.analysis.inference import Spread, decompose, half_width, holm, tail
 from harness.analysis.metrics import MetricInfo, Verdict
 from harness.analysis.read import Run
-from harness.analysis.tables.build import NOTHING, strategy_column
+from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build
 from harness.analysis.tables.reads import alone_seconds
 from harness.records.record import Record
 
@@ -56,21 +56,21 @@ def matched_table(run: Run) -> Table | None:
         return None
     rows = [label for label in run.labels if label in run.methods and run.methods[label].trained]
     rows = [label for label in rows if label not in controls]
-    columns, cells, numbers = [], {label: [Cell(text=label)] for label in rows}, []
+    columns: list[Filled] = []
+    numbers: list[dict[str, object]] = []
     for cost, read in _COSTS.items():
         for info in shown:
-            found = {label: _match(run, label, controls, info.key, read) for label in rows}
-            columns.append(Column(heading=f"{info.heading} at equal {cost}", direction=info.direction))
-            for label, (cell, number) in _told(found, info).items():
-                cells[label].append(cell)
-                numbers.append({"label": label, "cost": cost, "metric": info.key, **number})
-    if not rows or all(cell.value is None for row in cells.values() for cell in row[1:]):
+            cells = _compared({label: _match(run, label, controls, info.key, read) for label in rows}, info)
+            column = Column(heading=f"{info.heading} at equal {cost}", direction=info.direction)
+            columns.append((column, {label: cell for label, (cell, _) in cells.items()}.__getitem__))
+            numbers += [{"label": label, "cost": cost, "metric": info.key, **row} for label, (_, row) in cells.items()]
+    if not rows or all(fill(label).value is None for _, fill in columns for label in rows):
         return None
-    return Table(
-        name="matched",
-        title="Quality at equal cost",
-        columns=(strategy_column(), *columns),
-        rows=tuple(tuple(row) for row in cells.values()),
+    return build(
+        "matched",
+        "Quality at equal cost",
+        rows,
+        [STRATEGY, *columns],
         caption=(
             f"Difference from {run.manifest.baseline} trained on as many randomly chosen sequences as cost the same, "
             "with its learning rate schedule shortened accordingly: mean over seeds, with a 95% interval over seeds. "
@@ -142,7 +142,7 @@ def _points(
     return found
 
 
-def _told(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tuple[Cell, dict[str, float]]]:
+def _compared(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tuple[Cell, dict[str, float]]]:
     """Print the differences of one metric at one cost, corrected for their number."""
     p = np.array([np.nan if one is None else tail(np.array([one.difference]), one.spread)[0] for one in found.values()])
     corrected, _ = holm(p)

@@ -2,18 +2,18 @@
 
 import pandas as pd
 
-from harness.analysis.document import Cell, Column, Table
+from harness.analysis.document import Table
 from harness.analysis.read import Run
-from harness.analysis.tables.build import NOTHING, number, strategy_column
+from harness.analysis.tables.build import STRATEGY, build, figures, words
 
 
 def method_table(run: Run) -> Table | None:
     """Build what each strategy is, read from its record."""
     if not run.methods:
         return None
-    rows, numbers = [], []
-    for label, one in run.methods.items():
-        told = {
+    rows = [
+        {
+            "label": label,
             "axes": ", ".join(one.axes) or ("none" if one.trained else "not trained"),
             "signal": one.signal,
             "policy": one.policy,
@@ -27,42 +27,33 @@ def method_table(run: Run) -> Table | None:
             "source": one.source or None,
             "reconstructed": one.reconstructed,
         }
-        numbers.append({"label": label} | {key: _plain(value) for key, value in told.items()})
-        rows.append((Cell(text=label), *(_cell(value) for key, value in told.items() if key != "reconstructed")))
-    headings = {
-        "Axes": False,
-        "Signal": False,
-        "Policy": False,
-        "Positions (%)": True,
-        "Classes": False,
-        "Samples": False,
-        "Sample signal": False,
-        "Samples (%)": True,
-        "Criterion": False,
-        "Teacher": False,
-        "Source": False,
-    }
-    return Table(
-        name="methods",
-        title="Methods",
-        columns=(
-            strategy_column(),
-            *(Column(heading=heading, numeric=numeric) for heading, numeric in headings.items()),
-        ),
-        rows=tuple(rows),
+        for label, one in run.methods.items()
+    ]
+    return build(
+        "methods",
+        "Methods",
+        rows,
+        [
+            STRATEGY,
+            words("Axes", "axes"),
+            words("Signal", "signal"),
+            words("Policy", "policy"),
+            figures("Positions (%)", "budget", "{:g}"),
+            words("Classes", "classes"),
+            words("Samples", "samples"),
+            words("Sample signal", "sample_signal"),
+            figures("Samples (%)", "sample_budget", "{:g}"),
+            words("Criterion", "criterion"),
+            words("Teacher", "teacher"),
+            words("Source", "source"),
+        ],
         caption=(
             "As the records state them; a dash: the axis keeps everything, or does not apply. Teacher: stored hidden "
             "states (cached), stored draws or classes (sampled, topk), or run beside the student (online). A source "
             "that says reconstructed was not written from the paper's own equations."
         ),
-        numbers=pd.DataFrame(numbers),
+        numbers=pd.DataFrame([{key: _plain(value) for key, value in row.items()} for row in rows]),
     )
-
-
-def _cell(value: object) -> Cell:
-    if value is None:
-        return NOTHING
-    return number(value, "{:g}") if isinstance(value, float) else Cell(text=str(value))
 
 
 def _plain(value: object) -> object:

@@ -3,13 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-import pandas as pd
-
-from harness.analysis.document import Cell, Column, Table
-from harness.analysis.metrics import COSTS, QUALITY
+from harness.analysis.document import Table
+from harness.analysis.metrics import COSTS, QUALITY, MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.strategies import RowStrategy
-from harness.analysis.tables.build import NOTHING, number, quality_table, seeds_cell, strategy_column
+from harness.analysis.tables.build import (
+    STRATEGY,
+    Filled,
+    build,
+    figures,
+    means,
+    quality_table,
+    seeds,
+    spreads,
+    words,
+)
 from harness.analysis.tables.reads import generated_tokens
 
 _QUALITY = [info.key for info in QUALITY]
@@ -19,16 +27,14 @@ _COSTS = [info.key for info in COSTS]
 def main_table(run: Run) -> Table | None:
     """Build quality, then cost, of every strategy."""
     caption = f"{run.manifest.grid}: costs are means over seeds and are not compared."
-    return quality_table(
-        run, name="main", title="Quality and cost", keys=_QUALITY + _COSTS, rows=run.labels, caption=caption
-    )
+    return quality_table(run, "main", "Quality and cost", _QUALITY + _COSTS, run.labels, caption=caption)
 
 
 def other_table(run: Run) -> Table | None:
     """Build every metric the main table has no column for."""
     keys = [str(key) for key in run.numbers["metric"].unique() if key not in _QUALITY + _COSTS]
     caption = "Every metric that the main table has no column for."
-    return quality_table(run, name="further", title="Further metrics", keys=keys, rows=run.labels, caption=caption)
+    return quality_table(run, "further", "Further metrics", keys, run.labels, caption=caption)
 
 
 def spread_table(run: Run) -> Table | None:
@@ -37,19 +43,16 @@ def spread_table(run: Run) -> Table | None:
     rows = [label for label in run.labels if any(run.row(label, info.key)["n"] > 1 for info in shown)]
     if not rows:
         return None
-    cells = []
-    for label in rows:
-        stds = [(info, run.row(label, info.key)["std"]) for info in shown]
-        told = [
-            NOTHING if pd.isna(std) else Cell(text=info.show_spread(std), value=std * info.scale) for info, std in stds
-        ]
-        cells.append((Cell(text=label), seeds_cell(run, label), *told))
+
+    def column(info: MetricInfo) -> Filled:
+        return spreads(info.heading, lambda label: (info, run.row(label, info.key)["std"]))
+
     kept = run.numbers["label"].isin(rows) & run.numbers["metric"].isin([info.key for info in shown])
-    return Table(
-        name="spread",
-        title="Standard deviations",
-        columns=(strategy_column(), Column(heading="Seeds"), *(Column(heading=info.heading) for info in shown)),
-        rows=tuple(cells),
+    return build(
+        "spread",
+        "Standard deviations",
+        rows,
+        [STRATEGY, seeds(run), *map(column, shown)],
         caption="Sample standard deviation (ddof 1) over seeds. With three seeds it is itself uncertain by a factor of "
         "0.5 to 6 (95%). Rows without randomness have none.",
         numbers=run.numbers.loc[kept, ["label", "metric", "std", "n"]].reset_index(drop=True),
@@ -75,12 +78,12 @@ def importance_table(run: Run) -> Table | None:
     )
     return quality_table(
         run,
-        name="importance",
-        title="Importance metrics",
-        keys=_QUALITY,
-        rows=_with_references(run, rows),
+        "importance",
+        "Importance metrics",
+        _QUALITY,
+        _with_references(run, rows),
         caption=caption,
-        extra=((Column(heading="Signal", numeric=False), lambda label: _text(_method(run, label, "signal"))),),
+        extra=[_part(run, "Signal", "signal")],
     )
 
 
@@ -100,15 +103,12 @@ def policy_table(run: Run) -> Table | None:
         return None
     return quality_table(
         run,
-        name="policies",
-        title="Selection policies",
-        keys=_QUALITY,
-        rows=_with_references(run, rows),
+        "policies",
+        "Selection policies",
+        _QUALITY,
+        _with_references(run, rows),
         caption=f"How positions are selected when {signal} ranks them; rows without a signal are references.",
-        extra=(
-            (Column(heading="Policy", numeric=False), lambda label: _text(_method(run, label, "policy"))),
-            (Column(heading="Budget (%)"), lambda label: _budget(run, label)),
-        ),
+        extra=[_part(run, "Policy", "policy"), figures("Budget (%)", lambda label: _budget(run.methods.get(label)))],
     )
 
 
@@ -117,20 +117,23 @@ def multi_axis_table(run: Run) -> Table | None:
     if not any(len(one.axes) > 1 for one in run.methods.values()):
         return None
     rows = [label for label in run.labels if label in run.methods]
-
-    def column(axis: str) -> tuple[Column, Callable[[str], Cell]]:
-        return Column(
-            heading={"position": "Positions", "class": "Classes", "sample": "Samples"}[axis], numeric=False
-        ), lambda label: _axis(run.methods[label], axis)
-
     return quality_table(
         run,
-        name="multi_axis",
-        title="Several axes",
-        keys=_QUALITY,
-        rows=rows,
+        "multi_axis",
+        "Several axes",
+        _QUALITY,
+        rows,
         caption="Which axes select, by what policy and signal, and how much; a dash keeps everything.",
-        extra=[column(axis) for axis in ("position", "class", "sample")],
+        extra=[
+            _axis(run, "Positions", "position", lambda one: _joined(one.policy, one.signal, one.budget)),
+            _axis(run, "Classes", "class", lambda one: str(one.classes)),
+            _axis(
+                run,
+                "Samples",
+                "sample",
+                lambda one: _joined(one.sample_policy, one.sample_signal, one.sample_budget),
+            ),
+        ],
     )
 
 
@@ -141,32 +144,22 @@ def task_table(run: Run) -> Table | None:
         return None
     order = ("none", "off_policy", "on_policy")
     rows = sorted(regimes, key=lambda label: order.index(regimes[label]))
-    told = {"none": "—", "off_policy": "off-policy", "on_policy": "on-policy"}
     return quality_table(
         run,
-        name="task_specific",
-        title="Off-policy and on-policy",
-        keys=[key for key in run.numbers["metric"].unique() if key not in _COSTS],
-        rows=rows,
+        "task_specific",
+        "Off-policy and on-policy",
+        [key for key in run.numbers["metric"].unique() if key not in _COSTS],
+        rows,
         caption="By whose text is trained on: the data's (off-policy) or the student's own (on-policy). Generated: "
         "tokens that the student wrote to be trained on, and the seconds that took, which are no part of training's; "
         "means over seeds.",
-        extra=(
-            (Column(heading="Regime", numeric=False), lambda label: Cell(text=told[regimes[label]])),
-            (Column(heading="Criterion", numeric=False), lambda label: _text(_method(run, label, "criterion"))),
-            (
-                Column(heading="Generated tokens"),
-                lambda label: number(run.mean(label, generated_tokens), "{:,.0f}"),
-            ),
-            (
-                Column(heading="Generation (s)"),
-                lambda label: number(run.mean(label, lambda record: record.cost.wall_s.get("rollout")), "{:.1f}"),
-            ),
-            (
-                Column(heading="Training (s)"),
-                lambda label: number(run.mean(label, lambda record: record.cost.wall_s.get("train")), "{:.1f}"),
-            ),
-        ),
+        extra=[
+            words("Regime", lambda label: {"off_policy": "off-policy", "on_policy": "on-policy"}.get(regimes[label])),
+            _part(run, "Criterion", "criterion"),
+            means(run, "Generated tokens", generated_tokens, "{:,.0f}"),
+            means(run, "Generation (s)", lambda record: record.cost.wall_s.get("rollout"), "{:.1f}"),
+            means(run, "Training (s)", lambda record: record.cost.wall_s.get("train"), "{:.1f}"),
+        ],
     )
 
 
@@ -184,28 +177,16 @@ def _with_references(run: Run, rows: Sequence[str]) -> list[str]:
     return [label for label in run.labels if label in references or label in rows]
 
 
-def _method(run: Run, label: str, part: str) -> object:
-    one: RowStrategy | None = run.methods.get(label)
-    return None if one is None else getattr(one, part)
+def _part(run: Run, heading: str, part: str) -> Filled:
+    return words(heading, lambda label: getattr(run.methods.get(label), part, None))
 
 
-def _text(value: object) -> Cell:
-    return NOTHING if value is None else Cell(text=str(value))
+def _axis(run: Run, heading: str, axis: str, say: Callable[[RowStrategy], str]) -> Filled:
+    return words(heading, lambda label: say(run.methods[label]) if axis in run.methods[label].axes else None)
 
 
-def _budget(run: Run, label: str) -> Cell:
-    one = run.methods.get(label)
-    return number(None if one is None or one.budget is None else 100 * one.budget)
-
-
-def _axis(one: RowStrategy, axis: str) -> Cell:
-    if axis not in one.axes:
-        return NOTHING
-    if axis == "class":
-        return Cell(text=str(one.classes))
-    if axis == "sample":
-        return Cell(text=_joined(one.sample_policy, one.sample_signal, one.sample_budget))
-    return Cell(text=_joined(one.policy, one.signal, one.budget))
+def _budget(one: RowStrategy | None) -> float | None:
+    return None if one is None or one.budget is None else 100 * one.budget
 
 
 def _joined(policy: object, signal: object, budget: float | None) -> str:

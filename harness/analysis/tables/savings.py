@@ -1,14 +1,22 @@
 """Tables of what selection saves: stored supervision, and the run time of sample selection."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
-from harness.analysis.document import Cell, Column, Table
+from harness.analysis.document import Column, Table
 from harness.analysis.published import Figures
 from harness.analysis.read import Run
-from harness.analysis.tables.build import NOTHING, number, seeds_cell, strategy_column
-from harness.analysis.tables.reads import alone_seconds, bytes_per_token, own_seconds, phase_seconds, stored_share
+from harness.analysis.tables.build import STRATEGY, Filled, build, figures, number, seeds, words
+from harness.analysis.tables.reads import (
+    alone_seconds,
+    bytes_per_token,
+    own_seconds,
+    phase_seconds,
+    stored_share,
+)
 from harness.records.record import Record
 
 TOKENS = 100e9
@@ -16,65 +24,58 @@ TOKENS = 100e9
 
 def storage_table(run: Run, published: Figures) -> Table | None:
     """Build the measured bytes per token of each strategy's stored supervision, and what 100B tokens would take."""
-    rows, numbers = [], []
+    rows: list[dict[str, object]] = []
     for label in run.labels:
         for kind in sorted({kind for record in run.records[label] for kind in record.cost.disk_bytes} - {"prepass"}):
-            per_token = run.mean(label, lambda record, kind=kind: bytes_per_token(record, kind))  # type: ignore[misc]
-            share = run.mean(label, lambda record, kind=kind: stored_share(record, kind))  # type: ignore[misc]
+            per_token = run.mean(label, partial(bytes_per_token, kind=kind))
+            share = run.mean(label, partial(stored_share, kind=kind))
             if per_token is None or share is None:
                 continue
-            terabytes = per_token * share * TOKENS / 1e12
-            theirs = published.value(run.methods.get(label), "terabytes") if kind != "hidden" else None
-            arithmetic = f"{per_token:.4g} B x {share:.3g} x 1e11 / 1e12"
             rows.append(
-                (
-                    Cell(text=label),
-                    Cell(text=kind),
-                    number(per_token, "{:.1f}"),
-                    number(100 * share, "{:.0f}"),
-                    number(terabytes, "{:.2f}"),
-                    Cell(text=arithmetic),
-                    number(theirs, "{:g}"),
-                )
-            )
-            numbers.append(
                 {
                     "label": label,
                     "kind": kind,
                     "bytes_per_token": per_token,
                     "share_of_tokens": share,
-                    "terabytes_100b": terabytes,
-                    "published_terabytes": theirs,
+                    "terabytes_100b": per_token * share * TOKENS / 1e12,
+                    "published_terabytes": None
+                    if kind == "hidden"
+                    else published.value(run.methods.get(label), "terabytes"),
+                    "arithmetic": f"{per_token:.4g} B x {share:.3g} x 1e11 / 1e12",
                 }
             )
     if not rows:
         return None
-    for size, told in ((1, "as the paper counts"), (2, "float16")):
-        terabytes = 100_000 * size * TOKENS / 1e12
-        rows.append(
-            (
-                Cell(text=f"Full logits, {told}"),
-                Cell(text="arithmetic"),
-                number(100_000.0 * size, "{:.0f}"),
-                number(100, "{:.0f}"),
-                number(terabytes, "{:.0f}"),
-                Cell(text=f"100000 classes x {size} B x 1e11 / 1e12"),
-                number(published.find("Full KD", "terabytes"), "{:g}") if size == 1 else NOTHING,
-            )
-        )
-    return Table(
-        name="storage",
-        title="Storage",
-        columns=(
-            strategy_column(),
-            Column(heading="Stored", numeric=False),
-            Column(heading="Bytes per token"),
-            Column(heading="Tokens stored (%)"),
-            Column(heading="100B tokens (TB)"),
-            Column(heading="Arithmetic", numeric=False),
-            Column(heading="Published (TB)"),
-        ),
-        rows=tuple(rows),
+    full = [
+        {
+            "label": f"Full logits, {name}",
+            "kind": "arithmetic",
+            "bytes_per_token": 100_000.0 * size,
+            "share_of_tokens": 1,
+            "terabytes_100b": 100_000 * size * TOKENS / 1e12,
+            "published_terabytes": published.find("Full KD", "terabytes") if size == 1 else None,
+            "arithmetic": f"100000 classes x {size} B x 1e11 / 1e12",
+        }
+        for size, name in ((1, "as the paper counts"), (2, "float16"))
+    ]
+
+    def measured(heading: str, key: str, text: str) -> Filled:
+        whole = "{:.0f}"
+        return Column(heading=heading), lambda row: number(row[key], whole if row["kind"] == "arithmetic" else text)
+
+    return build(
+        "storage",
+        "Storage",
+        rows + full,
+        [
+            STRATEGY,
+            words("Stored", "kind"),
+            measured("Bytes per token", "bytes_per_token", "{:.1f}"),
+            figures("Tokens stored (%)", lambda row: 100 * row["share_of_tokens"], "{:.0f}"),
+            measured("100B tokens (TB)", "terabytes_100b", "{:.2f}"),
+            words("Arithmetic", "arithmetic"),
+            figures("Published (TB)", "published_terabytes", "{:g}"),
+        ],
         caption=(
             "Bytes per token are measured: bytes of the cache on disk, its checksums and indices included, over the "
             "tokens it holds. They hold for this workload's vocabulary and teacher; ids of a larger vocabulary take "
@@ -82,7 +83,7 @@ def storage_table(run: Run, published: Figures) -> Table | None:
             "share of tokens stored, times 100B. The published column (100,000 classes) counts 3 bytes per draw, "
             "repeated draws included; here a class that is drawn again is stored once with its count."
         ),
-        numbers=pd.DataFrame(numbers),
+        numbers=pd.DataFrame(rows).drop(columns="arithmetic"),
     )
 
 
@@ -91,38 +92,40 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
     if not any(one.sample_policy is not None for one in run.methods.values()):
         return None
     parts: dict[str, Callable[[Record], float | None]] = {
-        "Prepass (s)": lambda record: phase_seconds(record, "prepass", ("prepass",)),
-        "Cache (s)": lambda record: phase_seconds(record, "cache", ("hidden", "scores", "sampled", "topk")),
-        "Train (s)": lambda record: record.cost.wall_s.get("train"),
-        "Total alone (s)": alone_seconds,
-        "Total, shared (s)": lambda record: own_seconds(record),
+        "prepass_s": lambda record: phase_seconds(record, "prepass", ("prepass",)),
+        "cache_s": lambda record: phase_seconds(record, "cache", ("hidden", "scores", "sampled", "topk")),
+        "train_s": lambda record: record.cost.wall_s.get("train"),
+        "total_alone_s": alone_seconds,
+        "total_shared_s": own_seconds,
     }
     base = run.mean(run.manifest.baseline, alone_seconds)
     full = published.find("Full KD", "wall_hours_total")
-    rows, numbers = [], []
+    rows = []
     for label in run.labels:
-        values = {heading: run.mean(label, read) for heading, read in parts.items()}
-        if values["Train (s)"] is None:
+        row: dict[str, Any] = {"label": label} | {name: run.mean(label, read) for name, read in parts.items()}
+        if row["train_s"] is None:
             continue
-        saved = None if not base or values["Total alone (s)"] is None else 100 * (values["Total alone (s)"] / base - 1)
-        hours = published.value(run.methods.get(label), "wall_hours_total")
-        theirs = None if hours is None or not full else 100 * (hours / full - 1)
-        cells = [number(value, "{:.1f}") for value in values.values()]
-        tail = (number(saved, "{:+.0f}"), number(hours, "{:.1f}"), number(theirs, "{:+.0f}"))
-        rows.append((Cell(text=label), seeds_cell(run, label), *cells, *tail))
-        named = {
-            heading.replace(" (s)", "_s").replace(", ", "_").replace(" ", "_").lower(): value
-            for heading, value in values.items()
-        }
-        numbers.append({"label": label, **named, "change_percent": saved, "published_hours": hours})
+        row["change_percent"] = _change(row["total_alone_s"], base)
+        row["published_hours"] = published.value(run.methods.get(label), "wall_hours_total")
+        rows.append(row)
     if not rows:
         return None
-    headings = [*parts, f"Against {run.manifest.baseline or 'the baseline'} (%)", "Published (h)", "Published (%)"]
-    return Table(
-        name="runtime",
-        title="Run time of sample selection",
-        columns=(strategy_column(), Column(heading="Seeds"), *(Column(heading=heading) for heading in headings)),
-        rows=tuple(rows),
+    return build(
+        "runtime",
+        "Run time of sample selection",
+        rows,
+        [
+            STRATEGY,
+            seeds(run),
+            figures("Prepass (s)", "prepass_s", "{:.1f}"),
+            figures("Cache (s)", "cache_s", "{:.1f}"),
+            figures("Train (s)", "train_s", "{:.1f}"),
+            figures("Total alone (s)", "total_alone_s", "{:.1f}"),
+            figures("Total, shared (s)", "total_shared_s", "{:.1f}"),
+            figures(f"Against {run.manifest.baseline or 'the baseline'} (%)", "change_percent", "{:+.0f}"),
+            figures("Published (h)", "published_hours", "{:.1f}"),
+            figures("Published (%)", lambda row: _change(row["published_hours"], full), "{:+.0f}"),
+        ],
         caption=(
             "Means over seeds. Prepass: scoring every training sequence with the initial student. Cache: the teacher's "
             "pass. Alone: what the strategy would take if nothing were shared between trials; shared: what this trial "
@@ -130,5 +133,10 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
             "(arXiv:2602.01395), and against its Full KD: other hardware, models and data, so compare percentages at "
             "most. There SE-KD 3X builds its cache; with the cache at hand it takes 4.0 hours."
         ),
-        numbers=pd.DataFrame(numbers),
+        numbers=pd.DataFrame(rows),
     )
+
+
+def _change(value: float | None, base: float | None) -> float | None:
+    """Return in percent how much a value exceeds another."""
+    return None if value is None or not base else 100 * (value / base - 1)
