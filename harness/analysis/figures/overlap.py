@@ -73,7 +73,7 @@ def _square(table: pd.DataFrame, label: str) -> Plot:
         figure = Figure(figsize=(side + 0.9, side), layout="constrained")
         axes = figure.subplots()
         shown = [name.replace("_", " ") for name in order]
-        heatmap(figure, axes, values, shown, size=5.6, unit="Jaccard overlap")
+        heatmap(axes, values, shown, size=5.6, unit="Jaccard overlap")
         for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
             for tick, name in zip(ticks, order, strict=True):
                 tick.set(fontsize=7, fontweight="bold" if name == SELECTED else "normal")

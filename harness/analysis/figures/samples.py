@@ -60,7 +60,7 @@ def _overlap(table: pd.DataFrame, labels: list[str]) -> Plot:
         side = 1.2 + 0.4 * len(labels)
         figure = Figure(figsize=(side + 1.9, side + 0.9), layout="constrained")
         written = [wrapped(f"{label} ({shares[label]:.0%})", 28) for label in labels]
-        heatmap(figure, figure.subplots(), values, written, size=7, unit="Jaccard overlap")
+        heatmap(figure.subplots(), values, written, size=7, unit="Jaccard overlap")
         settle(figure)
     span = f"{min(chance):.2f}" if max(chance) - min(chance) < 0.005 else f"{min(chance):.2f} to {max(chance):.2f}"
     return Plot(
