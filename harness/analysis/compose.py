@@ -10,8 +10,7 @@ import pandas as pd
 
 from harness.analysis import archive, findings, settings
 from harness.analysis.compared import compare_runs
-from harness.analysis.document import Block, Code, Contents, Section, Table, Text
-from harness.analysis.figures import document_plots
+from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
@@ -21,18 +20,18 @@ from harness.records.record import Manifest, Record
 _MESSAGE_LIMIT = 300
 
 
-def compose(run: Run, *, folder: Path, other: Run | None = None) -> Contents:
+def compose(run: Run, plots: tuple[Plot, ...], *, folder: Path, other: Run | None = None) -> Contents:
     """Say everything that a grid's records say.
 
     Args:
         run: the grid's run.
+        plots: its figures.
         folder: holds records/, whose files are named with their hashes.
         other: a run to compare with.
     """
     tables = document_tables(run)
     # Where nothing was measured there is no main table.
     main = tables[:1] if tables and tables[0].name == "main" else ()
-    plots = document_plots(run)
     warnings = findings.warnings(run)
     headlines, differences = _split(findings.findings(run))
     sections = [

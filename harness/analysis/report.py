@@ -20,7 +20,7 @@ from harness.analysis import findings
 from harness.analysis.archive import copy_run
 from harness.analysis.compose import compose
 from harness.analysis.document import Contents
-from harness.analysis.figures import save_all
+from harness.analysis.figures import document_plots, saving
 from harness.analysis.frame import Frames, is_report, load
 from harness.analysis.read import Run
 from harness.analysis.write.csv import to_csv
@@ -174,13 +174,14 @@ def _write(partial: Path, folder: Path) -> Report:
     """Write what is made from the records in `partial`: from what the report itself holds, and from that alone."""
     run = _read(partial)
     other = _read(partial / COMPARED) if is_report(partial / COMPARED) else None
-    document = compose(run, folder=partial, other=other)
     for name in ("tables", "figures"):
         (partial / name).mkdir()
-    for table in document.tables:
-        for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):
-            (partial / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
-    save_all(document.plots, partial / "figures")
+    plots = document_plots(run)
+    with saving(plots, partial / "figures"):
+        document = compose(run, plots, folder=partial, other=other)
+        for table in document.tables:
+            for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):
+                (partial / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
     (partial / "report.md").write_text(to_markdown(document), encoding="utf-8")
     (partial / "report.html").write_text(to_html(document, partial / "figures"), encoding="utf-8")
     return Report(folder, document, run.frames, findings.warnings(run))

@@ -288,7 +288,7 @@ def test_shortened_paths(text: str, expected: str):
 
 def test_crash_leaves_the_old_report(report: Report, results: Path, monkeypatch: pytest.MonkeyPatch):
     before = read(report, "report.md")
-    monkeypatch.setattr("harness.analysis.report.save_all", lambda *_: 1 / 0)
+    monkeypatch.setattr("harness.analysis.report.saving", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(results, GRID, report.folder.parent)
     assert [path.name for path in report.folder.parent.iterdir()] == [GRID]

@@ -15,10 +15,10 @@ from harness.analysis.figures import (
     tokens,
     trade,
 )  # fmt: skip
-from harness.analysis.figures.style import drawing, save, save_all
+from harness.analysis.figures.style import drawing, save, saving
 from harness.analysis.read import Run
 
-__all__ = ["document_plots", "save", "save_all"]
+__all__ = ["document_plots", "save", "saving"]
 
 # Each looks at what there is and returns the figures it can make of it, often none.
 Maker = Callable[[Run], tuple[Plot, ...]]

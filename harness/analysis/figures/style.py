@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,25 +72,48 @@ def save(plot: Plot, folder: Path) -> None:
         )
 
 
-def save_all(plots: Sequence[Plot], folder: Path) -> None:
-    """Save figures, half of them in a process of their own where one can be spared; the bytes are the same."""
+@contextmanager
+def saving(plots: Sequence[Plot], folder: Path) -> Iterator[None]:
+    """Save figures, from when the block begins, in a process of their own where one can be spared.
+
+    When the block ends this process takes what is left of them, one by one, until there are none. The bytes are the
+    same whoever saves a figure.
+    """
     # A copy of a process whose other threads hold locks, as Ray's do, may wait for them for ever.
     alone = threading.active_count() == 1 and "ray" not in sys.modules
-    child = os.fork() if alone and len(plots) > 1 and (os.cpu_count() or 1) > 1 and hasattr(os, "fork") else None
+    if not (alone and plots and (os.cpu_count() or 1) > 1 and hasattr(os, "fork")):
+        yield
+        _save_each(plots, folder)
+        return
+    # What waits to be saved: a byte for each figure, which only one of the two can read.
+    waiting, queue = os.pipe()
+    os.write(queue, bytes(range(len(plots))))
+    os.close(queue)
+    child = os.fork()
     if child == 0:
         status = 1
         try:
-            _save_each(plots[1::2], folder)
+            _save_each(_taken(plots, waiting), folder)
             status = 0
         finally:
             os._exit(status)
-    _save_each(plots if child is None else plots[::2], folder)
-    if child is not None and os.waitpid(child, 0)[1] != 0:
+    try:
+        yield
+        _save_each(_taken(plots, waiting), folder)
+    finally:
+        status = os.waitpid(child, 0)[1]
+        os.close(waiting)
+    if status != 0:
         # What stopped it, a full disk say, is met again here and told.
-        _save_each(plots[1::2], folder)
+        _save_each(plots, folder)
 
 
-def _save_each(plots: Sequence[Plot], folder: Path) -> None:
+def _taken(plots: Sequence[Plot], waiting: int) -> Iterator[Plot]:
+    while place := os.read(waiting, 1):
+        yield plots[place[0]]
+
+
+def _save_each(plots: Iterable[Plot], folder: Path) -> None:
     with drawing():
         for plot in plots:
             save(plot, folder)
