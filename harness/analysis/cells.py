@@ -105,7 +105,7 @@ class Evidence:
         return {label: cell for (label, name), cell in self.cells.items() if name == metric}
 
 
-def gather(metrics: pd.DataFrame, items: pd.DataFrame | None) -> Evidence:
+def gather(metrics: pd.DataFrame, items: pd.DataFrame | None = None) -> Evidence:
     """Gather finished values and single items.
 
     Args:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.analysis import settings
+from harness.analysis.cells import gather
 from harness.analysis.inference import holm
 from harness.analysis.metrics import COSTS
 from harness.analysis.read import Run
@@ -58,7 +59,7 @@ def differences(here: Run, there: Run, matched: dict[str, str]) -> pd.DataFrame:
     for label, other in matched.items():
         ours = here.frames.metrics[here.frames.metrics["label"] == label]
         theirs = there.frames.metrics[there.frames.metrics["label"] == other]
-        compared = compare(pd.concat([ours.assign(label=HERE), theirs.assign(label=THERE)]), THERE)
+        compared = compare(gather(pd.concat([ours.assign(label=HERE), theirs.assign(label=THERE)])), THERE)
         rows = {row["metric"]: row for row in compared.to_dict("records")}
         for metric in [*ours["metric"].unique(), *keys]:
             mean = means[HERE].get((label, metric), math.nan)

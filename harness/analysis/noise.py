@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Evidence, SeedValues, gather, pair
+from harness.analysis.cells import Evidence, SeedValues, pair
 from harness.analysis.inference import Values, detectable, join
 from harness.analysis.measures import Measured, halves
 from harness.analysis.statistics import LEVEL
@@ -14,15 +14,12 @@ POWER = 0.8
 SPLITS = 200
 
 
-def noise_floor(
-    metrics: pd.DataFrame | Evidence, baseline: str | None, *, items: pd.DataFrame | None = None, seed: int = 0
-) -> pd.DataFrame:
+def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> pd.DataFrame:
     """Measure, metric by metric, the differences that are not differences between strategies.
 
     Args:
-        metrics: as in `statistics.compare`.
+        evidence: what finished.
         baseline: the label that others are compared with; None leaves out what only comparisons have.
-        items: as in `statistics.compare`.
         seed: of the random halves of the items.
 
     Returns:
@@ -38,7 +35,6 @@ def noise_floor(
           comparison, and at the strictest step of Holm's correction. The variance of a difference is taken to be the
           mean over the comparisons.
     """
-    evidence = metrics if isinstance(metrics, Evidence) else gather(metrics, items)
     rows = []
     for metric in evidence.metrics:
         cells, measured = evidence.of(metric), evidence.measured.get(metric)

@@ -119,7 +119,7 @@ class Run:
         label of which nothing finished has its rows, without a mean and with n = 0.
         """
         keys = [*self.frames.metrics["metric"].unique(), *self.costs["metric"].unique()]
-        summary = pd.concat([summarise(self.evidence), summarise(self.costs)])
+        summary = pd.concat([summarise(self.evidence), summarise(gather(self.costs))])
         ended = self.frames.trials.assign(finished=self.frames.trials["status"] == "finished")
         by_label = ended.groupby("label")["finished"]
         counts = pd.DataFrame({"num_finished": by_label.sum(), "num_planned": by_label.size()})

@@ -10,25 +10,20 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Evidence, PairedLabels, gather, pair
+from harness.analysis.cells import Evidence, PairedLabels, pair
 from harness.analysis.inference import Spread, Values, half_width, holm, join, tail
 from harness.analysis.measures import Measured, resamples
-from harness.analysis.metrics import Verdict, describe
+from harness.analysis.metrics import MetricInfo, Verdict, describe
 from harness.config.errors import unknown
 
 LEVEL = 0.05
 RESAMPLES = 1000
 
 
-def summarise(metrics: pd.DataFrame | Evidence, *, items: pd.DataFrame | None = None) -> pd.DataFrame:
+def summarise(evidence: Evidence) -> pd.DataFrame:
     """Average each metric of each label over its seeds.
 
     A value that is not finite is not skipped: a strategy that diverged on one seed has no finite mean.
-
-    Args:
-        metrics: rows of trial_id, label, seed, status, metric, value, stderr, num, as in `Frames.metrics`; or what
-            `cells.gather` made of them and of the items.
-        items: rows of single items, as in `Frames.tables["items"]`.
 
     Returns:
         label, metric, mean, std, num_seeds, mean_low, mean_high, mean_covers, sorted by label and metric; in the
@@ -37,7 +32,6 @@ def summarise(metrics: pd.DataFrame | Evidence, *, items: pd.DataFrame | None = 
         items", "seeds", "items", or "" where there is no interval. Where no items are known, the standard error that
         the records state stands for them. A label without a finished value has no row.
     """
-    evidence = _evidence(metrics, items)
     rows, spreads = [], []
     for (label, metric), cell in evidence.cells.items():
         rows.append((label, metric, _mean(cell.values), _std(cell.values), len(cell.values)))
@@ -51,9 +45,7 @@ def summarise(metrics: pd.DataFrame | Evidence, *, items: pd.DataFrame | None = 
     return frame
 
 
-def compare(
-    metrics: pd.DataFrame | Evidence, baseline: str, *, items: pd.DataFrame | None = None, seed: int = 0
-) -> pd.DataFrame:
+def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame:
     """Compare every label with a baseline, metric by metric, over the seeds and the items they share.
 
     Trials of one seed share initialisation and data order, and all trials share the items, so differences are taken
@@ -63,12 +55,12 @@ def compare(
 
     Verdicts are corrected for their number by Holm's procedure; the family is all comparisons of one metric.
 
+    A metric that the items do not give (held-out loss, say) is compared over seeds alone: its interval does not cover
+    the choice of held-out text.
+
     Args:
-        metrics: rows of trial_id, label, seed, status, metric, value, stderr, num, as in `Frames.metrics`; or what
-            `cells.gather` made of them and of the items.
+        evidence: what finished.
         baseline: the label to compare with.
-        items: rows of single items, as in `Frames.tables["items"]`. A metric that they do not give (held-out loss,
-            say) is compared over seeds alone: its interval does not cover the choice of held-out text.
         seed: of the resampling behind `improvement`; nothing else is random.
 
     Returns:
@@ -88,7 +80,6 @@ def compare(
     Raises:
         UnknownNameError: no trial has the baseline's label.
     """
-    evidence = _evidence(metrics, items)
     if baseline not in evidence.labels:
         raise unknown("baseline", baseline, evidence.labels)
     blocks, spreads, levels = [], [], []
@@ -110,24 +101,18 @@ def compare(
     return table[_COLUMNS].sort_values(["label", "metric"], ignore_index=True)
 
 
-def rank(metrics: pd.DataFrame | Evidence, among: Sequence[str], *, items: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Rank labels by each metric that has a better direction, with ties.
+def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
+    """Rank these labels by each metric that has a better direction, with ties.
 
     A label's rank is one more than the number of labels that are distinguishably better; labels that cannot be told
     from the best ones share rank 1. Together with `rank_worst` (labels that are not distinguishably worse) it is a 95%
     interval of the label's true rank, one label at a time: the comparisons of one label with all others are corrected
     for their number by Holm's procedure (the marginal confidence set of Mogstad, Romano, Shaikh and Wilhelm, 2024).
 
-    Args:
-        metrics: as in `compare`.
-        among: the labels to rank.
-        items: as in `compare`.
-
     Returns:
         label, metric, rank, rank_worst, num_ranked, sorted by label and metric. Labels without a finite mean have no
         row.
     """
-    evidence = _evidence(metrics, items)
     rows = []
     for metric in evidence.metrics:
         direction = describe(metric).direction
@@ -150,10 +135,6 @@ def rank(metrics: pd.DataFrame | Evidence, among: Sequence[str], *, items: pd.Da
             rows.append((label, metric, best, worst, len(ranked)))
     frame = pd.DataFrame(rows, columns=["label", "metric", "rank", "rank_worst", "num_ranked"])
     return frame.sort_values(["label", "metric"], ignore_index=True)
-
-
-def _evidence(metrics: pd.DataFrame | Evidence, items: pd.DataFrame | None) -> Evidence:
-    return metrics if isinstance(metrics, Evidence) else gather(metrics, items)
 
 
 _COLUMNS = [
@@ -180,7 +161,7 @@ def _tested(metric: str, labels: list[str], pairs: PairedLabels) -> tuple[pd.Dat
             "p_corrected": corrected,
             "family": int((~np.isnan(p)).sum()),
             "distinguishable": apart,
-            "verdict": [_verdict(metric, *each) for each in zip(pairs.mean, apart, ~np.isnan(p), strict=True)],
+            "verdict": [verdict(describe(metric), *each) for each in zip(pairs.mean, corrected, strict=True)],
             "effect_size": [_effect(one) for one in pairs.differences],
         }
     )
@@ -233,15 +214,15 @@ def _covers(spread: Spread) -> list[str]:
     return [names[bool(a), bool(b)] for a, b in zip(spread.seed_df > 0, spread.item_df > 0, strict=True)]
 
 
-def _verdict(metric: str, difference: float, apart: bool, tested: bool) -> Verdict:
-    if not tested:
+def verdict(info: MetricInfo, difference: float, p_corrected: float) -> Verdict:
+    """Judge a difference by its corrected p-value; nan where nothing was tested."""
+    if math.isnan(p_corrected):
         return "untested"
-    if not apart:
+    if p_corrected > LEVEL:
         return "not distinguishable"
-    direction = describe(metric).direction
-    if direction is None:
+    if info.direction is None:
         return "different"
-    return "better" if (difference > 0) == (direction == "higher") else "worse"
+    return "better" if (difference > 0) == (info.direction == "higher") else "worse"
 
 
 def _effect(differences: Values) -> float:

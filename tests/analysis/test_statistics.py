@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from harness.analysis import noise, statistics
+from harness.analysis.cells import gather
 from harness.analysis.inference import Values, decompose, half_width
 from harness.analysis.metrics import describe
-from harness.analysis.noise import noise_floor
-from harness.analysis.statistics import compare, rank, summarise
 from harness.config.errors import UnknownNameError
 
 BASE = [2.0, 2.2, 2.1]
@@ -44,6 +44,22 @@ def answered(answers: dict[str, Values], *, metric: str = "accuracy") -> tuple[p
             parts.append(pd.DataFrame({"trial_id": trial, "task": task, "item": range(len(row)), "value": row}))
     items = pd.concat(parts, ignore_index=True).assign(metric=metric, confidence=np.nan, correct=np.nan)
     return frame(cells, metric=metric), items
+
+
+def summarise(metrics: pd.DataFrame, items: pd.DataFrame | None = None) -> pd.DataFrame:
+    return statistics.summarise(gather(metrics, items))
+
+
+def compare(metrics: pd.DataFrame, baseline: str, items: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
+    return statistics.compare(gather(metrics, items), baseline, seed=seed)
+
+
+def rank(metrics: pd.DataFrame, among: list[str], items: pd.DataFrame | None = None) -> pd.DataFrame:
+    return statistics.rank(gather(metrics, items), among)
+
+
+def noise_floor(metrics: pd.DataFrame, baseline: str, items: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
+    return noise.noise_floor(gather(metrics, items), baseline, seed=seed)
 
 
 def only(comparison: pd.DataFrame, label: str) -> pd.Series:

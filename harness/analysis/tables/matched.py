@@ -13,8 +13,9 @@ import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
 from harness.analysis.inference import Spread, decompose, half_width, holm, tail
-from harness.analysis.metrics import MetricInfo, Verdict
+from harness.analysis.metrics import MetricInfo
 from harness.analysis.read import Run
+from harness.analysis.statistics import verdict
 from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build
 from harness.analysis.tables.reads import alone_seconds
 from harness.records.record import Record
@@ -146,25 +147,15 @@ def _compared(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str
     """Print the differences of one metric at one cost, corrected for their number."""
     p = np.array([np.nan if one is None else tail(np.array([one.difference]), one.spread)[0] for one in found.values()])
     corrected, _ = holm(p)
-    told = {}
+    cells = {}
     for (label, one), p_value in zip(found.items(), corrected, strict=True):
         if one is None:
-            told[label] = (NOTHING, {"difference": np.nan, "ci_half_width": np.nan, "p_corrected": np.nan})
+            cells[label] = (NOTHING, {"difference": np.nan, "ci_half_width": np.nan, "p_corrected": np.nan})
             continue
         half = float(half_width(one.spread, 0.05, matching=True)[0])
         text = info.show_difference(one.difference)
         if np.isfinite(half):
             text += f" ± {info.show_spread(half)}"
-        cell = Cell(text=text, value=one.difference * info.scale, mark=_mark(one.difference, p_value, info))
-        told[label] = cell, {"difference": one.difference, "ci_half_width": half, "p_corrected": float(p_value)}
-    return told
-
-
-def _mark(difference: float, p_corrected: float, info: MetricInfo) -> Verdict:
-    if np.isnan(p_corrected):
-        return "untested"
-    if p_corrected > 0.05:
-        return "not distinguishable"
-    if info.direction is None:
-        return "different"
-    return "better" if (difference > 0) == (info.direction == "higher") else "worse"
+        cell = Cell(text=text, value=one.difference * info.scale, mark=verdict(info, one.difference, p_value))
+        cells[label] = cell, {"difference": one.difference, "ci_half_width": half, "p_corrected": float(p_value)}
+    return cells
