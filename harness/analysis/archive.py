@@ -23,11 +23,8 @@ _OURS = re.compile(r".*/(?:site-packages/|(?=(?:harness|strategies)/))")
 def copy_run(source: Path, manifest: Manifest, folder: Path, *, tables: bool = True) -> None:
     """Copy a grid's manifest, records and tables from a results folder or a report into a new folder.
 
-    Args:
-        source: a results folder, or a report's folder.
-        manifest: which trials.
-        folder: becomes manifest.json, records/<trial id>.json and records/<table>.parquet.
-        tables: whether to keep the tables beside the records. One above `TABLE_LIMIT_BYTES` is left out.
+    The folder becomes manifest.json, records/<trial id>.json and records/<table>.parquet; a table above
+    `TABLE_LIMIT_BYTES` is left out.
     """
     (folder / "records").mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

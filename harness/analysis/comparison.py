@@ -16,12 +16,10 @@ from harness.analysis.cells import gather
 from harness.analysis.inference import holm
 from harness.analysis.metrics import COSTS
 from harness.analysis.read import Run
-from harness.analysis.statistics import compare
+from harness.analysis.statistics import LEVEL, compare
 from harness.records.record import ManifestEntry, Record
 
 HERE, THERE = "this run", "the other run"
-
-LEVEL = 0.05
 
 _NUMBERS = [
     *("label", "other_label", "metric", "mean", "other_mean", "num_pairs", "difference", "ci_low", "ci_high"),

@@ -14,21 +14,14 @@ from harness.analysis.document import Block, Code, Contents, Plot, Section, Tabl
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
-from harness.analysis.tables.build import SEED, STRATEGY, build, words
+from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
 
 
 def compose(run: Run, plots: tuple[Plot, ...], *, folder: Path, other: Run | None = None) -> Contents:
-    """Say everything that a grid's records say.
-
-    Args:
-        run: the grid's run.
-        plots: its figures.
-        folder: holds records/, whose files are named with their hashes.
-        other: a run to compare with.
-    """
+    """Say everything that a grid's records say; `folder` holds records/, whose files are named with their hashes."""
     tables = document_tables(run)
     # Where nothing was measured there is no main table.
     main = tables[:1] if tables and tables[0].name == "main" else ()
@@ -50,7 +43,7 @@ def compose(run: Run, plots: tuple[Plot, ...], *, folder: Path, other: Run | Non
     return Contents(
         title=run.manifest.grid,
         lead=_sentence(run.manifest.hypothesis),
-        facts=_facts(run.frames, run.manifest),
+        facts=_facts(run),
         sections=tuple(section for section in sections if section.blocks),
     )
 
@@ -66,16 +59,15 @@ def _sentence(hypothesis: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _facts(frames: Frames, manifest: Manifest) -> tuple[tuple[str, str], ...]:
-    status = frames.trials["status"].value_counts().to_dict()
-    seeds = sorted(int(seed) for seed in frames.trials["seed"].dropna().unique())
+def _facts(run: Run) -> tuple[tuple[str, str], ...]:
+    manifest, trials = run.manifest, run.frames.trials
     return (
         ("Workload", manifest.workload),
         ("Split", manifest.split),
         ("Baseline", manifest.baseline or "none"),
-        ("Strategies", str(frames.trials["label"].nunique())),
-        ("Seeds", ", ".join(map(str, seeds)) or "none"),
-        ("Trials", ", ".join(f"{status[name]} {name}" for name in ("finished", "failed", "missing") if name in status)),
+        ("Strategies", str(trials["label"].nunique())),
+        ("Seeds", ", ".join(map(str, run.seeds)) or "none"),
+        ("Trials", counts(trials["status"], "finished", "failed", "missing")),
     )
 
 

@@ -88,13 +88,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Sentences; as paragraphs, or as a list of points.
-
-    Attributes:
-        lines: plain text, one paragraph or point each.
-        points: whether they form a list.
-        warning: whether a reader must not miss them.
-    """
+    """Sentences, as paragraphs or as a list of points; a reader must not miss a warning."""
 
     lines: tuple[str, ...]
     points: bool = False
@@ -113,13 +107,7 @@ Block = Text | Code | Table | Plot
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands under it.
-
-    Attributes:
-        title: the heading.
-        blocks: in reading order.
-        folded: whether a page may show it closed at first.
-    """
+    """A heading and what stands under it; a page may show it folded at first."""
 
     title: str
     blocks: tuple[Block, ...]

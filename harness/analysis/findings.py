@@ -8,9 +8,9 @@ from harness.analysis import settings
 from harness.analysis.document import Block, Text
 from harness.analysis.metrics import MetricInfo
 from harness.analysis.read import Run
-from harness.analysis.tables.build import interval_text
+from harness.analysis.tables.build import counts, interval_text
 from harness.analysis.tables.evidence import noise_table
-from harness.records.record import Record
+from harness.analysis.tables.reads import flops
 
 HEADLINES = ("heldout_loss", "accuracy", "perplexity", "teacher_kl")
 
@@ -53,9 +53,8 @@ def findings(run: Run) -> tuple[Block, ...]:
 
 def noise(run: Run) -> tuple[Block, ...]:
     """Say what the intervals cover and what they leave out, and what this run could not have found."""
-    seeds = sorted(int(one) for one in run.frames.trials["seed"].dropna().unique())
     lines = [
-        f"Seeds planned: {', '.join(map(str, seeds)) or 'none'}. Trials of one seed share initialisation and data "
+        f"Seeds planned: {', '.join(map(str, run.seeds)) or 'none'}. Trials of one seed share initialisation and data "
         "order, and all trials share the evaluation items, so differences are taken seed by seed and item by item.",
         "An interval has two parts: what another seed would change, estimated from the seeds at hand, and what other "
         "items would change. With three seeds the first rests on two degrees of freedom, 4.3 standard errors each way "
@@ -87,36 +86,33 @@ def noise(run: Run) -> tuple[Block, ...]:
 
 def warnings(run: Run) -> tuple[str, ...]:
     """List what makes a table's rows less comparable than they look, one sentence each."""
-    found = []
+    sentences = []
     trials = run.frames.trials
-    status = trials["status"].value_counts().to_dict()
-    missing = [f"{status[name]} {name}" for name in ("failed", "missing") if name in status]
-    if missing:
-        found.append(f"The grid is incomplete: of {len(trials)} trials, {', '.join(missing)}.")
+    if missing := counts(trials["status"], "failed", "missing"):
+        sentences.append(f"The grid is incomplete: of {len(trials)} trials, {missing}.")
     partial = trials.assign(done=trials["status"] == "finished").groupby("label", sort=False)["done"]
     survivors = [str(label) for label, done in partial if done.any() and not done.all()]
     if survivors:
-        found.append(
+        sentences.append(
             f"Means of {', '.join(survivors)} are over the trials that finished; if the others failed because of what "
             "the strategy does, they flatter it."
         )
     records = [record for record in run.frames.records if record is not None and record.status == "finished"]
     cores = sorted({record.core for record in records})
     if len(cores) > 1:
-        found.append(f"The trials ran with different versions of the distillation core: {', '.join(cores)}.")
+        sentences.append(f"The trials ran with different versions of the distillation core: {', '.join(cores)}.")
     for key, values in settings.environment(records).items():
         if len(values) > 1:
-            found.append(f"The trials ran under different {key}: {', '.join(values)}.")
-    devices = sorted(run.frames.trials["peak_device"].dropna().unique())
+            sentences.append(f"The trials ran under different {key}: {', '.join(values)}.")
+    devices = sorted(trials["peak_device"].dropna().unique())
     if len(devices) > 1:
-        found.append(f"Peak memory is that of different devices: {', '.join(devices)}.")
-    seeds = run.frames.trials["seed"].dropna().nunique()
-    if 0 < seeds < 3:
-        told = "a single seed, so nothing is tested" if seeds == 1 else "two seeds, on one degree of freedom"
-        found.append(f"Every comparison rests on {told}.")
+        sentences.append(f"Peak memory is that of different devices: {', '.join(devices)}.")
+    if 0 < len(run.seeds) < 3:
+        few = "a single seed, so nothing is tested" if len(run.seeds) == 1 else "two seeds, on one degree of freedom"
+        sentences.append(f"Every comparison rests on {few}.")
     if run.manifest.baseline is not None and not run.records.get(run.manifest.baseline):
-        found.append(f"The baseline {run.manifest.baseline} has no finished trial, so nothing is compared.")
-    return tuple(found)
+        sentences.append(f"The baseline {run.manifest.baseline} has no finished trial, so nothing is compared.")
+    return tuple(sentences)
 
 
 def _compared(run: Run, info: MetricInfo) -> dict[str, dict[str, Any]]:
@@ -153,7 +149,7 @@ def _tally(run: Run, info: MetricInfo) -> Iterator[str]:
 
 def _cheaper(run: Run, shown: list[MetricInfo]) -> Iterator[str]:
     """Name, per metric, the cheapest strategy that is not distinguishably worse than the baseline."""
-    base = run.mean(run.manifest.baseline, _flops)
+    base = run.mean(run.manifest.baseline, flops)
     if not base:
         return
     for info in shown:
@@ -162,7 +158,7 @@ def _cheaper(run: Run, shown: list[MetricInfo]) -> Iterator[str]:
             for label, row in _compared(run, info).items()
             if row["verdict"] in ("better", "not distinguishable")
             and label not in run.seedless
-            and (cost := run.mean(label, _flops)) is not None
+            and (cost := run.mean(label, flops)) is not None
         }
         if not costs or min(costs.values()) >= 1:
             continue
@@ -186,7 +182,3 @@ def _verdicts(run: Run, info: MetricInfo) -> Iterator[str]:
 def _difference(info: MetricInfo, row: dict[str, Any]) -> str:
     text = info.show_difference(row["difference"])
     return text if math.isnan(row["ci_low"]) else f"{text} {interval_text(info, row, 'corrected')}"
-
-
-def _flops(record: Record) -> float | None:
-    return sum(record.cost.flops.values()) or None

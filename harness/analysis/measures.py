@@ -167,9 +167,11 @@ def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def _mean(answers: Values, weight: Values, strata: npt.NDArray[np.intp]) -> tuple[Values, Weighing]:
     """Return the mean over strata of weighted means within; an item of several answers weighs as many."""
     inside = np.arange(int(strata.max()) + 1)[:, None] == strata
+    # Cut out once: many blocks of weights are put to the same answers.
+    sums = [(one, (answers * weight)[:, one].T, weight[:, one].T) for one in inside]
 
     def weigh(other: Values) -> Values:
-        parts = [(other[:, one] @ (answers * weight)[:, one].T) / (other[:, one] @ weight[:, one].T) for one in inside]
+        parts = [(other[:, one] @ top) / (other[:, one] @ whole) for one, top, whole in sums]
         return np.asarray(np.mean(parts, axis=0))
 
     contributions = np.empty(answers.shape)

@@ -26,10 +26,7 @@ _NOT_THE_METHOD = ("wall_load_s", "wall_eval_s", "wall_diagnostics_s", "wall_tot
 class Point:
     """One label's mean of one number, as figures show it: finite, in the unit that is printed.
 
-    Attributes:
-        mean: over seeds.
-        low: lower end of its 95% interval; the mean itself where there is no interval.
-        high: upper end.
+    The ends are those of its 95% interval, the mean itself where there is none.
     """
 
     mean: float
@@ -70,6 +67,11 @@ class Run:
     def seedless(self) -> list[str]:
         """The labels without randomness (no KD, the teacher), one per trial."""
         return [str(label) for label in self.frames.trials.loc[self.frames.trials["seed"].isna(), "label"]]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The planned seeds, in ascending order."""
+        return sorted(int(seed) for seed in self.frames.trials["seed"].dropna().unique())
 
     @cached_property
     def records(self) -> dict[str, tuple[Record, ...]]:

@@ -38,14 +38,7 @@ COMPARED = "compared"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
-
-    Attributes:
-        folder: the report's folder.
-        document: what the report consists of; its first table is the main one.
-        frames: the records as frames.
-        warnings: what makes the rows less comparable than they look, one sentence each.
-    """
+    """What was written; the document's first table is the main one."""
 
     folder: Path
     document: Contents
@@ -60,12 +53,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a grid's records are.
-
-    Attributes:
-        folder: a results folder, or a report's folder.
-        manifest: which trials.
-    """
+    """Where a grid's records are: a results folder, or a report's, and which trials of it."""
 
     folder: Path
     manifest: Manifest
@@ -89,11 +77,7 @@ def find(folder: Path) -> Origin:
 def write_report(results: Path, grid: str, destination: Path, *, compare: Path | None = None) -> Report:
     """Write the report of a grid into `<destination>/<grid>/`, replacing an earlier one as a whole.
 
-    Args:
-        results: the results folder that holds `<grid>/manifest.json` and the trials' records.
-        grid: the grid's name.
-        destination: where reports are kept; created if needed.
-        compare: results or a report of another run to compare with; its records are kept in the report too.
+    The records of a run that it compares with are kept in the report too.
 
     Raises:
         UserError: a manifest is missing, or it or a record is unreadable; the manifest is another grid's; the folder
@@ -107,10 +91,8 @@ def write_report(results: Path, grid: str, destination: Path, *, compare: Path |
 def rebuild(folder: Path, *, destination: Path | None = None, compare: Path | None = None) -> Report:
     """Write a report again from its own manifest and records; with the same code, byte for byte.
 
-    Args:
-        folder: the report's folder.
-        destination: where it goes, in a folder of the same name; in its own place if None.
-        compare: as in `write_report`. Without it, a run that the report compares with already stays.
+    It goes into a folder of the same name in `destination`, or in its own place. A run that the report compares with
+    stays unless there is another one in `compare`.
 
     Raises:
         UserError: the folder is not a report, or there is nothing to compare with at `compare`.

@@ -95,13 +95,17 @@ def seeds(run: Run) -> Filled:
     trials = run.frames.trials
 
     def fill(row: Any) -> Cell:
-        status = trials.loc[trials["label"] == _label(row), "status"].value_counts().to_dict()
-        rest = ", ".join(f"{status[name]} {name}" for name in ("failed", "missing") if name in status)
-        done = status.get("finished", 0)
-        text = f"{done}/{sum(status.values())}"
+        status = trials.loc[trials["label"] == _label(row), "status"]
+        rest, done = counts(status, "failed", "missing"), int((status == "finished").sum())
+        text = f"{done}/{len(status)}"
         return Cell(text=f"{text} ({rest})" if rest else text, value=float(done))
 
     return Column(heading="Seeds"), fill
+
+
+def counts(status: "pd.Series[str]", *names: str) -> str:
+    """Say how many trials ended in each of these ways; those that none ended in are left out."""
+    return ", ".join(f"{num} {name}" for name in names if (num := int((status == name).sum())))
 
 
 def metric_column(run: Run, info: MetricInfo) -> Filled:

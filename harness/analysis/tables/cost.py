@@ -8,7 +8,7 @@ from harness.analysis.document import Table
 from harness.analysis.published import Figures
 from harness.analysis.read import Run
 from harness.analysis.tables.build import STRATEGY, build, figures, metric_column, words
-from harness.analysis.tables.reads import alone_seconds, scaled, tokens_per_second
+from harness.analysis.tables.reads import alone_seconds, flops, scaled, tokens_per_second
 from harness.analysis.tables.savings import runtime_table, storage_table
 from harness.records.record import Record
 
@@ -18,7 +18,7 @@ _BESIDE = ("accuracy", "perplexity", "heldout_loss", "teacher_kl")
 
 
 _COSTS: dict[str, Callable[[Record], float | None]] = {
-    "FLOPs": lambda record: sum(record.cost.flops.values()) or None,
+    "FLOPs": flops,
     "Training (s)": alone_seconds,
     "Read from disk (MB)": lambda record: sum(record.cost.disk_bytes.values()) / MB or None,
 }

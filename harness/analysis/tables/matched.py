@@ -17,7 +17,7 @@ from harness.analysis.metrics import MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.statistics import verdict
 from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build
-from harness.analysis.tables.reads import alone_seconds
+from harness.analysis.tables.reads import alone_seconds, flops
 from harness.records.record import Record
 
 _METRICS = ("accuracy", "heldout_loss")
@@ -31,19 +31,14 @@ def _positions(record: Record) -> float | None:
 
 _COSTS: dict[str, Callable[[Record], float | None]] = {
     "supervised positions": _positions,
-    "FLOPs": lambda record: sum(record.cost.flops.values()) or None,
+    "FLOPs": flops,
     "training seconds": alone_seconds,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """One strategy and the baseline at the strategy's cost.
-
-    Attributes:
-        difference: mean over seeds of the strategy's value minus the baseline's at that cost; in the metric's unit.
-        spread: its estimated variance, from the seeds alone.
-    """
+    """A strategy's value minus the baseline's at the strategy's cost: the mean over seeds, and its variance by them."""
 
     difference: float
     spread: Spread

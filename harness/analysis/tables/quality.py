@@ -7,17 +7,7 @@ from harness.analysis.document import Table
 from harness.analysis.metrics import COSTS, QUALITY, MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.strategies import RowStrategy
-from harness.analysis.tables.build import (
-    STRATEGY,
-    Filled,
-    build,
-    figures,
-    means,
-    quality_table,
-    seeds,
-    spreads,
-    words,
-)
+from harness.analysis.tables.build import STRATEGY, Filled, build, figures, means, quality_table, seeds, spreads, words
 from harness.analysis.tables.reads import generated_tokens
 
 _QUALITY = [info.key for info in QUALITY]
@@ -127,12 +117,7 @@ def multi_axis_table(run: Run) -> Table | None:
         extra=[
             _axis(run, "Positions", "position", lambda one: _joined(one.policy, one.signal, one.budget)),
             _axis(run, "Classes", "class", lambda one: str(one.classes)),
-            _axis(
-                run,
-                "Samples",
-                "sample",
-                lambda one: _joined(one.sample_policy, one.sample_signal, one.sample_budget),
-            ),
+            _axis(run, "Samples", "sample", _samples),
         ],
     )
 
@@ -183,6 +168,10 @@ def _part(run: Run, heading: str, part: str) -> Filled:
 
 def _axis(run: Run, heading: str, axis: str, say: Callable[[RowStrategy], str]) -> Filled:
     return words(heading, lambda label: say(run.methods[label]) if axis in run.methods[label].axes else None)
+
+
+def _samples(one: RowStrategy) -> str:
+    return _joined(one.sample_policy, one.sample_signal, one.sample_budget)
 
 
 def _budget(one: RowStrategy | None) -> float | None:

@@ -3,6 +3,11 @@
 from harness.records.record import Record
 
 
+def flops(record: Record) -> float | None:
+    """Return the operations of a whole trial, with what shared caches cost."""
+    return sum(record.cost.flops.values()) or None
+
+
 def own_seconds(record: Record) -> float | None:
     """Return the seconds of prepass, cache, training and generation that a trial took itself; None without training."""
     wall = record.cost.wall_s

@@ -24,40 +24,21 @@ TOKENS = 100e9
 
 def storage_table(run: Run, published: Figures) -> Table | None:
     """Build the measured bytes per token of each strategy's stored supervision, and what 100B tokens would take."""
-    rows: list[dict[str, object]] = []
+    rows, full = [], []
     for label in run.labels:
         for kind in sorted({kind for record in run.records[label] for kind in record.cost.disk_bytes} - {"prepass"}):
             per_token = run.mean(label, partial(bytes_per_token, kind=kind))
             share = run.mean(label, partial(stored_share, kind=kind))
             if per_token is None or share is None:
                 continue
-            rows.append(
-                {
-                    "label": label,
-                    "kind": kind,
-                    "bytes_per_token": per_token,
-                    "share_of_tokens": share,
-                    "terabytes_100b": per_token * share * TOKENS / 1e12,
-                    "published_terabytes": None
-                    if kind == "hidden"
-                    else published.value(run.methods.get(label), "terabytes"),
-                    "arithmetic": f"{per_token:.4g} B x {share:.3g} x 1e11 / 1e12",
-                }
-            )
+            theirs = None if kind == "hidden" else published.value(run.methods.get(label), "terabytes")
+            rows.append(_stored(label, kind, per_token, share, theirs, f"{per_token:.4g} B x {share:.3g}"))
     if not rows:
         return None
-    full = [
-        {
-            "label": f"Full logits, {name}",
-            "kind": "arithmetic",
-            "bytes_per_token": 100_000.0 * size,
-            "share_of_tokens": 1,
-            "terabytes_100b": 100_000 * size * TOKENS / 1e12,
-            "published_terabytes": published.find("Full KD", "terabytes") if size == 1 else None,
-            "arithmetic": f"100000 classes x {size} B x 1e11 / 1e12",
-        }
-        for size, name in ((1, "as the paper counts"), (2, "float16"))
-    ]
+    theirs = published.find("Full KD", "terabytes")
+    for size, name, paper in ((1, "as the paper counts", theirs), (2, "float16", None)):
+        arithmetic = f"100000 classes x {size} B"
+        full.append(_stored(f"Full logits, {name}", "arithmetic", 100_000.0 * size, 1.0, paper, arithmetic))
 
     def measured(heading: str, key: str, text: str) -> Filled:
         whole = "{:.0f}"
@@ -85,6 +66,20 @@ def storage_table(run: Run, published: Figures) -> Table | None:
         ),
         numbers=pd.DataFrame(rows).drop(columns="arithmetic"),
     )
+
+
+def _stored(
+    label: str, kind: str, per_token: float, share: float, published: float | None, arithmetic: str
+) -> dict[str, object]:
+    return {
+        "label": label,
+        "kind": kind,
+        "bytes_per_token": per_token,
+        "share_of_tokens": share,
+        "terabytes_100b": per_token * share * TOKENS / 1e12,
+        "published_terabytes": published,
+        "arithmetic": f"{arithmetic} x 1e11 / 1e12",
+    }
 
 
 def runtime_table(run: Run, published: Figures) -> Table | None:

@@ -27,12 +27,7 @@ _SAFE = " /:;=,?!()*+@._~$[]-"
 
 @dataclass(frozen=True)
 class Image:
-    """A figure as the page embeds it.
-
-    Attributes:
-        url: a data URL.
-        width: pixels it is shown at where there is room.
-    """
+    """A figure as the page embeds it: a data URL, and the pixels it is shown at where there is room."""
 
     url: str
     width: int
@@ -42,11 +37,7 @@ def to_html(document: Contents, figures: Path) -> str:
     """Write a whole document as one page.
 
     The page's content security policy names the hashes of its own style and script, so that nothing else can be loaded
-    or run, whatever a label or a message of a failure contains.
-
-    Args:
-        document: what to write.
-        figures: the folder that holds <name>.svg and <name>.png of every figure.
+    or run, whatever a label or a message of a failure contains. `figures` holds <name>.svg and <name>.png of each.
     """
     style, script = _asset("page.css"), _asset("page.js")
     return (
