@@ -151,15 +151,8 @@ def _metric_frame(pairs: list[tuple[ManifestEntry, Record | None]]) -> pd.DataFr
     for entry, record in pairs:
         for key in keys:
             found = record.metrics.get(key) if record is not None else None
-            rows.append(
-                _identity(entry, record)
-                | {
-                    "metric": key,
-                    "value": None if found is None else found.value,
-                    "stderr": None if found is None else found.stderr,
-                    "num": None if found is None else found.num,
-                }
-            )
+            numbers = {name: getattr(found, name, None) for name in ("value", "stderr", "num")}
+            rows.append(_identity(entry, record) | {"metric": key} | numbers)
     columns = ["trial_id", "label", "seed", "status", "metric", "value", "stderr", "num"]
     return pd.DataFrame(rows, columns=columns).astype(
         {"seed": "Int64", "value": "float64", "stderr": "float64", "num": "Int64"}
@@ -170,26 +163,10 @@ def _trial_frame(pairs: list[tuple[ManifestEntry, Record | None]]) -> pd.DataFra
     phases = list(dict.fromkeys(p for _, record in pairs if record is not None for p in record.cost.wall_s))
     phases += ["train"] if "train" not in phases else []
     rows = [_trial_row(entry, record, phases) for entry, record in pairs]
-    floats = [
-        "realised_fraction",
-        "classes_per_position",
-        *(f"wall_{p}_s" for p in phases),
-        "wall_total_s",
-        "peak_gib",
-        "flops_total",
-    ]
+    walls = [*(f"wall_{p}_s" for p in phases), "wall_total_s"]
+    floats = ["realised_fraction", "classes_per_position", *walls, "peak_gib", "flops_total"]
     counts = ["tokens", "disk_bytes"]
-    columns = [
-        "trial_id",
-        "label",
-        "seed",
-        "status",
-        *floats,
-        "peak_device",
-        *counts,
-        "failure_kind",
-        "failure_message",
-    ]
+    columns = [*_IDENTITY, "status", *floats, "peak_device", *counts, "failure_kind", "failure_message"]
     types = {"seed": "Int64"} | dict.fromkeys(floats, "float64") | dict.fromkeys(counts, "Int64")
     return pd.DataFrame(rows, columns=columns).astype(types)
 

@@ -119,13 +119,8 @@ def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
 def tail(estimate: Values, spread: Spread, *, matching: bool = False) -> Values:
     """Return the two-sided probability of an error at least as large as the estimates, shape (N,).
 
-    Args:
-        estimate: shape (N,), distances from the hypothesis.
-        spread: their estimated variance.
-        matching: take the probability matching prior (for intervals) rather than the fiducial one (for tests).
-
-    Returns:
-        Probabilities; nan where neither seeds nor items are known, or the estimate is not finite.
+    Estimates are distances from the hypothesis. `matching` takes the probability matching prior, for intervals, rather
+    than the fiducial one, for tests. nan where neither seeds nor items are known, or the estimate is not finite.
     """
     distance = np.abs(estimate)
     result = np.full(distance.shape, np.nan)
@@ -147,13 +142,7 @@ def tail(estimate: Values, spread: Spread, *, matching: bool = False) -> Values:
 def half_width(spread: Spread, level: Values | float, *, matching: bool = False) -> Values:
     """Return the half-width of intervals: the distance whose `tail` is the level, shape (N,).
 
-    Args:
-        spread: estimated variance of N means.
-        level: error rate, e.g. 0.05 for a 95% interval; one for all, or shape (N,).
-        matching: as in `tail`.
-
-    Returns:
-        Half-widths; nan where `tail` is nan.
+    The level is an error rate, e.g. 0.05 for a 95% interval: one for all, or shape (N,). nan where `tail` is nan.
     """
     level = np.broadcast_to(np.asarray(level, dtype=np.float64), spread.seeds.shape)
     low = np.zeros(spread.seeds.shape)

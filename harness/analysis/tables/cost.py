@@ -1,6 +1,6 @@
 """Tables of cost: beside quality, and of the selective head."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 
@@ -15,7 +15,6 @@ from harness.records.record import Record
 MB = 1e6
 
 _BESIDE = ("accuracy", "perplexity", "heldout_loss", "teacher_kl")
-
 
 _COSTS: dict[str, Callable[[Record], float | None]] = {
     "FLOPs": flops,
@@ -45,8 +44,9 @@ def cost_table(run: Run) -> Table | None:
         base = run.mean(run.manifest.baseline, read)
         ours = means[heading] = {label: run.mean(label, read) for label in run.labels}
         shares[heading] = {label: one / base if base and one is not None else None for label, one in ours.items()}
+        percent = {label: scaled(one, 100) for label, one in shares[heading].items()}
         columns.append(figures(heading, ours.get))
-        columns.append(figures(f"{heading.split(' (')[0]} (% of baseline)", _percent(shares[heading]), "{:.0f}"))
+        columns.append(figures(f"{heading.split(' (')[0]} (% of baseline)", percent.get, "{:.0f}"))
     numbers = pd.DataFrame(
         {"label": label, "cost": heading, "mean": means[heading][label], "relative_to_baseline": shares[heading][label]}
         for label in run.labels
@@ -67,10 +67,6 @@ def cost_table(run: Run) -> Table | None:
         ),
         numbers=numbers,
     )
-
-
-def _percent(shares: Mapping[str, float | None]) -> Callable[[str], float | None]:
-    return lambda label: scaled(shares[label], 100)
 
 
 def head_table(run: Run, published: Figures) -> Table | None:

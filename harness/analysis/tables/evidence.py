@@ -11,19 +11,9 @@ from harness.analysis.read import Run
 from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build, figures, interval_text, spreads, words
 
 _NUMBERS = [
-    *(
-        "label",
-        "metric",
-        "baseline",
-        "num_pairs",
-        "mean",
-        "difference",
-        "difference_std",
-        "ci_low",
-        "ci_high",
-        "covers",
-    ),
-    *("p_value", "p_corrected", "family", "corrected_low", "corrected_high", "verdict", "effect_size", "improvement"),
+    *("label", "metric", "baseline", "num_pairs", "mean", "difference", "difference_std", "ci_low", "ci_high"),
+    *("covers", "p_value", "p_corrected", "family", "corrected_low", "corrected_high", "verdict"),
+    *("effect_size", "improvement"),
 ]
 
 

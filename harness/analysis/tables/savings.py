@@ -21,6 +21,9 @@ from harness.records.record import Record
 
 TOKENS = 100e9
 
+# What a pass of the teacher stores.
+_TEACHERS = ("hidden", "scores", "sampled", "topk")
+
 
 def storage_table(run: Run, published: Figures) -> Table | None:
     """Build the measured bytes per token of each strategy's stored supervision, and what 100B tokens would take."""
@@ -86,18 +89,18 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
     """Build the seconds of each phase, if any strategy selects samples."""
     if not any(one.sample_policy is not None for one in run.methods.values()):
         return None
-    parts: dict[str, Callable[[Record], float | None]] = {
-        "prepass_s": lambda record: phase_seconds(record, "prepass", ("prepass",)),
-        "cache_s": lambda record: phase_seconds(record, "cache", ("hidden", "scores", "sampled", "topk")),
-        "train_s": lambda record: record.cost.wall_s.get("train"),
-        "total_alone_s": alone_seconds,
-        "total_shared_s": own_seconds,
+    parts: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+        "prepass_s": ("Prepass (s)", lambda record: phase_seconds(record, "prepass", ("prepass",))),
+        "cache_s": ("Cache (s)", lambda record: phase_seconds(record, "cache", _TEACHERS)),
+        "train_s": ("Train (s)", lambda record: record.cost.wall_s.get("train")),
+        "total_alone_s": ("Total alone (s)", alone_seconds),
+        "total_shared_s": ("Total, shared (s)", own_seconds),
     }
     base = run.mean(run.manifest.baseline, alone_seconds)
     full = published.find("Full KD", "wall_hours_total")
     rows = []
     for label in run.labels:
-        row: dict[str, Any] = {"label": label} | {name: run.mean(label, read) for name, read in parts.items()}
+        row: dict[str, Any] = {"label": label} | {name: run.mean(label, read) for name, (_, read) in parts.items()}
         if row["train_s"] is None:
             continue
         row["change_percent"] = _change(row["total_alone_s"], base)
@@ -112,11 +115,7 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
         [
             STRATEGY,
             seeds(run),
-            figures("Prepass (s)", "prepass_s", "{:.1f}"),
-            figures("Cache (s)", "cache_s", "{:.1f}"),
-            figures("Train (s)", "train_s", "{:.1f}"),
-            figures("Total alone (s)", "total_alone_s", "{:.1f}"),
-            figures("Total, shared (s)", "total_shared_s", "{:.1f}"),
+            *(figures(heading, name, "{:.1f}") for name, (heading, _) in parts.items()),
             figures(f"Against {run.manifest.baseline or 'the baseline'} (%)", "change_percent", "{:+.0f}"),
             figures("Published (h)", "published_hours", "{:.1f}"),
             figures("Published (%)", lambda row: _change(row["published_hours"], full), "{:+.0f}"),
