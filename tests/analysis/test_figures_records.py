@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ from harness.records.store import read_manifest
 
 REPORT = Path(__file__).parents[2] / "reports" / "multi_axis"
 BUDGETS = (0.01, 0.1, 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_style() -> Iterator[None]:
+    with style.drawing():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +88,7 @@ def test_saved_twice_a_figure_has_the_same_bytes(budgets: Run, tmp_path: Path) -
     drawn: list[list[bytes]] = [[], []]
     for found in drawn:
         for plot in trade.make(grid):  # whose labels are placed by search
-            with style.drawing(), io.BytesIO() as written:
+            with io.BytesIO() as written:
                 plot.figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
                 found.append(written.getvalue())
         (small,) = curves.make(grid)
@@ -203,8 +210,7 @@ def test_a_vanishing_loss_leaves_the_others_an_axis_with_numbers(least: float, s
     table = grid.frames.tables["curve"]
     table.loc[(table["label"] == "kl 50%") & (table["step"] == 1), "loss_nats"] = least
     (plot,) = curves.make(grid)
-    with style.drawing():
-        plot.figure.draw_without_rendering()
+    plot.figure.draw_without_rendering()
     axes = plot.figure.axes[0]
     low, high = axes.get_ylim()
     shown = [label.get_text() for value, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)

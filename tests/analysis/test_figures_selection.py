@@ -1,7 +1,7 @@
 """Figures of calibration, of selections and of the sample axis: values, artists, edges, the same bytes twice."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from synthetic import NO_KD, TEACHER, TOP_SAMPLES, grid, strategy, top_k
 
 from harness.analysis.document import Plot
 from harness.analysis.figures import ends, glyphs, heat, overlap, reliability, samples, selection, tokens
-from harness.analysis.figures.style import drawing, save
+from harness.analysis.figures.style import drawing, save, settle
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
 from harness.records.record import Manifest
@@ -144,6 +144,12 @@ def _samples(draw: np.random.Generator, scored: bool) -> pd.DataFrame:
     return pd.DataFrame({"index": range(200), "score": score if scored else np.nan, "kept": kept})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_style() -> Iterator[None]:
+    with drawing():
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return frames_of(tmp_path_factory.mktemp("grid"))
@@ -173,11 +179,11 @@ def test_every_figure_is_made_and_says_what_it_shows(plots: dict[str, Plot]) -> 
 def test_no_text_is_cut(plots: dict[str, Plot]) -> None:
     for plot in plots.values():
         figure, screen = plot.figure, plot.figure.dpi
-        with drawing():
-            # As it is printed: on coarse pixels letters stand closer.
-            figure.set_dpi(200)
-            box, tight = figure.bbox_inches, figure.get_tightbbox()
-            figure.set_dpi(screen)
+        settle(figure)
+        # As it is printed: on coarse pixels letters stand closer.
+        figure.set_dpi(200)
+        box, tight = figure.bbox_inches, figure.get_tightbbox()
+        figure.set_dpi(screen)
         assert tight.x0 >= -0.02, plot.name
         assert tight.y0 >= -0.02, plot.name
         assert tight.x1 <= box.width + 0.02, plot.name
@@ -200,10 +206,10 @@ def test_the_same_numbers_give_the_same_files(made: Run, tmp_path: Path) -> None
 
 
 def _pixels(plot: Plot) -> np.ndarray:  # type: ignore[type-arg]
-    with drawing():
-        canvas = FigureCanvasAgg(plot.figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())
+    settle(plot.figure)
+    canvas = FigureCanvasAgg(plot.figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__module__.rpartition(".")[2])

@@ -11,8 +11,21 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import row_height, wrapped
-from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, drawing
+from harness.analysis.figures.marks import counted, row_height, span
+from harness.analysis.figures.style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    YELLOW,
+    list_rows,
+    multiples,
+    rule,
+)  # fmt: skip
 from harness.analysis.read import Run
 from harness.records.record import Record
 
@@ -66,8 +79,7 @@ def make(run: Run) -> tuple[Plot, ...]:
     panels = [panel for panel in (time, shared) if panel is not None] + memory
     if not panels:
         return ()
-    counts = sorted({len(found) for found in records.values() if found})
-    trials = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    trials = span(len(found) for found in records.values() if found)
     return (
         Plot(
             name="cost",
@@ -114,22 +126,15 @@ def _panel(
 
 
 def _draw(panels: Sequence[_Panel], records: Mapping[str, Sequence[Record]], run: Run) -> Figure:
-    planned = {name: sum(entry.label == name for entry in run.manifest.trials) for name in records}
-    ticks = [
-        wrapped(name if len(found) == planned[name] else f"{name} ({len(found)}/{planned[name]})", 26)
-        for name, found in records.items()
-    ]
-    with drawing():
-        height = 1.2 + row_height(ticks) * len(ticks)
-        figure = Figure(figsize=(1.8 + 2.1 * len(panels), height), layout="constrained")
-        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        handles: dict[str, Patch] = {}
-        for axes, panel in zip(grid, panels, strict=True):
-            handles |= _bars(axes, panel, list(records))
-        grid[0].set_yticks(range(len(ticks)), ticks)
-        grid[0].set_ylim(len(ticks) - 0.5, -0.5)
-        keys = [*handles.values(), Line2D([], [], color=INK, linewidth=0.8, label="least to greatest trial")]
-        figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 3 + len(panels)), frameon=False)
+    ticks = [counted(run, name, len(found)) for name, found in records.items()]
+    size = 1.8 + 2.1 * len(panels), 1.2 + row_height(ticks) * len(ticks)
+    figure, grid = multiples(size, len(panels), len(panels), sharey=True)
+    handles: dict[str, Patch] = {}
+    for axes, panel in zip(grid, panels, strict=True):
+        handles |= _bars(axes, panel, list(records))
+    list_rows(grid[0], ticks)
+    keys = [*handles.values(), Line2D([], [], color=INK, linewidth=0.8, label="least to greatest trial")]
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 3 + len(panels)), frameon=False)
     return figure
 
 
@@ -168,9 +173,7 @@ def _bars(axes: Axes, panel: _Panel, names: Sequence[str]) -> dict[str, Patch]:
     axes.set_xlabel(panel.heading)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    rule(axes, lines="x", bare=("top", "right", "left"))
     return handles
 
 

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import legend_below, wrapped
-from harness.analysis.figures.style import BLUE, FAINT, GREY, INK, ORANGE, drawing
+from harness.analysis.figures.marks import counted, legend_below, span, wrapped
+from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, multiples, rule
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -54,8 +54,7 @@ def make(run: Run) -> tuple[Plot, ...]:
     left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
     floor = _floor(shown)
     cut = "" if floor is None else f" Losses below {floor:.2g} are drawn at {floor:.2g}."
-    counts = sorted({len(one.seeds) for one in shown.values()})
-    trials = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    trials = span(len(one.seeds) for one in shown.values())
     return (
         Plot(
             name="loss_curves",
@@ -116,44 +115,38 @@ def curve(rows: pd.DataFrame, window: int) -> Curve:
 
 def _draw(found: Mapping[str, Curve], run: Run) -> Figure:
     columns = min(_COLUMNS, len(found))
-    rows = -(-len(found) // columns)
-    planned = {name: sum(entry.label == name for entry in run.manifest.trials) for name in found}
     values = _finite(found)
     baseline = found.get(run.manifest.baseline or "")
-    with drawing():
-        figure = Figure(figsize=(max(3.6, 1.85 * columns + 0.5), 1.4 * rows + 0.9), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (name, one) in zip(panels, found.items(), strict=False):
-            own = name == run.manifest.baseline
-            if baseline is not None and not own:
-                some = drawn(len(baseline.steps))
-                x, y = baseline.steps[some], baseline.mean[some]
-                axes.plot(x, y, color=GREY, linewidth=0.9, linestyle=(0, (4, 1.5)), zorder=2)
-            _panel(axes, one, ORANGE if own else BLUE)
-            count = "" if len(one.seeds) == planned[name] else f" ({len(one.seeds)}/{planned[name]})"
-            axes.set_title(wrapped(name + count, 26), fontsize=7, color=INK)
-        for axes in panels[len(found) :]:
-            axes.set_visible(False)
-        # The lowest panel of each column carries the steps, also where the last row is not full.
-        for place in range(columns):
-            lowest = panels[max(range(place, len(found), columns))]
-            lowest.tick_params(axis="x", labelbottom=True)
-            lowest.set_xlabel("Optimiser step")
-        for axes in panels[::columns]:
-            axes.set_ylabel("Loss (nats)")
-        if values.size and values.min() > 0 and values.max() / values.min() > _LOG_ABOVE:
-            panels[0].set_yscale("log")
-            # Plain numbers: mathematical notation is off, because a label may contain a dollar sign.
-            few = values.max() / values.min() > _MANY_TICKS_UP_TO
-            panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
-            panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            panels[0].yaxis.set_minor_formatter(NullFormatter())
-        handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
-        handles += [Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.4, label="single seeds")]
-        if baseline is not None:
-            text = wrapped(f"{run.manifest.baseline} (baseline)", 40)
-            handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), label=text))
-        legend_below(figure, handles)
+    size = max(3.6, 1.85 * columns + 0.5), 1.4 * -(-len(found) // columns) + 0.9
+    figure, panels = multiples(size, columns, len(found), sharex=True, sharey=True)
+    for axes, (name, one) in zip(panels, found.items(), strict=True):
+        own = name == run.manifest.baseline
+        if baseline is not None and not own:
+            some = drawn(len(baseline.steps))
+            x, y = baseline.steps[some], baseline.mean[some]
+            axes.plot(x, y, color=GREY, linewidth=0.9, linestyle=(0, (4, 1.5)), zorder=2)
+        _panel(axes, one, ORANGE if own else BLUE)
+        axes.set_title(counted(run, name, len(one.seeds)), fontsize=7, color=INK)
+    # The lowest panel of each column carries the steps, also where the last row is not full.
+    for place in range(columns):
+        lowest = panels[max(range(place, len(found), columns))]
+        lowest.tick_params(axis="x", labelbottom=True)
+        lowest.set_xlabel("Optimiser step")
+    for axes in panels[::columns]:
+        axes.set_ylabel("Loss (nats)")
+    if values.size and values.min() > 0 and values.max() / values.min() > _LOG_ABOVE:
+        panels[0].set_yscale("log")
+        # Plain numbers: mathematical notation is off, because a label may contain a dollar sign.
+        few = values.max() / values.min() > _MANY_TICKS_UP_TO
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
+        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+    handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
+    handles += [Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.4, label="single seeds")]
+    if baseline is not None:
+        text = wrapped(f"{run.manifest.baseline} (baseline)", 40)
+        handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), label=text))
+    legend_below(figure, handles)
     return figure
 
 
@@ -176,9 +169,7 @@ def _panel(axes: Axes, one: Curve, color: str) -> None:
     if not np.isfinite(one.mean).any():
         axes.text(0.5, 0.5, "not finite", transform=axes.transAxes, ha="center", fontsize=7, color=color)
     axes.plot(one.steps[some], one.mean[some], color=color, linewidth=1.3, zorder=4)
-    axes.grid(color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    rule(axes, lines="both")
 
 
 def _alt(found: Mapping[str, Curve]) -> str:

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import PAIRED, Mark, at_edge, intervals, legend_below, marks, row_height, wrapped
-from harness.analysis.figures.style import FAINT, INK, ORANGE, drawing
+from harness.analysis.figures.marks import PAIRED, Mark, at_edge, counted, intervals, legend_below, marks, row_height
+from harness.analysis.figures.style import INK, ORANGE, list_rows, multiples, rule
 from harness.analysis.frame import Frames
 from harness.analysis.metrics import MetricInfo, describe
 from harness.analysis.read import Run
@@ -46,23 +46,21 @@ def _draw(run: Run, keys: list[str]) -> Figure:
     the strategies that it would squash their differences is written at the panel's edge.
     """
     known = marks(run)
-    with drawing():
-        width = 1.6 + 1.65 * len(keys)
-        note = textwrap.wrap(NOTE, int(17 * width))
-        ticks = [_tick(name, run.summary) for name in run.labels]
-        height = 1.0 + row_height(ticks) * len(run.labels) + 0.14 * len(note)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
-        for key, axes in zip(keys, panels, strict=True):
-            _panel(axes, describe(key), run.summary[run.summary["metric"] == key], run.frames, known)
-        panels[0].set_yticks(range(len(run.labels)), ticks)
-        panels[0].set_ylim(len(run.labels) - 0.5, -0.5)
-        handles = [
-            Line2D([], [], color=mark.color, linestyle=mark.line, label=name + " (baseline)" * (mark.color == ORANGE))
-            for name, mark in known.items()
-            if mark.line is not None
-        ]
-        legend_below(figure, handles, note="\n".join(note))
+    width = 1.6 + 1.65 * len(keys)
+    note = textwrap.wrap(NOTE, int(17 * width))
+    finished = run.summary.groupby("label")["num_finished"].first()
+    ticks = [counted(run, name, finished[name]) for name in run.labels]
+    height = 1.0 + row_height(ticks) * len(run.labels) + 0.14 * len(note)
+    figure, panels = multiples((width, height), len(keys), len(keys), sharey=True)
+    for key, axes in zip(keys, panels, strict=True):
+        _panel(axes, describe(key), run.summary[run.summary["metric"] == key], run.frames, known)
+    list_rows(panels[0], ticks)
+    handles = [
+        Line2D([], [], color=mark.color, linestyle=mark.line, label=name + " (baseline)" * (mark.color == ORANGE))
+        for name, mark in known.items()
+        if mark.line is not None
+    ]
+    legend_below(figure, handles, note="\n".join(note))
     return figure
 
 
@@ -113,9 +111,7 @@ def _panel(axes: Axes, info: MetricInfo, numbers: pd.DataFrame, frames: Frames, 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    rule(axes, lines="y", bare=("top", "right", "left"))
 
 
 def _window(means: pd.Series, widths: pd.Series, seeded: set[str]) -> tuple[float, float]:
@@ -138,8 +134,3 @@ def _window(means: pd.Series, widths: pd.Series, seeded: set[str]) -> tuple[floa
     high = min(float((shown + bars).max()), center + reach)
     margin = 0.06 * (high - low) or 0.05 * abs(low) or 1.0
     return low - margin, high + margin
-
-
-def _tick(name: str, numbers: pd.DataFrame) -> str:
-    finished, planned = numbers.loc[numbers["label"] == name, ["num_finished", "num_planned"]].iloc[0]
-    return wrapped(name if finished == planned else f"{name} ({finished}/{planned})", 26)

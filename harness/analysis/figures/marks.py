@@ -80,6 +80,12 @@ def _columns(texts: Sequence[str], width: float) -> int:
     return max(1, min(len(texts), int(width * 14) // (longest + 10)))
 
 
+def counted(run: Run, name: str, num: int, width: int = 26) -> str:
+    """Return a label in lines, with "(finished/planned)" where not all of its trials are there."""
+    planned = sum(entry.label == name for entry in run.manifest.trials)
+    return wrapped(name if num == planned else f"{name} ({num}/{planned})", width)
+
+
 def row_height(ticks: Sequence[str]) -> float:
     """Return how high rows of equal height are in which every tick has room for its lines, inches."""
     lines = max((tick.count("\n") + 1 for tick in ticks), default=1)

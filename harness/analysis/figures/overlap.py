@@ -13,7 +13,7 @@ from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
 from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
-from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing, settle
+from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -68,17 +68,15 @@ def _selects(run: Run, label: str) -> bool:
 def _square(table: pd.DataFrame, label: str) -> Plot:
     last = last_step(table)
     values, order = square(last)
-    with drawing():
-        side = 1.3 + 0.235 * len(order)
-        figure = Figure(figsize=(side + 0.9, side), layout="constrained")
-        axes = figure.subplots()
-        shown = [name.replace("_", " ") for name in order]
-        heatmap(axes, values, shown, size=5.6, unit="Jaccard overlap")
-        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-            for tick, name in zip(ticks, order, strict=True):
-                tick.set(fontsize=7, fontweight="bold" if name == SELECTED else "normal")
-        axes.set_title(wrapped(label, int(10 * side)), loc="left")
-        settle(figure)
+    side = 1.3 + 0.235 * len(order)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    shown = [name.replace("_", " ") for name in order]
+    heatmap(axes, values, shown, size=5.6, unit="Jaccard overlap")
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for tick, name in zip(ticks, order, strict=True):
+            tick.set(fontsize=7, fontweight="bold" if name == SELECTED else "normal")
+    axes.set_title(wrapped(label, int(10 * side)), loc="left")
     chance = ""
     if RANDOM in order:
         level = np.nanmean(np.delete(values[order.index(RANDOM)], order.index(RANDOM)))
@@ -108,23 +106,21 @@ def _square(table: pd.DataFrame, label: str) -> Plot:
 
 def _drift(table: pd.DataFrame, labels: list[str]) -> Plot:
     told = []
-    with drawing():
-        figure = Figure(figsize=(7.2, 0.5 + 1.95 * len(labels)), layout="constrained")
-        grid = figure.subplots(len(labels), 2, squeeze=False, sharex=True)
-        for label, (left, right) in zip(labels, grid, strict=True):
-            own, between = _over_steps(table[table["label"] == label])
-            left.set_title(wrapped(label, 40), loc="left")
-            right.set_title("pairs of signals that moved most", loc="left", color=INK)
-            _lines(left, own)
-            _lines(right, between[_movers(between)])
-            left.set_ylabel("Jaccard with\nselected")
-            if not own.empty and len(own) > 1:
-                mover = _movers(own)[0]
-                told.append(f"{label}: overlap with {mover} {own[mover].iloc[0]:.2f} to {own[mover].iloc[-1]:.2f}")
-        for axes in grid[-1]:
-            axes.set_xlabel("Training step")
-        clean(figure)
-        settle(figure)
+    figure = Figure(figsize=(7.2, 0.5 + 1.95 * len(labels)), layout="constrained")
+    grid = figure.subplots(len(labels), 2, squeeze=False, sharex=True)
+    for label, (left, right) in zip(labels, grid, strict=True):
+        own, between = _over_steps(table[table["label"] == label])
+        left.set_title(wrapped(label, 40), loc="left")
+        right.set_title("pairs of signals that moved most", loc="left", color=INK)
+        _lines(left, own)
+        _lines(right, between[_movers(between)])
+        left.set_ylabel("Jaccard with\nselected")
+        if not own.empty and len(own) > 1:
+            mover = _movers(own)[0]
+            told.append(f"{label}: overlap with {mover} {own[mover].iloc[0]:.2f} to {own[mover].iloc[-1]:.2f}")
+    for axes in grid[-1]:
+        axes.set_xlabel("Training step")
+    clean(figure)
     return Plot(
         name="overlap-drift",
         title="Drift of the overlap",

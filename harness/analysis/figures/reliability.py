@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import printable, wrapped
 from harness.analysis.figures.source import listing, names, rows
-from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean, drawing
+from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean
 from harness.analysis.read import Run
 
 # More lines in a panel hide one another; more panels do not fit a page.
@@ -58,8 +58,7 @@ def _choose(errors: pd.DataFrame, run: Run) -> list[str]:
 
 def _plot(table: pd.DataFrame, errors: pd.DataFrame, sources: list[str], drawn: list[str], left_out: int) -> Plot:
     wide = min(COLUMNS, len(sources))
-    with drawing():
-        figure = _figure(table, errors, sources, drawn, wide)
+    figure = _figure(table, errors, sources, drawn, wide)
     first = errors.loc[drawn, sources[0]].dropna()
     what = "next tokens" if sources[0] == "tokens" else sources[0]
     others = f" {left_out} strategies between the best and the worst calibrated are left out." if left_out else ""

@@ -1,6 +1,7 @@
 """Which training sequences strategies keep: how alike their choices are, and where on the scores they lie."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,8 @@ from matplotlib.figure import Figure
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
-from harness.analysis.figures.source import listing, names, rows, seeds_of
-from harness.analysis.figures.style import BLUE, INK, clean, drawing, settle
+from harness.analysis.figures.source import jaccard, listing, names, rows, seeds_of
+from harness.analysis.figures.style import BLUE, INK, clean, multiples
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -44,7 +45,7 @@ def overlaps(table: pd.DataFrame, labels: list[str]) -> Values:
         pairs = [(a, b) for a in kept[first] for b in kept[second] if (a == b) == (first != second)]
         if first != second:
             pairs = pairs or list(product(kept[first], kept[second]))
-        found = [_jaccard(kept[first][a], kept[second][b]) for a, b in pairs]
+        found = [jaccard(kept[first][a], kept[second][b]) for a, b in pairs]
         values[row, column] = np.mean(found) if found else np.nan
     return values
 
@@ -56,12 +57,10 @@ def _overlap(table: pd.DataFrame, labels: list[str]) -> Plot:
     chance = [_chance(shares[labels[row]], shares[labels[column]]) for row, column in pairs]
     found = np.array([values[pair] for pair in pairs])
     low, high = pairs[int(np.argmin(found))], pairs[int(np.argmax(found))]
-    with drawing():
-        side = 1.2 + 0.4 * len(labels)
-        figure = Figure(figsize=(side + 1.9, side + 0.9), layout="constrained")
-        written = [wrapped(f"{label} ({shares[label]:.0%})", 28) for label in labels]
-        heatmap(figure.subplots(), values, written, size=7, unit="Jaccard overlap")
-        settle(figure)
+    side = 1.2 + 0.4 * len(labels)
+    figure = Figure(figsize=(side + 1.9, side + 0.9), layout="constrained")
+    written = [wrapped(f"{label} ({shares[label]:.0%})", 28) for label in labels]
+    heatmap(figure.subplots(), values, written, size=7, unit="Jaccard overlap")
     span = f"{min(chance):.2f}" if max(chance) - min(chance) < 0.005 else f"{min(chance):.2f} to {max(chance):.2f}"
     return Plot(
         name="samples-overlap",
@@ -77,35 +76,28 @@ def _overlap(table: pd.DataFrame, labels: list[str]) -> Plot:
 
 def _scores(table: pd.DataFrame, labels: list[str]) -> Plot:
     wide = min(COLUMNS, len(labels))
-    deep = -(-len(labels) // wide)
     told, looked = [], []
-    with drawing():
-        figure = Figure(figsize=(0.4 + 2.3 * wide, 0.35 + 1.75 * deep), layout="constrained")
-        grid = figure.subplots(deep, wide, squeeze=False).flatten()
-        for axes in grid[len(labels) :]:
-            axes.set_axis_off()
-        for place, (axes, label) in enumerate(zip(grid, labels, strict=False)):
-            own = table[table["label"] == label]
-            own = own[own["trial_id"] == own["trial_id"].iloc[0]]
-            looked.append(own)
-            score, kept = own["score"].to_numpy(float), own["kept"].to_numpy(bool)
-            edges = np.histogram_bin_edges(score, bins=BINS)
-            bars = {"edgecolor": "white", "linewidth": 0.3}
-            axes.hist(score, edges, color="#c4c4c4", label="all", **bars)
-            axes.hist(score[kept], edges, color=BLUE, label="kept", **bars)
-            axes.set_title(wrapped(label, 30), loc="left")
-            axes.set_xlabel("Score of the sequence")
-            if place % wide == 0:
-                axes.set_ylabel("Sequences")
-            axes.locator_params(nbins=4)
-            if kept.any():
-                told.append(
-                    f"{label} keeps {kept.mean():.0%}, mean score {score[kept].mean():.3g} of {score.mean():.3g}"
-                )
-        handles, texts = grid[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
-        clean(figure)
-        settle(figure)
+    size = 0.4 + 2.3 * wide, 0.35 + 1.75 * -(-len(labels) // wide)
+    figure, grid = multiples(size, wide, len(labels))
+    for place, (axes, label) in enumerate(zip(grid, labels, strict=True)):
+        own = table[table["label"] == label]
+        own = own[own["trial_id"] == own["trial_id"].iloc[0]]
+        looked.append(own)
+        score, kept = own["score"].to_numpy(float), own["kept"].to_numpy(bool)
+        edges = np.histogram_bin_edges(score, bins=BINS).tolist()
+        bars: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.3}
+        axes.hist(score, edges, color="#c4c4c4", label="all", **bars)
+        axes.hist(score[kept], edges, color=BLUE, label="kept", **bars)
+        axes.set_title(wrapped(label, 30), loc="left")
+        axes.set_xlabel("Score of the sequence")
+        if place % wide == 0:
+            axes.set_ylabel("Sequences")
+        axes.locator_params(nbins=4)
+        if kept.any():
+            told.append(f"{label} keeps {kept.mean():.0%}, mean score {score[kept].mean():.3g} of {score.mean():.3g}")
+    handles, texts = grid[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    clean(figure)
     more = table["label"].nunique() - len(labels)
     return Plot(
         name="samples-scores",
@@ -116,10 +108,6 @@ def _scores(table: pd.DataFrame, labels: list[str]) -> Plot:
         alt=f"{listing(told)}." if told else "No sequence is kept.",
         figure=figure,
     )
-
-
-def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def _chance(one: float, other: float) -> float:

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
 from harness.analysis.figures.heat import light
-from harness.analysis.figures.source import last_step, listing, names, rows
-from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, drawing, settle
+from harness.analysis.figures.source import jaccard, last_step, listing, names, rows
+from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -117,33 +117,32 @@ def _in_order(shown: Shown) -> Plot:
     lines = places[-1][0] + 1
     entropy = shown.tokens["nats"].to_numpy(float)
     norm = Normalize(0.0, max(float(np.nanmax(entropy[: len(places)])), 1e-9))
-    with drawing():
-        width, height = LINE * _CHAR + 0.2, len(blocks) * (lines * _ROW + 0.27) + 0.62
-        figure = Figure(figsize=(width, height))
-        for number, name in enumerate(blocks):
-            top = height - number * (lines * _ROW + 0.27) - 0.22
-            box = (0.1 / width, (top - lines * _ROW) / height, LINE * _CHAR / width, lines * _ROW / height)
-            axes = figure.add_axes(box)
-            axes.set(xlim=(0, LINE), ylim=(lines, 0))
-            axes.set_axis_off()
-            chosen = shown.tokens[name].to_numpy(float)[: len(places)]
-            targets = np.isfinite(entropy[: len(places)])
-            share = (chosen > 0).sum() / max(targets.sum(), 1)
-            axes.set_title(f"{name.replace('_', ' ')}: {share:.0%} of these positions", loc="left", pad=3, color=INK)
-            _block(axes, texts, places, entropy, chosen, norm)
-        bar = figure.add_axes((0.15 / width, 0.38 / height, 0.35, 0.09 / height))
-        figure.colorbar(ScalarMappable(norm=norm, cmap=light()), cax=bar, orientation="horizontal")
-        bar.set_xlabel("Student entropy (nats)", labelpad=1)
-        bar.tick_params(length=2, pad=1.5, labelsize=7)
-        key = figure.add_axes((0.1 / width + 0.4, 0.1 / height, 0.55, 0.4 / height))
-        key.set(xlim=(0, 0.55 * width), ylim=(0, 0.4))
-        key.set_axis_off()
-        key.add_patch(Rectangle((0.02, 0.24), 0.3, 0.13, facecolor="white", edgecolor=BLUE, linewidth=1.2))
-        key.text(0.4, 0.305, "selected      · space   ⏎ line end   grey: no target", va="center", fontsize=7)
+    width, height = LINE * _CHAR + 0.2, len(blocks) * (lines * _ROW + 0.27) + 0.62
+    figure = Figure(figsize=(width, height))
+    for number, name in enumerate(blocks):
+        top = height - number * (lines * _ROW + 0.27) - 0.22
+        box = (0.1 / width, (top - lines * _ROW) / height, LINE * _CHAR / width, lines * _ROW / height)
+        axes = figure.add_axes(box)
+        axes.set(xlim=(0, LINE), ylim=(lines, 0))
+        axes.set_axis_off()
+        chosen = shown.tokens[name].to_numpy(float)[: len(places)]
+        targets = np.isfinite(entropy[: len(places)])
+        share = (chosen > 0).sum() / max(targets.sum(), 1)
+        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%} of these positions", loc="left", pad=3, color=INK)
+        _block(axes, texts, places, entropy, chosen, norm)
+    bar = figure.add_axes((0.15 / width, 0.38 / height, 0.35, 0.09 / height))
+    figure.colorbar(ScalarMappable(norm=norm, cmap=light()), cax=bar, orientation="horizontal")
+    bar.set_xlabel("Student entropy (nats)", labelpad=1)
+    bar.tick_params(length=2, pad=1.5, labelsize=7)
+    key = figure.add_axes((0.1 / width + 0.4, 0.1 / height, 0.55, 0.4 / height))
+    key.set(xlim=(0, 0.55 * width), ylim=(0, 0.4))
+    key.set_axis_off()
+    key.add_patch(Rectangle((0.02, 0.24), 0.3, 0.13, facecolor="white", edgecolor=BLUE, linewidth=1.2))
+    key.text(0.4, 0.305, "selected      · space   ⏎ line end   grey: no target", va="center", fontsize=7)
     left_out = len(texts) - len(places)
     cut = f" The last {left_out} of {len(texts)} tokens are left out." if left_out else ""
     picked = {name: set(np.flatnonzero(shown.tokens[name].to_numpy(float) > 0).tolist()) for name in blocks}
-    least = min(blocks[1:], key=lambda name: _jaccard(picked[name], picked[blocks[0]]))
+    least = min(blocks[1:], key=lambda name: jaccard(picked[name], picked[blocks[0]]))
     return Plot(
         name="selection-text",
         title="Which positions each signal picks",
@@ -151,7 +150,7 @@ def _in_order(shown: Shown) -> Plot:
         f"and outlined where the selection keeps that position. Signals keep as policy top_k does at the trial's "
         f"budget; the trial's own selection is what its policy gives, thinner where it weighs less.{cut}",
         alt=f"The same {len(places)} tokens once per selection ({listing(blocks)}). Least like {blocks[0]} is {least}, "
-        f"with a Jaccard overlap of {_jaccard(picked[least], picked[blocks[0]]):.2f} on this text.",
+        f"with a Jaccard overlap of {jaccard(picked[least], picked[blocks[0]]):.2f} on this text.",
         figure=figure,
     )
 
@@ -184,30 +183,26 @@ def _sorted(shown: Shown) -> Plot:
         for name in shown.selections
     }
     order = [*sorted(shown.selections[:-1], key=lambda name: -np.nan_to_num(means[name], nan=-1.0)), OWN]
-    with drawing():
-        figure = Figure(figsize=(6.8, 1.75 + 0.165 * len(order)), layout="constrained")
-        top, below = figure.subplots(2, sharex=True, height_ratios=(1.3, 0.165 * len(order)))
-        top.fill_between(np.arange(len(entropy)), entropy, color="#fde5d8", linewidth=0, step="mid")
-        top.step(np.arange(len(entropy)), entropy, where="mid", color=ORANGE, linewidth=1.1)
-        top.set_ylabel("Student entropy\n(nats)")
-        top.set_ylim(0, None)
-        top.spines[["top", "right"]].set_visible(False)
-        for row, name in enumerate(order):
-            kept = np.flatnonzero(ranked[name].to_numpy(float) > 0)
-            color = INK if name == "random" else ORANGE if name == OWN else BLUE
-            width = max(0.5, min(2.2, 300 / len(entropy)))
-            below.vlines(kept, row - 0.36, row + 0.36, color=color, linewidth=width)
-            mean = "none" if np.isnan(means[name]) else f"{means[name]:.2f}"
-            below.text(1.012, row, mean, transform=below.get_yaxis_transform(), va="center", fontsize=7)
-        below.text(
-            1.012, -0.95, "mean (nats)", transform=below.get_yaxis_transform(), va="center", fontsize=7, color=INK
-        )
-        below.set_yticks(range(len(order)), [name.replace("_", " ") for name in order], fontsize=7)
-        below.set(ylim=(len(order) - 0.4, -0.6), xlim=(-1, len(entropy)))
-        below.tick_params(axis="y", length=0)
-        below.set_xlabel("Positions, from the student's most certain to its least certain")
-        below.spines[["top", "right", "left"]].set_visible(False)
-        settle(figure)
+    figure = Figure(figsize=(6.8, 1.75 + 0.165 * len(order)), layout="constrained")
+    top, below = figure.subplots(2, sharex=True, height_ratios=(1.3, 0.165 * len(order)))
+    top.fill_between(np.arange(len(entropy)), entropy, color="#fde5d8", linewidth=0, step="mid")
+    top.step(np.arange(len(entropy)), entropy, where="mid", color=ORANGE, linewidth=1.1)
+    top.set_ylabel("Student entropy\n(nats)")
+    top.set_ylim(0, None)
+    top.spines[["top", "right"]].set_visible(False)
+    for row, name in enumerate(order):
+        kept = np.flatnonzero(ranked[name].to_numpy(float) > 0)
+        color = INK if name == "random" else ORANGE if name == OWN else BLUE
+        width = max(0.5, min(2.2, 300 / len(entropy)))
+        below.vlines(kept, row - 0.36, row + 0.36, color=color, linewidth=width)
+        mean = "none" if np.isnan(means[name]) else f"{means[name]:.2f}"
+        below.text(1.012, row, mean, transform=below.get_yaxis_transform(), va="center", fontsize=7)
+    below.text(1.012, -0.95, "mean (nats)", transform=below.get_yaxis_transform(), va="center", fontsize=7, color=INK)
+    below.set_yticks(range(len(order)), [name.replace("_", " ") for name in order], fontsize=7)
+    below.set(ylim=(len(order) - 0.4, -0.6), xlim=(-1, len(entropy)))
+    below.tick_params(axis="y", length=0)
+    below.set_xlabel("Positions, from the student's most certain to its least certain")
+    below.spines[["top", "right", "left"]].set_visible(False)
     high, low = order[0], order[-2] if len(order) > 2 else order[0]
     return Plot(
         name="selection-sorted",
@@ -220,7 +215,3 @@ def _sorted(shown: Shown) -> Plot:
         f"{entropy.mean():.2f}.",
         figure=figure,
     )
-
-
-def _jaccard(one: set[int], other: set[int]) -> float:
-    return len(one & other) / len(one | other) if one | other else 1.0

@@ -1,7 +1,7 @@
 """What figures of single tables share: the rows they may use, names of files, and how seeds are written."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import pandas as pd
 
@@ -37,6 +37,11 @@ def listing(parts: Iterable[str]) -> str:
     """Join words as a sentence does: "a, b and c"."""
     known = list(parts)
     return known[0] if len(known) == 1 else ", ".join(known[:-1]) + " and " + known[-1] if known else ""
+
+
+def jaccard(one: Set[int], other: Set[int]) -> float:
+    """Return intersection over union, 1 of two empty sets."""
+    return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def seeds_of(table: pd.DataFrame) -> str:

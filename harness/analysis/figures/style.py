@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from matplotlib import rcParams, style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.document import Plot
@@ -117,6 +119,30 @@ def _save_each(plots: Iterable[Plot], folder: Path) -> None:
     with drawing():
         for plot in plots:
             save(plot, folder)
+
+
+def multiples(
+    size: tuple[float, float], columns: int, num: int, *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of this size in inches and its panels, row by row, without those that a last row leaves over."""
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(-(-num // columns), columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
+    for axes in grid[num:]:
+        axes.set_visible(False)
+    return figure, list(grid[:num])
+
+
+def rule(axes: Axes, *, lines: Literal["x", "y", "both"], bare: tuple[str, ...] = ("top", "right")) -> None:
+    """Draw faint lines at an axis' ticks, beneath all else, and take some of the frame away."""
+    axes.grid(axis=lines, color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[list(bare)].set_visible(False)
+
+
+def list_rows(axes: Axes, ticks: Sequence[str]) -> None:
+    """Name rows of equal height, the first on top."""
+    axes.set_yticks(range(len(ticks)), ticks)
+    axes.set_ylim(len(ticks) - 0.5, -0.5)
 
 
 def clean(figure: Figure) -> None:

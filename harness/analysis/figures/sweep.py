@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.document import Plot
 from harness.analysis.figures.marks import PAIRED, Mark, in_turn, intervals, legend_below, legend_height, wrapped
-from harness.analysis.figures.style import FAINT, INK, drawing
+from harness.analysis.figures.style import INK, multiples, rule
 from harness.analysis.figures.varied import Sweep, SweepLine, references, sweeps
 from harness.analysis.metrics import describe
 from harness.analysis.read import Run
@@ -75,30 +75,24 @@ def _draw(
 ) -> Figure:
     columns = min(2, len(keys))
     rows = -(-len(keys) // columns)
-    with drawing():
-        handles = [
-            Line2D(
-                [], [], color=mark.color, linestyle=mark.line or "solid", marker=mark.marker, markersize=4, label=name
-            )
-            for mark, name in ((in_turn(place), wrapped(line.name, 44)) for place, line in enumerate(lines))
-        ]
-        taken = {line.name for line in lines}
-        handles += [
-            Line2D([], [], color=mark.color, linestyle=mark.line or "solid", linewidth=0.9, label=wrapped(text, 44))
-            for name, mark in against.items()
-            for text in [f"{name} (the row)" if name in taken else name]
-        ]
-        width = 3.5 * columns + 0.2
-        height = 2.3 * rows + legend_height([str(handle.get_label()) for handle in handles], width)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(keys) :]:
-            axes.set_visible(False)
-        for axes, key in zip(panels, keys, strict=False):
-            _lines(axes, key, lines, run)
-            _across(axes, key, run, against)
-            _settings(axes, heading, sorted({value for line in lines for value in line.labels}))
-        legend_below(figure, handles)
+    handles = [
+        Line2D([], [], color=mark.color, linestyle=mark.line or "solid", marker=mark.marker, markersize=4, label=name)
+        for mark, name in ((in_turn(place), wrapped(line.name, 44)) for place, line in enumerate(lines))
+    ]
+    taken = {line.name for line in lines}
+    handles += [
+        Line2D([], [], color=mark.color, linestyle=mark.line or "solid", linewidth=0.9, label=wrapped(text, 44))
+        for name, mark in against.items()
+        for text in [f"{name} (the row)" if name in taken else name]
+    ]
+    width = 3.5 * columns + 0.2
+    height = 2.3 * rows + legend_height([str(handle.get_label()) for handle in handles], width)
+    figure, panels = multiples((width, height), columns, len(keys))
+    for axes, key in zip(panels, keys, strict=True):
+        _lines(axes, key, lines, run)
+        _across(axes, key, run, against)
+        _settings(axes, heading, sorted({value for line in lines for value in line.labels}))
+    legend_below(figure, handles)
     return figure
 
 
@@ -122,9 +116,7 @@ def _lines(axes: Axes, key: str, lines: Sequence[SweepLine], run: Run) -> None:
     axes.set_ylabel(
         info.heading + {"higher": "\nhigher is better", "lower": "\nlower is better", None: ""}[info.direction]
     )
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    rule(axes, lines="y")
 
 
 def _across(axes: Axes, key: str, run: Run, against: Mapping[str, Mark]) -> None:

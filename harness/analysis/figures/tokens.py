@@ -13,7 +13,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
 from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
-from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, drawing, settle
+from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, multiples
 from harness.analysis.read import Run
 
 # Strategies of a figure; tokens at either end.
@@ -68,20 +68,18 @@ def _tokens(table: pd.DataFrame, profile: pd.DataFrame, run: Run) -> Plot | None
     if not labels:
         return None
     told = []
-    with drawing():
-        rates = {label: keep_rates(last[last["label"] == label], overall[label]) for label in labels}
-        tall = max(len(each) for each in rates.values())
-        figure = Figure(figsize=(0.3 + 2.5 * len(labels), 0.75 + 0.155 * tall), layout="constrained")
-        for axes, label in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels, strict=True):
-            _lollipops(axes, rates[label], overall[label])
-            axes.set_title(glyphs.wrapped(label, 26), loc="left")
-            best, worst = (rates[label].iloc[place] for place in (0, -1))
-            told.append(
-                f"{label} keeps {overall[label]:.0%} of all positions, {best['rate']:.0%} of "
-                f"{glyphs.token(best['token'])!r} and {worst['rate']:.0%} of {glyphs.token(worst['token'])!r}"
-            )
-        clean(figure)
-        settle(figure)
+    rates = {label: keep_rates(last[last["label"] == label], overall[label]) for label in labels}
+    tall = max(len(each) for each in rates.values())
+    figure, panels = multiples((0.3 + 2.5 * len(labels), 0.75 + 0.155 * tall), len(labels), len(labels))
+    for axes, label in zip(panels, labels, strict=True):
+        _lollipops(axes, rates[label], overall[label])
+        axes.set_title(glyphs.wrapped(label, 26), loc="left")
+        best, worst = (rates[label].iloc[place] for place in (0, -1))
+        told.append(
+            f"{label} keeps {overall[label]:.0%} of all positions, {best['rate']:.0%} of "
+            f"{glyphs.token(best['token'])!r} and {worst['rate']:.0%} of {glyphs.token(worst['token'])!r}"
+        )
+    clean(figure)
     return Plot(
         name="tokens-kept",
         title="Tokens kept more and less often than others",
@@ -121,22 +119,20 @@ def _entropies(profile: pd.DataFrame, run: Run) -> Plot | None:
     if not kinds or not labels:
         return None
     told = []
-    with drawing():
-        figure = Figure(figsize=(3.3 * len(kinds), 0.6 + 1.5 * len(labels)), layout="constrained")
-        grid = figure.subplots(len(labels), len(kinds), squeeze=False, sharex=True)
-        for label, line in zip(labels, grid, strict=True):
-            for kind, axes in zip(kinds, line, strict=True):
-                means = _histograms(axes, last[last["label"] == label], kind)
-                if means is not None and kind == kinds[0]:
-                    told.append(f"{label}: {means[1]:.2f} nats where it selects, {means[0]:.2f} everywhere")
-            line[0].set_title(glyphs.wrapped(label, 48), loc="left")
-            line[0].set_ylabel("Positions (%)")
-        for kind, axes in zip(kinds, grid[-1], strict=True):
-            axes.set_xlabel(f"{kind.replace('_', ' ').capitalize()} (nats)")
-        handles, texts = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
-        clean(figure)
-        settle(figure)
+    figure = Figure(figsize=(3.3 * len(kinds), 0.6 + 1.5 * len(labels)), layout="constrained")
+    grid = figure.subplots(len(labels), len(kinds), squeeze=False, sharex=True)
+    for label, line in zip(labels, grid, strict=True):
+        for kind, axes in zip(kinds, line, strict=True):
+            means = _histograms(axes, last[last["label"] == label], kind)
+            if means is not None and kind == kinds[0]:
+                told.append(f"{label}: {means[1]:.2f} nats where it selects, {means[0]:.2f} everywhere")
+        line[0].set_title(glyphs.wrapped(label, 48), loc="left")
+        line[0].set_ylabel("Positions (%)")
+    for kind, axes in zip(kinds, grid[-1], strict=True):
+        axes.set_xlabel(f"{kind.replace('_', ' ').capitalize()} (nats)")
+    handles, texts = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    clean(figure)
     return Plot(
         name="tokens-entropy",
         title="Entropy where positions are selected",
@@ -178,28 +174,23 @@ def _places(profile: pd.DataFrame, run: Run) -> Plot | None:
         return None
     means = profile.groupby(["quantity", "label", "step", "key"], sort=False)["value"].mean().reset_index()
     wide = min(2, len(panels))
-    with drawing():
-        figure = Figure(figsize=(3.5 * wide, 0.5 + 2.0 * -(-len(panels) // wide)), layout="constrained")
-        grid = figure.subplots(-(-len(panels) // wide), wide, squeeze=False).flatten()
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        handles = {}
-        for axes, name in zip(grid, panels, strict=False):
-            own = means[means["quantity"] == name]
-            if name == "teacher_top_mass":
-                _masses(axes, own)
-                continue
-            for number, label in enumerate(labels):
-                found = own[own["label"] == label]
-                if len(found):
-                    handles[label] = _line(axes, found, name, number, glyphs.wrapped(label, 36))
-            most = max(float(np.max(line.get_ydata(), initial=0.0)) for line in axes.get_lines())
-            axes.set_ylim(0, 1.08 * most or 1.0)
-        figure.legend(
-            handles=list(handles.values()), loc="outside upper left", ncols=2, frameon=False, labelcolor=INK
-        )  # fmt: skip
-        clean(figure)
-        settle(figure)
+    figure, grid = multiples((3.5 * wide, 0.5 + 2.0 * -(-len(panels) // wide)), wide, len(panels))
+    handles = {}
+    for axes, name in zip(grid, panels, strict=True):
+        own = means[means["quantity"] == name]
+        if name == "teacher_top_mass":
+            _masses(axes, own)
+            continue
+        for number, label in enumerate(labels):
+            found = own[own["label"] == label]
+            if len(found):
+                handles[label] = _line(axes, found, name, number, glyphs.wrapped(label, 36))
+        most = max(float(np.max(line.get_ydata(), initial=0.0)) for line in axes.get_lines())
+        axes.set_ylim(0, 1.08 * most or 1.0)
+    figure.legend(
+        handles=list(handles.values()), loc="outside upper left", ncols=2, frameon=False, labelcolor=INK
+    )  # fmt: skip
+    clean(figure)
     told = [f"{label} {100 * share:.0f}%" for label, share in _first_tenth(means, labels).items()]
     return Plot(
         name="tokens-profile",

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from harness.analysis.document import Plot
 from harness.analysis.figures.marks import PAIRED, Mark, intervals, marks, wrapped
 from harness.analysis.figures.place import label_points
-from harness.analysis.figures.style import FAINT, GREY, INK, drawing
+from harness.analysis.figures.style import GREY, INK, rule
 from harness.analysis.metrics import Direction, describe
 from harness.analysis.read import METHOD_SECONDS, Point, Run
 
@@ -106,30 +106,28 @@ def _draw(run: Run, rows: Sequence[Sequence[tuple[_Axis, _Axis]]]) -> tuple[Figu
     shown = {name for x, y in pairs for name in _shared(run, x, y)}
     order = {name: place + 1 for place, name in enumerate(n for n in run.labels if n in shown)}
     columns = max(len(row) for row in rows)
-    with drawing():
-        texts = {name: _entry(name, order, run, pairs, models) for name in order}
-        # The list beside the panels must not be taller than they are; one of its lines needs 0.165 inches.
-        height = max(3.1 * len(rows), 0.5 + 0.165 * sum(1 + text.count("\n") for text in texts.values()))
-        figure = Figure(figsize=(3.4 * columns + 2.6, height), layout="constrained")
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        panels = [axes for line, row in zip(grid, rows, strict=True) for axes in line[: len(row)]]
-        for line, row in zip(grid, rows, strict=True):
-            for axes in line[len(row) :]:
-                axes.set_visible(False)
-        places = [_places(run, x, y, models) for x, y in pairs]
-        fronts = [
-            _panel(axes, run, pair, known, place, models)
-            for axes, pair, place in zip(panels, pairs, places, strict=True)
-        ]
-        handles = [
-            Line2D([], [], linestyle="", marker=known[name].marker, color=known[name].color, markersize=4, label=text)
-            for name, text in texts.items()
-        ]
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=7, handletextpad=0.2)
-        figure.draw_without_rendering()
-        for axes, place in zip(panels, places, strict=True):
-            numbered = [str(order[name]) for name in place]
-            label_points(axes, list(place.values()), numbered, [known[name].color for name in place])
+    texts = {name: _entry(name, order, run, pairs, models) for name in order}
+    # The list beside the panels must not be taller than they are; one of its lines needs 0.165 inches.
+    height = max(3.1 * len(rows), 0.5 + 0.165 * sum(1 + text.count("\n") for text in texts.values()))
+    figure = Figure(figsize=(3.4 * columns + 2.6, height), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    panels = [axes for line, row in zip(grid, rows, strict=True) for axes in line[: len(row)]]
+    for line, row in zip(grid, rows, strict=True):
+        for axes in line[len(row) :]:
+            axes.set_visible(False)
+    places = [_places(run, x, y, models) for x, y in pairs]
+    fronts = [
+        _panel(axes, run, pair, known, place, models) for axes, pair, place in zip(panels, pairs, places, strict=True)
+    ]
+    handles = [
+        Line2D([], [], linestyle="", marker=known[name].marker, color=known[name].color, markersize=4, label=text)
+        for name, text in texts.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=7, handletextpad=0.2)
+    figure.draw_without_rendering()
+    for axes, place in zip(panels, places, strict=True):
+        numbered = [str(order[name]) for name in place]
+        label_points(axes, list(place.values()), numbered, [known[name].color for name in place])
     return figure, fronts
 
 
@@ -198,9 +196,7 @@ def _panel(
     _limits(axes, [across[name] for name in places], [up[name] for name in places])
     axes.set_xlabel(f"{x.heading}, {x.better} is better", color=INK)
     axes.set_ylabel(f"{y.heading}, {y.better} is better", color=INK)
-    axes.grid(color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    rule(axes, lines="both")
     return best
 
 
