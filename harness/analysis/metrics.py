@@ -40,6 +40,11 @@ class MetricInfo:
         """Title with unit, e.g. "Accuracy (%)"."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    @property
+    def better(self) -> str:
+        """Which way is better in words, empty where neither is."""
+        return f"{self.direction} is better" if self.direction else ""
+
     def show(self, value: float) -> str:
         """Print a value in the printed unit; a value that is not finite is printed as inf, -inf or nan."""
         return _fixed(value * self.scale, self.decimals)

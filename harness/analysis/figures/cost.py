@@ -128,7 +128,7 @@ def _panel(
 def _draw(panels: Sequence[_Panel], records: Mapping[str, Sequence[Record]], run: Run) -> Figure:
     ticks = [counted(run, name, len(found)) for name, found in records.items()]
     size = 1.8 + 2.1 * len(panels), 1.2 + row_height(ticks) * len(ticks)
-    figure, grid = multiples(size, len(panels), len(panels), sharey=True)
+    figure, grid = multiples(size, len(panels), sharey=True)
     handles: dict[str, Patch] = {}
     for axes, panel in zip(grid, panels, strict=True):
         handles |= _bars(axes, panel, list(records))

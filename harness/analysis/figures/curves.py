@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import counted, legend_below, span, wrapped
+from harness.analysis.figures.glyphs import wrapped
+from harness.analysis.figures.marks import counted, legend_below, span
 from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, multiples, rule
 from harness.analysis.inference import Values
 from harness.analysis.read import Run

@@ -51,7 +51,7 @@ def _draw(run: Run, keys: list[str]) -> Figure:
     finished = run.summary.groupby("label")["num_finished"].first()
     ticks = [counted(run, name, finished[name]) for name in run.labels]
     height = 1.0 + row_height(ticks) * len(run.labels) + 0.14 * len(note)
-    figure, panels = multiples((width, height), len(keys), len(keys), sharey=True)
+    figure, panels = multiples((width, height), len(keys), sharey=True)
     for key, axes in zip(keys, panels, strict=True):
         _panel(axes, describe(key), run.summary[run.summary["metric"] == key], run.frames, known)
     list_rows(panels[0], ticks)
@@ -106,7 +106,7 @@ def _panel(axes: Axes, info: MetricInfo, numbers: pd.DataFrame, frames: Frames, 
         seeds = seeded.loc[seeded["label"] == name, "value"] * info.scale
         axes.plot(seeds, [y + 0.26] * len(seeds), "o", color=mark.color, alpha=0.45, markersize=2.4, mew=0, zorder=2)
     axes.set_xlim(low, high)
-    axes.set_title({"higher": "higher is better", "lower": "lower is better", None: ""}[info.direction], color=INK)
+    axes.set_title(info.better, color=INK)
     axes.set_xlabel(info.heading)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis="x", useOffset=False)

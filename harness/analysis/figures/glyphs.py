@@ -19,7 +19,7 @@ def printable(text: str, *, font: str = SANS) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return a printable text in lines of at most so many characters."""
+    """Return a printable text in lines of at most so many characters; a word that is longer is broken too."""
     return textwrap.fill(printable(text), width)
 
 

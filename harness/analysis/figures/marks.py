@@ -1,18 +1,20 @@
 """How labels are told apart: the baseline and references in colours of their own, the rest alike or in turn."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.style import BLUE, CYCLE, GREEN, INK, MARKERS, ORANGE, PINK, YELLOW
 from harness.analysis.read import Run
 
+_Above = Literal["outside upper left", "outside upper right"]
 LineStyle = Literal["solid"] | tuple[float, tuple[float, ...]]
 
 LINES: tuple[LineStyle, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
@@ -69,6 +71,11 @@ def legend_below(figure: Figure, handles: Sequence[Line2D], *, note: str = "") -
     return legend
 
 
+def legend_above(figure: Figure, handles: Sequence[Artist], place: _Above) -> None:
+    """Put a legend over the panels, at a corner that no title stands in."""
+    figure.legend(handles=handles, loc=place, ncols=2, frameon=False, labelcolor=INK)
+
+
 def legend_height(texts: Sequence[str], width: float) -> float:
     """Return how high a legend below panels of this width is, all in inches."""
     rows = -(-len(texts) // _columns(texts, width))
@@ -90,11 +97,6 @@ def row_height(ticks: Sequence[str]) -> float:
     """Return how high rows of equal height are in which every tick has room for its lines, inches."""
     lines = max((tick.count("\n") + 1 for tick in ticks), default=1)
     return 0.27 if lines <= 2 else 0.14 * lines
-
-
-def wrapped(text: str, width: int) -> str:
-    """Break a label into lines; a word that is longer than a line is broken too."""
-    return "\n".join(textwrap.wrap(text, width)) or text
 
 
 def at_edge(axes: Axes, text: str, *, row: float, side: Literal["left", "center", "right"], color: str) -> None:

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
+from harness.analysis.figures.marks import legend_above
 from harness.analysis.figures.source import jaccard, listing, names, rows, seeds_of
-from harness.analysis.figures.style import BLUE, INK, clean, multiples
+from harness.analysis.figures.style import BLUE, clean, multiples
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -95,8 +96,7 @@ def _scores(table: pd.DataFrame, labels: list[str]) -> Plot:
         axes.locator_params(nbins=4)
         if kept.any():
             told.append(f"{label} keeps {kept.mean():.0%}, mean score {score[kept].mean():.3g} of {score.mean():.3g}")
-    handles, texts = grid[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    legend_above(figure, grid[0].get_legend_handles_labels()[0], "outside upper right")
     clean(figure)
     more = table["label"].nunique() - len(labels)
     return Plot(

@@ -122,10 +122,11 @@ def _save_each(plots: Iterable[Plot], folder: Path) -> None:
 
 
 def multiples(
-    size: tuple[float, float], columns: int, num: int, *, sharex: bool = False, sharey: bool = False
+    size: tuple[float, float], columns: int, num: int | None = None, *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of this size in inches and its panels, row by row, without those that a last row leaves over."""
+    """Return a figure of this size in inches and its panels: one row, or `num` in rows, the last perhaps short."""
     figure = Figure(figsize=size, layout="constrained")
+    num = num or columns
     grid = figure.subplots(-(-num // columns), columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.set_visible(False)

@@ -9,7 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import PAIRED, Mark, in_turn, intervals, legend_below, legend_height, wrapped
+from harness.analysis.figures.glyphs import wrapped
+from harness.analysis.figures.marks import PAIRED, Mark, in_turn, intervals, legend_below, legend_height
 from harness.analysis.figures.style import INK, multiples, rule
 from harness.analysis.figures.varied import Sweep, SweepLine, references, sweeps
 from harness.analysis.metrics import describe
@@ -113,9 +114,7 @@ def _lines(axes: Axes, key: str, lines: Sequence[SweepLine], run: Run) -> None:
             axes.errorbar(
                 x, [point.mean for point in own], reach, fmt="none", ecolor=(mark.color, 0.45), elinewidth=0.7
             )
-    axes.set_ylabel(
-        info.heading + {"higher": "\nhigher is better", "lower": "\nlower is better", None: ""}[info.direction]
-    )
+    axes.set_ylabel(f"{info.heading}\n{info.better}".rstrip())
     rule(axes, lines="y")
 
 

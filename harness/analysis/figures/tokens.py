@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
 from harness.analysis.figures.ends import label_ends
+from harness.analysis.figures.marks import legend_above
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, multiples
 from harness.analysis.read import Run
@@ -70,7 +71,7 @@ def _tokens(table: pd.DataFrame, profile: pd.DataFrame, run: Run) -> Plot | None
     told = []
     rates = {label: keep_rates(last[last["label"] == label], overall[label]) for label in labels}
     tall = max(len(each) for each in rates.values())
-    figure, panels = multiples((0.3 + 2.5 * len(labels), 0.75 + 0.155 * tall), len(labels), len(labels))
+    figure, panels = multiples((0.3 + 2.5 * len(labels), 0.75 + 0.155 * tall), len(labels))
     for axes, label in zip(panels, labels, strict=True):
         _lollipops(axes, rates[label], overall[label])
         axes.set_title(glyphs.wrapped(label, 26), loc="left")
@@ -130,8 +131,7 @@ def _entropies(profile: pd.DataFrame, run: Run) -> Plot | None:
         line[0].set_ylabel("Positions (%)")
     for kind, axes in zip(kinds, grid[-1], strict=True):
         axes.set_xlabel(f"{kind.replace('_', ' ').capitalize()} (nats)")
-    handles, texts = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    legend_above(figure, grid[0][0].get_legend_handles_labels()[0], "outside upper right")
     clean(figure)
     return Plot(
         name="tokens-entropy",
@@ -187,9 +187,7 @@ def _places(profile: pd.DataFrame, run: Run) -> Plot | None:
                 handles[label] = _line(axes, found, name, number, glyphs.wrapped(label, 36))
         most = max(float(np.max(line.get_ydata(), initial=0.0)) for line in axes.get_lines())
         axes.set_ylim(0, 1.08 * most or 1.0)
-    figure.legend(
-        handles=list(handles.values()), loc="outside upper left", ncols=2, frameon=False, labelcolor=INK
-    )  # fmt: skip
+    legend_above(figure, list(handles.values()), "outside upper left")
     clean(figure)
     told = [f"{label} {100 * share:.0f}%" for label, share in _first_tenth(means, labels).items()]
     return Plot(
@@ -205,13 +203,8 @@ def _places(profile: pd.DataFrame, run: Run) -> Plot | None:
 
 
 def _line(axes: Axes, table: pd.DataFrame, name: str, number: int, label: str) -> Line2D:
-    style: dict[str, Any] = {
-        "color": CYCLE[number],
-        "marker": MARKERS[number],
-        "markersize": 3,
-        "linewidth": 1.1,
-        "label": label,
-    }
+    color, marker = CYCLE[number], MARKERS[number]
+    style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3, "linewidth": 1.1, "label": label}
     if name == "position_profile":
         by_key = table.groupby("key")["value"].mean()
         step = 1.0 if len(by_key) < 2 else float(by_key.index[1] - by_key.index[0])
@@ -220,8 +213,7 @@ def _line(axes: Axes, table: pd.DataFrame, name: str, number: int, label: str) -
     else:
         series = table.groupby("step")["value"].mean() * (100 if name == "realised_fraction" else 1)
         (line,) = axes.plot(series, **style)
-        axes.set(xlabel="Training step", ylabel=_OVER_STEPS[name])
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        _over_steps(axes, _OVER_STEPS[name])
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     return line
 
@@ -233,10 +225,14 @@ def _masses(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(series, color=INK, linewidth=1.0, alpha=0.35 + 0.15 * min(number, 4))
         ends.append((float(series.iloc[-1]), f"k = {size:g}", INK, ""))
     axes.set_ylim(0, 103)
-    axes.set(xlabel="Training step", ylabel="Teacher's top k mass (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    _over_steps(axes, "Teacher's top k mass (%)")
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     label_ends(axes, ends, gap=0.09)
+
+
+def _over_steps(axes: Axes, heading: str) -> None:
+    axes.set(xlabel="Training step", ylabel=heading)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
 def _first_tenth(means: pd.DataFrame, labels: list[str]) -> dict[str, float]:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.marks import PAIRED, Mark, intervals, marks, wrapped
+from harness.analysis.figures.glyphs import wrapped
+from harness.analysis.figures.marks import PAIRED, Mark, intervals, marks
 from harness.analysis.figures.place import label_points
 from harness.analysis.figures.style import GREY, INK, rule
 from harness.analysis.metrics import Direction, describe
