@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import NO_KD, TEACHER, TOP_SAMPLES, grid, strategy, top_k
 
 from harness.analysis.document import Plot
-from harness.analysis.figures import ends, glyphs, heat, overlap, reliability, samples, selection, tokens
+from harness.analysis.figures import glyphs, heat, overlap, place, reliability, samples, selection, tokens
 from harness.analysis.figures.style import drawing, save, settle
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
@@ -359,8 +359,8 @@ def test_drift_draws_every_signal_and_the_pairs_that_moved_most(plots: dict[str,
 
 
 def test_names_at_the_ends_move_apart_as_little_as_needed() -> None:
-    assert ends.spread(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
-    assert ends.spread(np.array([0.5, 0.5, 0.52, 0.9]), 0.1) == pytest.approx(
+    assert place.spread(np.array([0.1, 0.5]), 0.1) == pytest.approx([0.1, 0.5])
+    assert place.spread(np.array([0.5, 0.5, 0.52, 0.9]), 0.1) == pytest.approx(
         [0.40667, 0.50667, 0.60667, 0.9], abs=1e-4
     )
 

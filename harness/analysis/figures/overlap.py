@@ -9,9 +9,9 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from harness.analysis.document import Plot
-from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
+from harness.analysis.figures.place import label_ends
 from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
 from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean
 from harness.analysis.inference import Values

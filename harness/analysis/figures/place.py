@@ -1,4 +1,4 @@
-"""Places for text: short labels beside points and at a panel's edge, so that none covers another or a point."""
+"""Places for text: short labels beside points and at the ends of lines, so that none covers another or a point."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
+
+from harness.analysis.figures.style import INK
+from harness.analysis.inference import Values
 
 # Directions tried at each distance, the readable ones (right above first) before the others.
 _ANGLES = np.deg2rad([35, 145, -35, -145, 90, -90, 0, 180, 15, 60, 120, 165, -15, -60, -120, -165])
@@ -69,3 +72,37 @@ def _common(boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> 
     low = np.maximum(boxes[:, None, 0], others[None, :, 0])
     high = np.minimum(boxes[:, None, 1], others[None, :, 1])
     return np.asarray(np.clip(high - low, 0.0, None).prod(axis=-1))
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, str, str, str]], *, gap: float, size: float = 7.0) -> None:
+    """Write what lines are beside the right edge of their axes, whose limits must be set before.
+
+    Args:
+        axes: the axes.
+        ends: (last value, text, colour, marker) of each line; no marker is "".
+        gap: least distance of two texts, as a share of the axes' height.
+        size: of the texts, points.
+    """
+    low, high = axes.get_ylim()
+    ordered = sorted(ends)
+    wanted = np.array([(value - low) / (high - low) for value, *_ in ordered])
+    for place, want, (_, text, color, marker) in zip(spread(wanted, gap), wanted, ordered, strict=True):
+        axes.plot([1.0, 1.035], [want, place], color="#bbbbbb", linewidth=0.6, transform=axes.transAxes, clip_on=False)
+        if marker:
+            axes.plot(1.06, place, marker, color=color, markersize=3.5, transform=axes.transAxes, clip_on=False)
+        start = 1.09 if marker else 1.05
+        axes.text(start, place, text, transform=axes.transAxes, ha="left", va="center", fontsize=size, color=INK)
+
+
+def spread(places: Values, gap: float) -> Values:
+    """Return ascending places moved as little as needed to be `gap` apart: groups keep their mean."""
+    groups: list[tuple[float, int]] = []
+    for place in places:
+        groups.append((float(place), 1))
+        while len(groups) > 1:
+            (below, num_below), (above, num_above) = groups[-2:]
+            if above - below >= gap * (num_below + num_above) / 2:
+                break
+            merged = (below * num_below + above * num_above) / (num_below + num_above)
+            groups[-2:] = [(merged, num_below + num_above)]
+    return np.array([mean + gap * (rank - (num - 1) / 2) for mean, num in groups for rank in range(num)])

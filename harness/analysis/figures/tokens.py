@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.document import Plot
 from harness.analysis.figures import glyphs
-from harness.analysis.figures.ends import label_ends
 from harness.analysis.figures.marks import legend_above
+from harness.analysis.figures.place import label_ends
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
 from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, multiples
 from harness.analysis.read import Run
