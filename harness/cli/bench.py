@@ -53,7 +53,10 @@ def bench(
     options = typed_options(context)
     if context.invoked_subcommand is not None:
         if options:
-            raise UserError(f"{', '.join(options)}: options stand behind the command {context.invoked_subcommand}")
+            named, command = ", ".join(options), context.invoked_subcommand
+            raise UserError(
+                f"{named} before {command} would do nothing: write it after, harness bench {command} {named}"
+            )
         return
     if not paper_scale:
         if options:

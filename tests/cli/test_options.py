@@ -179,7 +179,9 @@ def test_every_command_is_called() -> None:
 def test_options_of_the_group_are_refused_before_a_command(outcome: Any) -> None:
     """`harness bench --reports DIR step` wrote over the committed files."""
     end, calls = outcome(["bench", "--reports", "elsewhere", "step"])
-    assert end == "exit 2: harness: --reports: options stand behind the command step\n"
+    assert end == (
+        "exit 2: harness: --reports before step would do nothing: write it after, harness bench step --reports\n"
+    )
     assert calls == []
 
 

@@ -94,7 +94,7 @@ def test_every_round_times_every_variant() -> None:
 
 
 def test_a_grid_is_its_teacher_once_and_its_strategies_for_every_seed() -> None:
-    costs = [grid.Cost(label="a", whole=11.0, student=10.0), grid.Cost(label="b", whole=22.0, student=20.0)]
+    costs = [grid.RowCost(label="a", whole=11.0, student=10.0), grid.RowCost(label="b", whole=22.0, student=20.0)]
     found = grid.table(6.0, costs, pair="tiny", unit="seconds per step", steps=2).set_index("seeds")
     assert found.loc[1, "ratio"] == pytest.approx((6 + 33) / 30)
     assert found.loc[3, "ratio"] == pytest.approx((6 + 99) / 90)

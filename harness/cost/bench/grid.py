@@ -42,7 +42,7 @@ SEEDS = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class RowCost:
     """One strategy's share of a grid, in operations or in seconds.
 
     Attributes:
@@ -73,7 +73,7 @@ def student_only(strategy: Method) -> Method:
     )
 
 
-def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tuple[float, list[Cost]]:
+def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tuple[float, list[RowCost]]:
     """Count operations per step: what the teacher does once, and of every strategy with its twin.
 
     What a step does to which rows is taken from real steps of the setting's small models; what that costs, from the
@@ -88,7 +88,7 @@ def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tupl
         bench = _Bench.make(setting, num_sequences=setting.batch_size)
         cache = bench.build(Results(Path(folder)), strategies)
         priced = [
-            Cost(
+            RowCost(
                 label=each.label,
                 whole=_price(bench.run(each, cache), setting, counted),
                 student=_price(bench.run(student_only(each), None), setting, counted),
@@ -106,7 +106,7 @@ def measure(
     *,
     num_sequences: int,
     on_strategy: Callable[[int, int], None] | None = None,
-) -> tuple[float, list[Cost]]:
+) -> tuple[float, list[RowCost]]:
     """Measure seconds: building the caches on disk, and training every strategy and its twin on the same data.
 
     A strategy and its twin take turns step by step.
@@ -132,7 +132,7 @@ def measure(
     return built, costs
 
 
-def table(built: float, costs: Sequence[Cost], *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
+def table(built: float, costs: Sequence[RowCost], *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
     """Return one row per number of seeds: they share what the teacher does once, its head at every step they do not.
 
     The ratio is 1 plus both shares. In seconds the head's share holds whatever else differs from a cross-entropy.
@@ -226,7 +226,7 @@ class _Bench:
             tally.add(self._step(core, step))
         return tally.read()
 
-    def time(self, strategy: Method, cache: _Cached) -> Cost:
+    def time(self, strategy: Method, cache: _Cached) -> RowCost:
         """Train a strategy and its twin on the data, in turn; return their seconds."""
         cores = self._core(strategy, cache), self._core(student_only(strategy), None)
         optimiser = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
@@ -239,7 +239,7 @@ class _Bench:
                 torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
                 optimiser.step()
                 taken[which] += time.perf_counter() - started
-        return Cost(label=strategy.label, whole=taken[0], student=taken[1])
+        return RowCost(label=strategy.label, whole=taken[0], student=taken[1])
 
     @property
     def num_steps(self) -> int:

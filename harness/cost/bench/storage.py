@@ -31,7 +31,7 @@ _COUNT_BYTES = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
+class DrawnBytes:
     """What storing the draws of some rows took.
 
     Attributes:
@@ -53,7 +53,7 @@ def made_up_rows(num: int, vocab_size: int, *, seed: int) -> Float[Tensor, "N V"
     return (-exponents * torch.log(ranks + 1.5)).log_softmax(dim=-1)
 
 
-def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> Footprint:
+def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> DrawnBytes:
     """Draw from made-up rows, pack the draws as the `sampled` cache does, and count bytes.
 
     Raises:
@@ -73,7 +73,7 @@ def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> Footprin
         num_bytes += packed.nbytes + _COUNT_BYTES * len(logprobs)
         distinct += int(drawn.sum())
         entropy -= float((logprobs.exp() * logprobs).sum())
-    return Footprint(entropy_nats=entropy / num, distinct=distinct / num, bytes_per_token=num_bytes / num)
+    return DrawnBytes(entropy_nats=entropy / num, distinct=distinct / num, bytes_per_token=num_bytes / num)
 
 
 def table(num: int, pair: Pair) -> pd.DataFrame:
