@@ -39,7 +39,8 @@ class RowStrategy:
         sample_budget: share of sequences, in (0, 1].
         criterion: how rows are compared; None if nothing is trained.
         source: the paper it comes from, and what else the grid says of it.
-        plain: whether what is not an axis is as the paper has it: the per-sequence mean, lambda 1, temperature 1.
+        normaliser: what the weighted sum of losses is divided by.
+        plain: whether what is neither an axis nor a normaliser is as the paper has it: lambda 1, temperature 1.
         flow: chunked or dense.
         teacher: where the teacher's side comes from.
     """
@@ -56,6 +57,7 @@ class RowStrategy:
     sample_budget: float | None = None
     criterion: Named | None = None
     source: str = ""
+    normaliser: str = "sequence_mean"
     plain: bool = True
     flow: str = "chunked"
     teacher: str = "cached"
@@ -96,9 +98,9 @@ def method(strategy: Mapping[str, Any]) -> RowStrategy:
         sample_budget=samples.get("budget"),
         criterion=_component(strategy.get("criterion")),
         source=strategy.get("source", ""),
+        normaliser=strategy.get("normaliser", "sequence_mean"),
         plain=(
-            strategy.get("normaliser", "sequence_mean") == "sequence_mean"
-            and strategy.get("lambda", 1.0) == 1.0
+            strategy.get("lambda", 1.0) == 1.0
             and _constant_one(strategy.get("temperature", 1.0))
             and not strategy.get("feature")
         ),

@@ -12,7 +12,16 @@ from harness.analysis.document import Cell, Column, Table
 from harness.analysis.inference import Values
 from harness.analysis.measures import generator
 from harness.analysis.metrics import describe
-from harness.analysis.published import METRICS, SEEDS, SETTING, SOURCE, TASK_METRICS, Figures
+from harness.analysis.published import (
+    METRICS,
+    ONE_TASK_METRICS,
+    SEEDS,
+    SETTING,
+    SOURCE,
+    TASK_METRICS,
+    TASK_SETTING,
+    Figures,
+)
 from harness.analysis.read import Run
 from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build, figures, metric_cell, words
 from harness.records.record import Record
@@ -79,13 +88,20 @@ def _tau(first: Values, second: Values) -> Values:
         return np.asarray((left * right).sum(axis=1) / scale)
 
 
+def _of_one_task(run: Run) -> bool:
+    """Tell whether students are trained on a task's prompts and answers, and not on plain text."""
+    return any((record.workload.get("data") or {}).get("pairs") for found in run.records.values() for record in found)
+
+
 def _paired(run: Run, figures: Figures) -> pd.DataFrame:
-    task = any("gsm8k" in str(record.workload.get("data")) for found in run.records.values() for record in found)
-    metrics: Mapping[str, tuple[str, float]] = TASK_METRICS if task else METRICS
+    task, metrics = _of_one_task(run), METRICS
+    if task:
+        metrics = TASK_METRICS if run.measured(["accuracy/gsm8k"]) else ONE_TASK_METRICS
     measured = {info.key for info in run.measured(list(metrics))}
     rows = []
     for label, method in run.methods.items():
-        published = {str(row["metric"]): row for row in figures.of(method, task=task).to_dict("records")}
+        found = figures.of(method, task=task, split=run.manifest.split)
+        published = {str(row["metric"]): row for row in found.to_dict("records")}
         for metric, (theirs, scale) in metrics.items():
             if metric not in measured or theirs not in published:
                 continue
@@ -99,6 +115,7 @@ def _paired(run: Run, figures: Figures) -> pd.DataFrame:
                     "trained": method.trained,
                     "ours": row["mean"] * scale,
                     "ours_error": row["std"] * scale / math.sqrt(row["n"]),
+                    "published_metric": theirs,
                     "published_method": told["method"],
                     "published_table": told["table"],
                     "published": float(told["value"]),
@@ -109,12 +126,15 @@ def _paired(run: Run, figures: Figures) -> pd.DataFrame:
 
 
 def _values_table(run: Run, table: pd.DataFrame) -> Table:
-    keys = [key for key in [*METRICS, *TASK_METRICS] if key in set(table["metric"])]
+    keys = [key for key in TASK_METRICS if key in set(table["metric"])]
     cells = {(row["label"], row["metric"]): row for row in table.to_dict("records")}
 
     def both(key: str) -> Iterator[Filled]:
         info = describe(key)
-        heading = Column(heading=f"{info.heading}, published", direction=info.direction)
+        theirs = f"{info.heading}, published"
+        if set(table["published_metric"][table["metric"] == key]) == {"gsm8k"}:
+            theirs = f"{describe('accuracy/gsm8k').heading}, published"
+        heading = Column(heading=theirs, direction=info.direction)
         yield heading, lambda label: _published(cells[label, key]) if (label, key) in cells else NOTHING
         heading = Column(heading=f"{info.heading}, ours", direction=info.direction)
         yield heading, lambda label: metric_cell(run, label, info) if (label, key) in cells else NOTHING
@@ -167,13 +187,14 @@ def _agreement_table(agreement: pd.DataFrame) -> Table:
 
 def _setting_table(run: Run) -> Table:
     records = [record for found in run.records.values() for record in found]
+    published = TASK_SETTING if _of_one_task(run) else SETTING
     ours: dict[str, str] = {}
-    for name in SETTING:
+    for name in published:
         if name == "seeds":
             ours[name] = str(run.frames.trials["seed"].nunique())
         else:
             ours[name] = "; ".join(sorted({_setting(name, record) for record in records if record.workload})) or "—"
-    rows = [(name, SETTING[name], ours[name]) for name in SETTING]
+    rows = [(name, told, ours[name]) for name, told in published.items()]
     return build(
         "published_setting",
         "How the settings differ",
