@@ -13,16 +13,16 @@ from harness.analysis.compared import compare_runs
 from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
-from harness.analysis.tables import document_tables
 from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
 
 
-def compose(run: Run, plots: tuple[Plot, ...], *, folder: Path, other: Run | None = None) -> Contents:
+def compose(
+    run: Run, tables: tuple[Table, ...], plots: tuple[Plot, ...], *, folder: Path, other: Run | None = None
+) -> Contents:
     """Say everything that a grid's records say; `folder` holds records/, whose files are named with their hashes."""
-    tables = document_tables(run)
     # Where nothing was measured there is no main table.
     main = tables[:1] if tables and tables[0].name == "main" else ()
     warnings = findings.warnings(run)

@@ -76,14 +76,14 @@ class Plot:
         title: a few words.
         caption: what is shown, what bars and bands mean, where the numbers come from.
         alt: what a reader who cannot see it should know.
-        figure: the drawing.
+        figure: the drawing; None once it is saved.
     """
 
     name: str
     title: str
     caption: str
     alt: str
-    figure: Figure
+    figure: Figure | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 <destination>/<grid>/
   report.html  report.md           the same content, for a browser and for a repository
   tables/<name>.{csv,md,tex}       every table
-  figures/<name>.{svg,png,pdf}     every figure
+  figures/<name>.{svg,png}         every figure; .pdf too where it was asked for
   manifest.json  records/          what all of it is made from
   compared/                        the same of another run, where the report compares with one
 """
@@ -20,9 +20,10 @@ from harness.analysis import findings
 from harness.analysis.archive import copy_run
 from harness.analysis.compose import compose
 from harness.analysis.document import Contents
-from harness.analysis.figures import document_plots, saving
+from harness.analysis.figures import saving
 from harness.analysis.frame import Frames, is_report, load
 from harness.analysis.read import Run
+from harness.analysis.tables import document_tables
 from harness.analysis.write.csv import to_csv
 from harness.analysis.write.html import to_html
 from harness.analysis.write.latex import to_latex
@@ -74,10 +75,12 @@ def find(folder: Path) -> Origin:
     return Origin(whole.parent, manifest)
 
 
-def write_report(results: Path, grid: str, destination: Path, *, compare: Path | None = None) -> Report:
+def write_report(
+    results: Path, grid: str, destination: Path, *, compare: Path | None = None, pdf: bool = False
+) -> Report:
     """Write the report of a grid into `<destination>/<grid>/`, replacing an earlier one as a whole.
 
-    The records of a run that it compares with are kept in the report too.
+    The records of a run that it compares with are kept in the report too. With `pdf`, figures are written as PDF too.
 
     Raises:
         UserError: a manifest is missing, or it or a record is unreadable; the manifest is another grid's; the folder
@@ -85,10 +88,10 @@ def write_report(results: Path, grid: str, destination: Path, *, compare: Path |
         UnknownNameError: the baseline is not one of the grid's labels.
     """
     other = None if compare is None else find(compare)
-    return _publish(find(results / grid), destination / grid, other)
+    return _publish(find(results / grid), destination / grid, other, pdf=pdf)
 
 
-def rebuild(folder: Path, *, destination: Path | None = None, compare: Path | None = None) -> Report:
+def rebuild(folder: Path, *, destination: Path | None = None, compare: Path | None = None, pdf: bool = False) -> Report:
     """Write a report again from its own manifest and records; with the same code, byte for byte.
 
     It goes into a folder of the same name in `destination`, or in its own place. A run that the report compares with
@@ -102,7 +105,7 @@ def rebuild(folder: Path, *, destination: Path | None = None, compare: Path | No
     kept = folder / COMPARED if is_report(folder / COMPARED) else None
     other = compare or kept
     target = folder if destination is None else destination / folder.resolve().name
-    return _publish(find(folder), target, None if other is None else find(other))
+    return _publish(find(folder), target, None if other is None else find(other), pdf=pdf)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -113,7 +116,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"Report: {report.page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _publish(source: Origin, folder: Path, other: Origin | None) -> Report:
+def _publish(source: Origin, folder: Path, other: Origin | None, *, pdf: bool) -> Report:
     """Build the report beside its place and swap it in, so that a crash leaves the old one or none, never a half."""
     if folder.exists() and not is_report(folder):
         raise UserError(f"{folder} exists and is not a report: move it away, or choose another destination")
@@ -125,7 +128,7 @@ def _publish(source: Origin, folder: Path, other: Origin | None) -> Report:
         copy_run(source.folder, source.manifest, partial)
         if other is not None:
             copy_run(other.folder, other.manifest, partial / COMPARED, tables=False)
-        report = _write(partial, folder)
+        report = _write(partial, folder, pdf=pdf)
         _swap(partial, folder, retired)
     except OSError as error:
         raise UserError(f"report {folder} cannot be written: {error.strerror or error}") from None
@@ -152,15 +155,15 @@ def _swap(partial: Path, folder: Path, retired: Path) -> None:
             return
 
 
-def _write(partial: Path, folder: Path) -> Report:
+def _write(partial: Path, folder: Path, *, pdf: bool) -> Report:
     """Write what is made from the records in `partial`: from what the report itself holds, and from that alone."""
     run = _read(partial)
     other = _read(partial / COMPARED) if is_report(partial / COMPARED) else None
     for name in ("tables", "figures"):
         (partial / name).mkdir()
-    plots = document_plots(run)
-    with saving(plots, partial / "figures"):
-        document = compose(run, plots, folder=partial, other=other)
+    with saving(run, partial / "figures", pdf=pdf) as plots:
+        tables = document_tables(run)
+        document = compose(run, tables, plots(), folder=partial, other=other)
         for table in document.tables:
             for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):
                 (partial / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")

@@ -37,6 +37,8 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(bench_app, name="bench")
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
+Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
+Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
 Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
 WorkloadName = Annotated[
     str | None,
@@ -90,9 +92,7 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
     ] = "10m",
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")
-    ] = False,
+    deterministic: Deterministic = False,
     keep_students: Annotated[
         bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
     ] = False,
@@ -107,6 +107,7 @@ def run(
         list[str] | None,
         typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
     ] = None,
+    pdf: Pdf = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
@@ -131,6 +132,7 @@ def run(
         trackers=parse_trackers(track or ("tensorboard",)),
         fresh=fresh,
         rebuild=rebuild,
+        pdf=pdf,
     )
     plan = make_plan(
         grid,
@@ -208,15 +210,16 @@ def report(
     compare: Annotated[
         Path | None, typer.Option(help="Results or a report of another run to compare with.", metavar="FOLDER")
     ] = None,
+    pdf: Pdf = False,
 ) -> None:
     """Write a grid's report from its records, and print its main table; needs no torch."""
     from harness.analysis.report import print_report, rebuild, write_report
 
     if (folder / "records").is_dir():
-        written = rebuild(folder, destination=reports, compare=compare)
+        written = rebuild(folder, destination=reports, compare=compare, pdf=pdf)
     else:
         whole = folder.resolve()
-        written = write_report(whole.parent, whole.name, reports or Path("reports"), compare=compare)
+        written = write_report(whole.parent, whole.name, reports or Path("reports"), compare=compare, pdf=pdf)
     print_report(written, console())
 
 

@@ -23,6 +23,7 @@ class Options:
         trackers: what shows losses and metrics while trials run: `TRACKERS`.
         fresh: start over: records and checkpoints of the chosen trials go to the trash.
         rebuild: the same for damaged records and checkpoints only; without it they are refused.
+        pdf: whether the report's figures are written as PDF too.
     """
 
     checkpoint_every: Interval = field(default_factory=lambda: Interval(seconds=600.0))
@@ -33,6 +34,7 @@ class Options:
     trackers: tuple[str, ...] = ("tensorboard",)
     fresh: bool = False
     rebuild: bool = False
+    pdf: bool = False
 
 
 def parse_trackers(names: Sequence[str]) -> tuple[str, ...]:

@@ -25,22 +25,22 @@ from harness.records.store import read_manifest
 _PACKAGES = ("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich", "scipy", "seaborn")
 
 
-def refresh_report(results: Results, grid: str, reports: Path, console: Console) -> None:
-    """Write and print a grid's report; only print it where it is what it would be.
+def refresh_report(results: Results, grid: str, reports: Path, console: Console, *, pdf: bool = False) -> None:
+    """Write and print a grid's report, with `pdf` its figures as PDF too; only print it where it is what it would be.
 
     Raises:
         UserError: as `harness.analysis.report.write_report`.
     """
     stamp, folder = results.manifest(grid).with_name("report.json"), reports / grid
-    text = _printed(stamp, _digest(results, grid, folder), console.width)
+    text = _printed(stamp, _digest(results, grid, folder, pdf), console.width)
     if text is None:
         from harness.analysis.report import print_report, write_report
 
-        report = write_report(results.root, grid, reports)
+        report = write_report(results.root, grid, reports, pdf=pdf)
         recorder = Console(width=console.width, file=StringIO(), force_terminal=True, record=True)
         print_report(report, recorder)
         text = recorder.export_text(styles=True)
-        stored = {"digest": _digest(results, grid, folder), "width": console.width, "text": text}
+        stored = {"digest": _digest(results, grid, folder, pdf), "width": console.width, "text": text}
         write_text(stamp, json.dumps(stored) + "\n")
     else:
         console.print("The report is up to date.")
@@ -57,10 +57,10 @@ def _printed(stamp: Path, digest: str, width: int) -> str | None:
     return str(stored["text"]) if same else None
 
 
-def _digest(results: Results, grid: str, folder: Path) -> str:
+def _digest(results: Results, grid: str, folder: Path, pdf: bool) -> str:
     """Return one digest of all that a report depends on, and of what it consists of."""
     total = hashlib.sha256()
-    total.update(repr([platform.python_version(), *((name, version(name)) for name in _PACKAGES)]).encode())
+    total.update(repr([platform.python_version(), *((name, version(name)) for name in _PACKAGES), pdf]).encode())
     for path in (*_code(), *_records(results, grid), *_files(folder)):
         total.update(f"{path}\n".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())

@@ -77,7 +77,7 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         if outcome.pending:
             return _INTERRUPTED
         code = 1 if outcome.failed else 0
-    refresh_report(results, plan.grid.name, reports, console)
+    refresh_report(results, plan.grid.name, reports, console, pdf=options.pdf)
     return code
 
 

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 
 from harness.analysis import frame
 from harness.analysis.document import Plot
-from harness.analysis.figures import MAKERS, cost, curves, document_plots, dots, place, style, sweep, trade, varied
+from harness.analysis.figures import MAKERS, cost, curves, dots, place, style, sweep, trade, varied
 from harness.analysis.figures.marks import in_turn
 from harness.analysis.read import METHOD_SECONDS, Run
 from harness.records.store import read_manifest
@@ -70,13 +70,18 @@ def panels(plot: Plot) -> list[Axes]:
     return [axes for axes in plot.figure.axes if axes.get_visible()]
 
 
+def made(run: Run) -> tuple[Plot, ...]:
+    with style.drawing():
+        return tuple(plot for make in MAKERS for plot in make(run))
+
+
 def only(plots: tuple[Plot, ...], name: str) -> Plot:
     (found,) = [plot for plot in plots if plot.name == name]
     return found
 
 
 def test_every_figure_of_a_grid_has_its_own_name_and_tells_what_it_shows(report: Run) -> None:
-    plots = document_plots(with_curves(report, {"Full KD": [2.0, 1.0], "SE-KD 3X": [2.0, 1.5]}))
+    plots = made(with_curves(report, {"Full KD": [2.0, 1.0], "SE-KD 3X": [2.0, 1.5]}))
     assert {plot.name for plot in plots} >= {"overview", "accuracy_perplexity", "pareto", "cost", "loss_curves"}
     assert len({plot.name for plot in plots}) == len(plots)
     assert all(plot.caption and plot.alt and "nan" not in plot.alt for plot in plots)
@@ -92,9 +97,9 @@ def test_saved_twice_a_figure_has_the_same_bytes(budgets: Run, tmp_path: Path) -
                 plot.figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
                 found.append(written.getvalue())
         (small,) = curves.make(grid)
-        style.save(small, tmp_path)
+        style.save(small, tmp_path, pdf=True)
         found += [path.read_bytes() for path in sorted(tmp_path.iterdir())]
-    assert len(drawn[0]) == 4
+    assert len(drawn[0]) == 1 + 3
     assert drawn[0] == drawn[1]
 
 
@@ -256,7 +261,7 @@ def test_nothing_finished_or_not_finite_is_said_not_drawn(tmp_path: Path) -> Non
     described = {"Full KD": synthetic.strategy(), "T": synthetic.strategy(temperature=2.0)}
     failed = tuple((label, seed) for label in described for seed in synthetic.SEEDS)
     grid = synthetic.grid(tmp_path, described, {}, failed=failed)
-    (plot,) = document_plots(grid)
+    (plot,) = made(grid)
     assert [text.get_text() for text in panels(plot)[0].texts] == ["no result"] * 2
     assert "Nothing finished" in plot.alt
 

@@ -192,12 +192,25 @@ def test_every_table_and_figure_is_a_file_of_each_format(report: Report):
     names = {path.name for path in (report.folder / "tables").iterdir()}
     assert names == {f"{table.name}.{suffix}" for table in report.document.tables for suffix in ("csv", "md", "tex")}
     names = {path.name for path in (report.folder / "figures").iterdir()}
-    assert names == {f"{plot.name}.{suffix}" for plot in report.document.plots for suffix in ("png", "svg", "pdf")}
+    assert names == {f"{plot.name}.{suffix}" for plot in report.document.plots for suffix in ("png", "svg")}
     assert {"main", "comparisons", "failures", "trials"} <= {table.name for table in report.document.tables}
     text, page = read(report, "report.md"), read(report, "report.html")
     for block in (*report.document.tables, *report.document.plots):
         assert f"### {block.title}" in text
         assert f">{html.escape(block.title)}<" in page
+
+
+def test_pdf_is_written_where_it_is_asked_for_and_whoever_draws_draws_the_same(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # no process to spare
+    other = rebuild(report.folder, destination=tmp_path, pdf=True)
+    files = {path.name: path.read_bytes() for path in (other.folder / "figures").iterdir()}
+    printed = {name: data for name, data in files.items() if name.endswith(".pdf")}
+    assert {name.removesuffix(".pdf") for name in printed} == {plot.name for plot in report.document.plots}
+    assert all(data.startswith(b"%PDF-") for data in printed.values())
+    ours = {path.name: path.read_bytes() for path in (report.folder / "figures").iterdir()}
+    assert ours == {name: data for name, data in files.items() if name not in printed}
 
 
 def test_page_needs_nothing_else_and_escapes_what_it_prints(report: Report):
@@ -288,7 +301,7 @@ def test_shortened_paths(text: str, expected: str):
 
 def test_crash_leaves_the_old_report(report: Report, results: Path, monkeypatch: pytest.MonkeyPatch):
     before = read(report, "report.md")
-    monkeypatch.setattr("harness.analysis.report.saving", lambda *_: 1 / 0)
+    monkeypatch.setattr("harness.analysis.report.saving", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(results, GRID, report.folder.parent)
     assert [path.name for path in report.folder.parent.iterdir()] == [GRID]

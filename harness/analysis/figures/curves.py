@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
@@ -101,7 +101,7 @@ def curve(rows: pd.DataFrame, window: int) -> Curve:
     A trial's value counts from its first step on, over as many steps as there are; nothing is shown at a step whose own
     loss is not finite, and such a loss enters no mean.
     """
-    losses = rows.pivot_table(index="step", columns="trial_id", values="loss_nats", dropna=False, sort=True)
+    losses = rows.pivot(index="step", columns="trial_id", values="loss_nats")
     losses = losses.astype("float64").where(np.isfinite)
     smooth = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     trials = [trial for trial in rows["trial_id"].unique() if trial in smooth]
@@ -141,7 +141,7 @@ def _draw(found: Mapping[str, Curve], run: Run) -> Figure:
         few = values.max() / values.min() > _MANY_TICKS_UP_TO
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
         panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
+        panels[0].yaxis.set_minor_locator(NullLocator())
     handles = [Line2D([], [], color=BLUE, linewidth=1.3, label="mean over seeds")]
     handles += [Line2D([], [], color=BLUE, linewidth=0.6, alpha=0.4, label="single seeds")]
     if baseline is not None:

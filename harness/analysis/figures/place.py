@@ -22,7 +22,7 @@ def label_points(
 ) -> list[Annotation]:
     """Write a short text beside each point, at the nearest place that is free; a line leads back where it is far.
 
-    The layout must be final: limits set and `Figure.draw_without_rendering` called.
+    The layout must be final: limits set and the figure settled.
 
     Args:
         axes: where the points are.

@@ -1,10 +1,8 @@
 """What all figures share: fonts, colours that survive colour deficiencies and greyscale, and how they are saved."""
 
-import os
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,8 @@ from matplotlib.figure import Figure
 from harness.analysis.document import Plot
 
 _PRINT = 200  # dots per inch
+# What a file of each kind does not say of itself: when it was written, and by what.
+_UNSAID = {"png": ("Software",), "svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer")}
 
 INK, FAINT = "#333333", "#e6e6e6"
 
@@ -62,63 +62,22 @@ def settle(figure: Figure) -> None:
     figure.set_dpi(dpi)
 
 
-def save(plot: Plot, folder: Path) -> None:
-    """Write <name>.png, .svg and .pdf; the same figure gives the same bytes."""
+def save(plot: Plot, folder: Path, *, pdf: bool = False) -> Plot:
+    """Write <name>.png and .svg, and .pdf if asked for; the same figure gives the same bytes.
+
+    Returns:
+        The plot without its drawing.
+    """
+    assert plot.figure is not None
     folder.mkdir(parents=True, exist_ok=True)
     with drawing():
         settle(plot.figure)
-        plot.figure.savefig(folder / f"{plot.name}.png", dpi=_PRINT, metadata={"Software": None})
-        plot.figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
-        plot.figure.savefig(
-            folder / f"{plot.name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
-        )
-
-
-@contextmanager
-def saving(plots: Sequence[Plot], folder: Path) -> Iterator[None]:
-    """Save figures, from when the block begins, in a process of their own where one can be spared.
-
-    When the block ends this process takes what is left of them, one by one, until there are none. The bytes are the
-    same whoever saves a figure.
-    """
-    # A copy of a process whose other threads hold locks, as Ray's do, may wait for them for ever.
-    alone = threading.active_count() == 1 and "ray" not in sys.modules
-    if not (alone and plots and (os.cpu_count() or 1) > 1 and hasattr(os, "fork")):
-        yield
-        _save_each(plots, folder)
-        return
-    # What waits to be saved: a byte for each figure, which only one of the two can read.
-    waiting, queue = os.pipe()
-    os.write(queue, bytes(range(len(plots))))
-    os.close(queue)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            _save_each(_taken(plots, waiting), folder)
-            status = 0
-        finally:
-            os._exit(status)
-    try:
-        yield
-        _save_each(_taken(plots, waiting), folder)
-    finally:
-        status = os.waitpid(child, 0)[1]
-        os.close(waiting)
-    if status != 0:
-        # What stopped it, a full disk say, is met again here and told.
-        _save_each(plots, folder)
-
-
-def _taken(plots: Sequence[Plot], waiting: int) -> Iterator[Plot]:
-    while place := os.read(waiting, 1):
-        yield plots[place[0]]
-
-
-def _save_each(plots: Iterable[Plot], folder: Path) -> None:
-    with drawing():
-        for plot in plots:
-            save(plot, folder)
+        for suffix, unsaid in _UNSAID.items():
+            if suffix != "pdf" or pdf:
+                dpi = _PRINT if suffix == "png" else "figure"
+                path = folder / f"{plot.name}.{suffix}"
+                plot.figure.savefig(path, dpi=dpi, metadata=dict.fromkeys(unsaid))
+    return replace(plot, figure=None)
 
 
 def multiples(

@@ -12,7 +12,7 @@ from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.marks import PAIRED, Mark, intervals, marks
 from harness.analysis.figures.place import label_points
-from harness.analysis.figures.style import GREY, INK, rule
+from harness.analysis.figures.style import GREY, INK, rule, settle
 from harness.analysis.metrics import Direction, describe
 from harness.analysis.read import METHOD_SECONDS, Point, Run
 
@@ -125,7 +125,7 @@ def _draw(run: Run, rows: Sequence[Sequence[tuple[_Axis, _Axis]]]) -> tuple[Figu
         for name, text in texts.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=7, handletextpad=0.2)
-    figure.draw_without_rendering()
+    settle(figure)
     for axes, place in zip(panels, places, strict=True):
         numbered = [str(order[name]) for name in place]
         label_points(axes, list(place.values()), numbered, [known[name].color for name in place])

@@ -71,12 +71,13 @@ def sort_key(cell: Cell, column: Column) -> str | None:
 
 
 def _image(plot: Plot, figures: Path) -> Image:
-    width = round(plot.figure.get_figwidth() * _PIXELS_PER_INCH)
-    vector = figures / f"{plot.name}.svg"
-    if vector.stat().st_size <= SVG_LIMIT_BYTES:
+    text = (figures / f"{plot.name}.svg").read_text(encoding="utf-8")
+    points = re.search(r'<svg [^>]*?width="([\d.]+)pt"', text)
+    assert points is not None
+    width = round(float(points[1]) / 72 * _PIXELS_PER_INCH)
+    if len(text.encode()) <= SVG_LIMIT_BYTES:
         # Percent-encoding keeps the text's repetitions, which base64 would hide from compression.
-        text = " ".join(vector.read_text(encoding="utf-8").split())
-        return Image(f"data:image/svg+xml,{quote(text, safe=_SAFE)}", width)
+        return Image(f"data:image/svg+xml,{quote(' '.join(text.split()), safe=_SAFE)}", width)
     pixels = base64.b64encode((figures / f"{plot.name}.png").read_bytes()).decode()
     return Image(f"data:image/png;base64,{pixels}", width)
 
