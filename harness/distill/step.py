@@ -147,6 +147,8 @@ def accumulate(
         tally.supervised = tally.supervised + (selection.weight != 0).sum()
         if observer is not None:
             observer.see(Seen(step=step, forward=forward, selection=selection))
+        # Else they would be kept through the next one's trunk and scores, where most is alive.
+        del student, teacher, forward, compared, branch
     numerator, divisor, tally = core.group.add_up(numerator, divisor, tally)
     core.group.add_gradients(core.parameters)
     divisor = divisor.where(divisor > 0, 1.0)

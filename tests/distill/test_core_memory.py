@@ -168,6 +168,20 @@ def test_the_head_gradient_and_the_activations_do_not_exist_at_once(
     assert bool(core.student.lm_head.weight.grad.any())
 
 
+@pytest.mark.parametrize("name", ["full_kd", "se_kd", "rs_kd"])
+def test_a_second_micro_batch_needs_no_more_memory_than_the_first(
+    name: str, make_pair: Callable[..., Pair], make_batch: Callable[..., Batch], make_core: Callable[..., Core]
+) -> None:
+    core, batch = make_core(presets()[name], make_pair(torch.float32), chunk=8), make_batch(4, 64)
+    hidden = batch.valid.numel() * core.student.config.hidden_size * 4
+    peaks = []
+    for num in (1, 1, 2):  # the first one makes the gradients
+        with LiveBytes() as live:
+            accumulate(core, [batch] * num, None, step=0, num_steps=1)
+        peaks.append(live.peak)
+    assert peaks[2] - peaks[1] < hidden / 2, peaks
+
+
 def test_a_head_of_no_rows_has_a_gradient_of_zeros_and_a_frozen_one_has_none() -> None:
     model = trained_model(torch.float32)
     weight = model.get_output_embeddings().weight
