@@ -1,6 +1,7 @@
 """The command line: commands without logic. Errors of the user are one line on stderr and exit code 2."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +18,8 @@ from harness.records.layout import Results
 if TYPE_CHECKING:
     from harness.run.plan import Plan
 
-# What a shell says of a process that Ctrl-C ended.
-INTERRUPTED = 130
+# What a shell says of a process that Ctrl-C or SIGTERM ended.
+INTERRUPTED = (130, TERMINATED := 143)
 # Options of `harness run` that choose what is run, with whether a value follows.
 _OF_A_PART = {"--only": True, "--seeds": True, "--force": False, "--fresh": False, "--rebuild": False}
 
@@ -284,10 +285,11 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
         logging.getLogger("harness").setLevel(logging.DEBUG)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED))
     try:
         app(standalone_mode=True)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
+        if ended.code in INTERRUPTED:
             typer.echo(f"harness: stopped; to go on: {command_line()}", err=True)
         raise
     except (UserError, UnknownNameError) as error:

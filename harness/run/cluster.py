@@ -8,20 +8,22 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from rich.console import Console
 
 from harness.config import Workload
 from harness.config.errors import UserError, first_line
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
 from harness.run.attempt import help_run
-from harness.run.guard import guarded
+from harness.run.guard import deaf, guarded, lives
 from harness.run.options import Options
 from harness.teacher.inputs import JointBuild, build_part
 from harness.teacher.provide import Spread
@@ -47,11 +49,28 @@ if os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0") == "0":
 
 import ray
 from ray import tune
+from ray.experimental import internal_kv
 
-__all__ = ["available_cpus", "gathered", "make_loggers", "ray", "session", "spreading", "tune"]
+__all__ = [
+    "available_cpus",
+    "gathered",
+    "leaving",
+    "make_loggers",
+    "ray",
+    "session",
+    "spreading",
+    "tell_all",
+    "told",
+    "tune",
+]
 
 _LONGEST_FOLDER_FOR_SOCKETS = 40
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0, 0.1
+_NODE = ("raylet", "gcs_server")
+_NODE_LOST = (
+    "harness: Ray's own process on this machine is gone (was it killed, or the memory short?); trials that are finished "
+    "and steps that were saved are kept, and the same command goes on from there"
+)
 # A lost process is noticed by those that wait for its sums; on some devices they would wait for half an hour.
 _SECONDS_TO_NOTICE = 60.0
 # A lost builder of a cache is started once more elsewhere before its share is left to the one that waits.
@@ -76,11 +95,34 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
         # "local": never somebody else's Ray that an environment variable or a file points to.
         short = len(str(scratch)) < _LONGEST_FOLDER_FOR_SOCKETS
         place: dict[str, Any] = {"_temp_dir": str(scratch / "ray")} if short else {}
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **place, **common)
+        before = set(psutil.Process().children())
+        with deaf():
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **place, **common)
+        own = set(psutil.Process().children()) - before
+        threading.Thread(target=_look_after, args=(own,), daemon=True).start()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _look_after(processes: Collection[psutil.Process]) -> None:
+    """End with Ray's own processes: this one if one of them is killed, and they once this one has let go of them.
+
+    With a node that is gone every call of Ray waits, or fails in a way of its own. Deaf as they are to the order to
+    end, Ray would wait a second for each.
+    """
+    needed = [process for process in processes if process.name() in _NODE]
+    while ray.is_initialized():
+        if not all(map(lives, needed)) and ray.is_initialized():
+            terminal = Console(stderr=True)
+            terminal.show_cursor()
+            terminal.print(_NODE_LOST, highlight=False, markup=False, soft_wrap=True)
+            os._exit(1)
+        time.sleep(_SECONDS_BETWEEN_SIGNS_OF_LIFE)
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def available_cpus() -> int:
@@ -111,6 +153,24 @@ def make_loggers(trackers: Sequence[str], name: str) -> list[tune.Callback]:
 
         loggers.append(MLflowLoggerCallback(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), experiment_name=name))
     return loggers
+
+
+# ---- the end that comes from outside: told to workers on every node, and noticed by one whose node is taken away
+
+
+def tell_all(run: str) -> None:
+    """Have `told` say so on every node of the cluster."""
+    internal_kv._internal_kv_put(run, b"stop")
+
+
+def told(run: str) -> bool:
+    """Tell whether the driver of a run wants its trials saved and stopped."""
+    return bool(internal_kv._internal_kv_exists(run))
+
+
+def leaving() -> bool:
+    """Tell whether this worker's node is being taken away: Ray drains it, and waits a while before it ends."""
+    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
 
 
 # ---- a trial's other processes: started where the first one asks for them, and ended with it

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -24,30 +25,62 @@ MARK = "HARNESS_RUN"
 _SECONDS_TO_END = 10.0
 # A scheduler that takes a machine away sends SIGTERM first.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SHELL_SAYS = 128
 _FIRST_LOOK_S, _SECONDS_BETWEEN_LOOKS = 0.5, 60.0
 
 
+@dataclass
+class Interruption:
+    """What has come from outside to end a run.
+
+    Attributes:
+        code: what a shell says of a process that ended by it: 130 of Ctrl-C, 143 of SIGTERM; None if nothing came.
+    """
+
+    code: int | None = None
+
+
 @contextmanager
-def interruptible(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
+def interruptible(stop: Path, say: Callable[[str], None]) -> Iterator[Interruption]:
     """Turn the first interruption into a file that the workers look for, and the second into KeyboardInterrupt.
+
+    To be entered once Ray runs: it installs handlers of its own, in Python and in C++, and the last one holds.
 
     Args:
         stop: the file.
         say: told of the first interruption.
     """
+    interruption = Interruption()
 
-    def interrupted(_number: int, _frame: FrameType | None) -> None:
+    def interrupted(number: int, _frame: FrameType | None) -> None:
         if stop.exists():
             raise KeyboardInterrupt
         stop.touch()
+        interruption.code = _SHELL_SAYS + number
         say("Stopping: every running trial takes its step to the end and saves its state. Again: stop at once.")
 
     before = {number: signal.signal(number, interrupted) for number in _SIGNALS}
     try:
-        yield
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Have the processes that are started inside the block never hear SIGTERM.
+
+    A batch system, or `timeout`, tells every process of a job that the time is up; it is the driver that answers.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        # Whoever has put a handler of its own in its place: one that came meanwhile is answered as before.
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
@@ -107,7 +140,7 @@ def end(mark: str, scratch: Path, known: set[psutil.Process]) -> None:
     while time.monotonic() < deadline:
         # Again, because one that is being killed may just have started another.
         known |= marked(mark)
-        known = {process for process in known if _lives(process)}
+        known = {process for process in known if lives(process)}
         if not known:
             break
         for process in known:
@@ -117,7 +150,8 @@ def end(mark: str, scratch: Path, known: set[psutil.Process]) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

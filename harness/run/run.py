@@ -64,7 +64,7 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         options: where and how trials run.
 
     Returns:
-        The exit code: 0, 1 if a trial failed or was kept from ending, 130 if the user stopped it.
+        The exit code: 0, 1 if a trial failed or was kept from ending, 130 or 143 if it was stopped.
     """
     code = 0
     if plan.todo:
@@ -75,7 +75,7 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
     else:
         outcome = _schedule(plan, results, console, options)
         if outcome.pending:
-            return _INTERRUPTED
+            return outcome.interrupted or _INTERRUPTED
         code = 1 if outcome.failed else 0
     refresh_report(results, plan.grid.name, reports, console, pdf=options.pdf)
     return code

@@ -14,7 +14,7 @@ from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
 from harness.run.attempt import Reason, record_lost, run_and_write
-from harness.run.cluster import available_cpus, gathered, make_loggers, ray, session, tune
+from harness.run.cluster import available_cpus, gathered, leaving, make_loggers, ray, session, tell_all, told, tune
 from harness.run.guard import guarded, interruptible
 from harness.run.limits import count_oom_kills, memory_share
 from harness.run.options import Options
@@ -46,7 +46,11 @@ def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options)
         options = replace(options, memory_bytes=memory_share(num_cpus // resources.cpus))
     scratch, failed = Path(tempfile.mkdtemp(prefix="harness-")), dict[str, Failed]()
     stop = scratch / "stop"
-    with guarded(scratch), interruptible(stop, watcher.message), session(num_cpus, options.address, scratch):
+    with (
+        guarded(scratch),
+        session(num_cpus, options.address, scratch),
+        interruptible(stop, watcher.message) as interruption,
+    ):
         _check_gpus(trials)
         loggers = partial(make_loggers, options.trackers, plan.grid.name)
         _fit(_Relay(trials, results, watcher, failed, stop), options, scratch / "first", loggers())
@@ -57,7 +61,8 @@ def run_trials(plan: Plan, results: Results, watcher: Watcher, options: Options)
             _fit(_Relay(again, results, watcher, failed, stop), options, scratch / "second", loggers())
     ended = tuple(trial.id for trial in trials if trial.id not in failed and finished(results, trial.id))
     pending = tuple(trial.id for trial in trials if trial.id not in failed and trial.id not in ended)
-    return Endings(finished=ended, failed={key: each.line for key, each in failed.items()}, pending=pending)
+    lines = {key: each.line for key, each in failed.items()}
+    return Endings(finished=ended, failed=lines, pending=pending, interrupted=interruption.code)
 
 
 def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
@@ -172,8 +177,15 @@ def _trainable(
             # Not "done": Tune takes that word as the order to end the trial.
             tune.report({"steps": done, "total": total, "loss_nats": loss_nats})
 
+    looked, ordered, left = time.monotonic(), False, False
+
     def stopping() -> bool:
-        return os.path.exists(stop)
+        nonlocal looked, ordered, left
+        ordered = ordered or os.path.exists(stop)
+        # The file is on the driver's machine.
+        if options.address is not None and time.monotonic() - looked >= _SECONDS_BETWEEN_REPORTS:
+            looked, ordered, left = time.monotonic(), ordered or told(stop), left or leaving()
+        return ordered or left
 
     final: dict[str, float] = {}
     try:
@@ -189,7 +201,7 @@ def _trainable(
             )
             final = {name: metric.value for name, metric in record.metrics.items()}
     except Stopped as stopped:
-        tune.report({"stopped": str(stopped)})
+        tune.report({"stopped" if ordered else "left": str(stopped)})
     else:
         tune.report({"ended": True, "final": final})
 
@@ -231,6 +243,9 @@ class _Relay(tune.Callback):
             self._watcher.message(f"{ours.name} is {result['waits_for']}: waiting for it.")
         elif "stopped" in result:
             self._watcher.message(f"{ours.name}: {result['stopped']}.")
+        elif "left" in result:
+            gone = WorkerLostError(f"its machine is being taken away: {result['left']}")
+            self._fail(ours, self._record(ours, "lost", gone))
         elif "refused" in result:
             self._fail(ours, self._record(ours, "input", UserError(result["refused"])))
         if not result.keys().isdisjoint({"stopped", "ended"}):
@@ -299,7 +314,7 @@ class _Stopper(tune.Stopper):
     """Ends the experiment once an interruption has come through to every running trial."""
 
     def __init__(self, relay: _Relay) -> None:
-        self._relay = relay
+        self._relay, self._told = relay, False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out of the state that Tune saves."""
@@ -309,4 +324,9 @@ class _Stopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._relay.stop.exists() and not self._relay.active
+        if not self._relay.stop.exists():
+            return False
+        if not self._told:
+            tell_all(str(self._relay.stop))
+            self._told = True
+        return not self._relay.active

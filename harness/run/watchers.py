@@ -87,11 +87,13 @@ class Endings:
         finished: trials with a finished record.
         failed: trials that raised or lost their worker, with the error in one line.
         pending: trials that an interruption kept from ending.
+        interrupted: the exit code that an interruption asks for, if there was one.
     """
 
     finished: tuple[str, ...]
     failed: Mapping[str, str]
     pending: tuple[str, ...]
+    interrupted: int | None = None
 
 
 @dataclass(kw_only=True)

@@ -69,9 +69,17 @@ class Command:
         self.process.kill()
         self.process.wait()
 
-    def interrupt(self) -> None:
-        """Press Ctrl-C: every process of the terminal is told."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """Press Ctrl-C, or end a batch job: every process of the terminal or the job is told."""
+        os.killpg(self.process.pid, number)
+
+    def kill_node(self) -> None:
+        """Kill what runs Ray on this machine."""
+        self.look()
+        for process in self._known:
+            with suppress(psutil.Error):
+                if process.name() == "raylet":
+                    process.kill()
 
     def end(self) -> int:
         """Wait for the end and return the exit code."""

@@ -260,11 +260,17 @@ def through_ray(kind: str, seed: int, world: World, folder: Path) -> None:
         assert command.end() == 0, command.said
         assert "once more" in command.said
         orphans += command.orphans()
-    elif kind == "Ctrl-C":
-        command.interrupt()
-        assert command.end() == 130, command.said
+    elif kind in ("Ctrl-C", "SIGTERM"):
+        command.interrupt({"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}[kind])
+        assert command.end() == {"Ctrl-C": 130, "SIGTERM": 143}[kind], command.said
         assert "to go on: harness run" in command.said
         assert list(command.results.glob("checkpoints/*/step-*/state.json"))
+        orphans += command.orphans()
+    elif kind == "the node killed":
+        command.kill_node()
+        assert command.end() == 1, command.said
+        assert "Traceback" not in command.said
+        assert "the same command goes on from there" in command.said
         orphans += command.orphans()
     else:
         other = Command(world, folder)
@@ -286,7 +292,7 @@ def test_a_killed_driver_leaves_no_orphans_and_loses_nothing(long_world: World, 
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [(kind, seed) for kind in ("a driver killed", "a worker killed", "Ctrl-C", "two commands at once")
+    [(kind, seed) for kind in ("a driver killed", "a worker killed", "Ctrl-C", "SIGTERM", "the node killed", "two commands at once")
      for seed in range(1, 3 if kind[0] == "t" else 4)],
 )  # fmt: skip
 def test_what_happens_to_a_command_is_made_good_by_the_same_command(

@@ -19,18 +19,26 @@ pytestmark = pytest.mark.faults
 
 PROJECT = Path(__file__).parents[2]
 
-# Nodes of one processor each; a line on stdin ends the second as a power cut would, the end of stdin ends all.
+# Nodes of one processor each; on stdin "cut" ends the second as a power cut would, "drain" says that it will be taken
+# away in a minute, as the cloud does of a spot machine; the end of stdin ends all.
 NODES = """
-import sys
+import sys, time
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 other = cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
 for line in sys.stdin:
-    cluster.remove_node(other, allow_graceful=False)
-    print("removed", flush=True)
+    if line.strip() == "cut":
+        cluster.remove_node(other, allow_graceful=False)
+    else:
+        until_ms, reason = int(time.time() + 60) * 1000, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+        accepted, why = GcsClient(address=cluster.address).drain_node(other.node_id, reason, "spot", until_ms)
+        assert accepted, why
+    print("done", flush=True)
 cluster.shutdown()
 """
 
@@ -55,7 +63,9 @@ def line(process: subprocess.Popen[str], wanted: str) -> str:
     raise AssertionError(f"ended without {wanted!r}")
 
 
+@pytest.mark.parametrize("end", ["cut", "drain"])
 def test_a_grid_outlives_a_node(
+    end: str,
     nodes: subprocess.Popen[str],
     write_workload: Callable[..., Path],
     write_grid: Callable[..., Path],
@@ -78,9 +88,9 @@ def test_a_grid_outlives_a_node(
             assert run.poll() is None, said.read_text()
             time.sleep(0.2)
         assert nodes.stdin is not None
-        nodes.stdin.write("\n")
+        nodes.stdin.write(f"{end}\n")
         nodes.stdin.flush()
-        line(nodes, "removed")
+        line(nodes, "done")
         assert run.wait(300) == 0, said.read_text()
     manifest = read_manifest(results / "question" / "manifest.json")
     records = [read_record(results / "trials" / entry.trial_id / "record.json") for entry in manifest.trials]
@@ -88,6 +98,7 @@ def test_a_grid_outlives_a_node(
     hit = [record for record in records if record.history.attempts > 1]
     assert len(hit) == 1, "one trial was on the node"
     assert hit[0].history.resumed_at
+    assert ("is being taken away: stopped after step" in hit[0].history.failures[0]) == (end == "drain")
     (trial,) = [each for each in make_plan(grid, Results(tmp_path / "elsewhere")).todo if each.id == hit[0].trial_id]
     alone = run_trial(trial, results=Results(results)).record
     assert hit[0].metrics == alone.metrics, "bit for bit"
