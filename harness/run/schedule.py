@@ -202,6 +202,8 @@ def _trainable(
             final = {name: metric.value for name, metric in record.metrics.items()}
     except Stopped as stopped:
         tune.report({"stopped" if ordered else "left": str(stopped)})
+        if not ordered:
+            raise  # Tune gives the next trial to a worker that has merely ended one
     else:
         tune.report({"ended": True, "final": final})
 
@@ -261,6 +263,8 @@ class _Relay(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune has not stored the error yet when it calls this: what the worker recorded says more, where it could.
         ours = self._ours(trial)
+        if ours.id in self._failed:
+            return
         self._fetch(ours)
         failure = self._recorded_failure(ours)
         if failure is None:
