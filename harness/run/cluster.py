@@ -68,8 +68,8 @@ _LONGEST_FOLDER_FOR_SOCKETS = 40
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0, 0.1
 _NODE = ("raylet", "gcs_server")
 _NODE_LOST = (
-    "harness: Ray's own process on this machine is gone (was it killed, or the memory short?); trials that are finished "
-    "and steps that were saved are kept, and the same command goes on from there"
+    "harness: Ray's own process on this machine is gone (killed, or short of memory); finished trials "
+    "and saved steps are kept, and the same command goes on from there"
 )
 # A lost process is noticed by those that wait for its sums; on some devices they would wait for half an hour.
 _SECONDS_TO_NOTICE = 60.0

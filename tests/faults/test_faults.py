@@ -292,8 +292,8 @@ def test_a_killed_driver_leaves_no_orphans_and_loses_nothing(long_world: World, 
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [(kind, seed) for kind in ("a driver killed", "a worker killed", "Ctrl-C", "SIGTERM", "the node killed", "two commands at once")
-     for seed in range(1, 3 if kind[0] == "t" else 4)],
+    [(kind, seed) for kind in ("a driver killed", "a worker killed", "Ctrl-C", "SIGTERM", "the node killed",
+                               "two commands at once") for seed in range(1, 3 if kind[0] == "t" else 4)],
 )  # fmt: skip
 def test_what_happens_to_a_command_is_made_good_by_the_same_command(
     kind: str, seed: int, long_world: World, tmp_path: Path
