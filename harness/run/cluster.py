@@ -51,25 +51,11 @@ import ray
 from ray import tune
 from ray.experimental import internal_kv
 
-__all__ = [
-    "available_cpus",
-    "gathered",
-    "leaving",
-    "make_loggers",
-    "ray",
-    "session",
-    "spreading",
-    "tell_all",
-    "told",
-    "tune",
-]
-
 _LONGEST_FOLDER_FOR_SOCKETS = 40
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0, 0.1
 _NODE = ("raylet", "gcs_server")
 _NODE_LOST = (
-    "harness: Ray's own process on this machine is gone (killed, or short of memory); finished trials "
-    "and saved steps are kept, and the same command goes on from there"
+    "harness: Ray's node on this machine is gone (killed?); nothing saved is: the same command goes on from there"
 )
 # A lost process is noticed by those that wait for its sums; on some devices they would wait for half an hour.
 _SECONDS_TO_NOTICE = 60.0
@@ -109,8 +95,7 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
 def _look_after(processes: Collection[psutil.Process]) -> None:
     """End with Ray's own processes: this one if one of them is killed, and they once this one has let go of them.
 
-    With a node that is gone every call of Ray waits, or fails in a way of its own. Deaf as they are to the order to
-    end, Ray would wait a second for each.
+    Without a node every call of Ray waits, or fails in its own way. Deaf as they are, Ray would wait a second for each.
     """
     needed = [process for process in processes if process.name() in _NODE]
     while ray.is_initialized():
