@@ -51,11 +51,13 @@ import ray
 from ray import tune
 from ray.experimental import internal_kv
 
+__all__ = ["ray", "tune"]  # and what is defined here
+
 _LONGEST_FOLDER_FOR_SOCKETS = 40
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0, 0.1
 _NODE = ("raylet", "gcs_server")
 _NODE_LOST = (
-    "harness: Ray's node on this machine is gone (killed?); nothing saved is: the same command goes on from there"
+    "harness: Ray's node on this machine is gone (killed?); what was saved is kept: the same command goes on from there"
 )
 # A lost process is noticed by those that wait for its sums; on some devices they would wait for half an hour.
 _SECONDS_TO_NOTICE = 60.0
