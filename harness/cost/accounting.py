@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from harness.config.annotations import PreTrainedModel
 from harness.trial.meter import LiveBytes, tensors_in
 
 Owner = Literal["student", "teacher"]

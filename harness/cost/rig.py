@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from transformers import PreTrainedModel
 
 from harness.config import Lora, Method
+from harness.config.annotations import PreTrainedModel
 from harness.cost.outside import OutsideLoss, outside_loss
 from harness.cost.plain import plain_step
 from harness.cost.shapes import Pair, build

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
+from harness.config.annotations import PreTrainedTokenizerBase
 from harness.config.errors import UserError
 from harness.data.packing import check_known
 from harness.data.pairs import PromptPair, pairs

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
+from harness.config.annotations import PreTrainedTokenizerBase
 from harness.config.errors import UserError, first_line
 from harness.data.stream import Stream
 from harness.data.text import TextSplit, texts

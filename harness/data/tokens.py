@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from harness.config import Data
+from harness.config.annotations import PreTrainedTokenizerBase
 from harness.config.errors import UserError, first_line
 from harness.data.encode import Encoded, digest, pad
 from harness.data.packing import pack, remove_scratch

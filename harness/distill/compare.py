@@ -26,18 +26,20 @@ def row_losses(
     teacher_logits: Float[Tensor, "N W"] | None,
     *,
     on_target: OnTarget | None = None,
+    target_of: Callable[..., SparseTarget | None] | None = None,
 ) -> Float[Tensor, " N"]:
     """Return lambda * T^2 * D(p, q) + (1 - lambda) * CE(y, q) for each row.
 
     Both distributions of D are taken at temperature T, which may be the row's own, the cross-entropy at 1. A sparse
-    target replaces p, and takes out of q the classes it has, without normalising q over them.
+    target replaces p, and takes out of q the classes it has, without normalising q over them; `target_of` makes it, as
+    `make_target` does, where the call is compiled.
     """
     kd_weight = objective.strategy.kd_weight
     total: Tensor | None = None
     student_logprobs = log_probs(student_logits) if kd_weight < 1.0 else None
     if kd_weight > 0.0:
         temperature = temperature_of(objective, rows)
-        target = make_target(objective, rows, teacher_logits)
+        target = (target_of or make_target)(objective, rows, teacher_logits)
         values = {"targets": rows.targets, **rows.signals}
         hot_student = heated(student_logits, temperature)
         # At temperature 1 they are the cross-entropy's too.
@@ -102,8 +104,6 @@ class ClassCount:
         self.total = self.total + (target.weight > 0).sum()
 
 
-# Its noise relies on integers that wrap, which generated kernels refuse.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def make_target(objective: Objective, rows: Rows, teacher_logits: Float[Tensor, "N V"] | None) -> SparseTarget | None:
     """Return the sparse target of some rows, None where rows are compared whole.

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from harness.config.errors import first_line
 from harness.distill.tally import UNREAD, Tally
@@ -80,6 +79,8 @@ class Group:
         """
         if self.size == 1:
             return
+        from torch.distributed.tensor import DTensor
+
         # The same ones in every process: whether a parameter has a gradient depends on the objective alone.
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for bucket in _buckets([grad for grad in grads if not isinstance(grad, DTensor)]):

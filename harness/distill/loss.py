@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from harness.distill.compare import OnTarget, row_losses
+from harness.config.annotations import PreTrainedModel
+from harness.distill.compare import OnTarget, make_target, row_losses
 from harness.distill.objective import Objective
 from harness.distill.score import Rows, pieces, slices
 from harness.models import Head
@@ -147,7 +147,13 @@ def weighted_loss(compared: Compared) -> Float[Tensor, ""]:
 @functools.cache
 def compiled_losses() -> RowLosses:
     """Return `row_losses` as kernels that torch.compile makes at their first use, for any number of rows."""
-    compiled: RowLosses = torch.compile(row_losses, dynamic=True)
+    # Its noise relies on integers that wrap, which generated kernels refuse.
+    target_of = torch.compiler.disable(make_target)
+
+    def losses(*arguments: Any, **options: Any) -> Tensor:
+        return row_losses(*arguments, target_of=target_of, **options)
+
+    compiled: RowLosses = torch.compile(losses, dynamic=True)
     return compiled
 
 

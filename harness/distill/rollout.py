@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from harness.config import Rollout
+from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.tokens import Batch, Tokens, with_continuation
 from harness.distill.tally import Tally
@@ -142,6 +142,8 @@ def generate(
     Returns:
         The continuations, on the CPU, with their end-of-text token where they have one; and what was counted.
     """
+    from transformers import DynamicCache
+
     tally = Tally()
     if not prompts:
         return [], tally

@@ -9,19 +9,20 @@ round.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from transformers import PreTrainedModel
 
+from harness.config.annotations import PreTrainedModel
 from harness.distill.group import Group
 from harness.distill.state import Late, StaleError
 from harness.models import layers_of
+
+if TYPE_CHECKING:  # half a second of imports, for nothing where no student is shared out
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 
 def shard(model: PreTrainedModel) -> None:
@@ -35,6 +36,8 @@ def shard(model: PreTrainedModel) -> None:
     Raises:
         UserError: it does not say what its layers are.
     """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
     layers = layers_of(model)
     wide = torch.promote_types(model.dtype, torch.float32)
     settings: dict[str, Any] = {
@@ -55,12 +58,12 @@ def shard(model: PreTrainedModel) -> None:
 
 def own(tensor: Tensor) -> Tensor:
     """Return what this process has of a tensor: its rows of one that is shared out, all of any other."""
-    return _local(tensor) if isinstance(tensor, DTensor) else tensor
+    return _local(tensor) if _shared(tensor) else tensor
 
 
 def fill(tensor: Tensor, whole: Tensor) -> None:
     """Write this process's rows of a whole tensor into one that is shared out, or all of it into any other."""
-    if isinstance(tensor, DTensor):
+    if _shared(tensor):
         whole = _rows(whole, tensor.device_mesh.get_local_rank(), tensor.device_mesh.size())
     own(tensor).copy_(whole)
 
@@ -77,7 +80,7 @@ def assemble(model: PreTrainedModel, make: Callable[[], PreTrainedModel], group:
     plain = make() if group.rank == 0 else None
     into = {} if plain is None else dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
-        whole = _whole(parameter) if isinstance(parameter, DTensor) else parameter
+        whole = _whole(parameter) if _shared(parameter) else parameter
         if plain is not None:
             into[name].copy_(whole)
     return plain if plain is not None else model
@@ -95,9 +98,9 @@ def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float, group: Group
     if not group.sharded:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = _squares([own(grad) for grad in grads if isinstance(grad, DTensor)])
+    squares = _squares([own(grad) for grad in grads if _shared(grad)])
     dist.all_reduce(squares)
-    norm = (squares + _squares([grad for grad in grads if not isinstance(grad, DTensor)])).sqrt()
+    norm = (squares + _squares([grad for grad in grads if not _shared(grad)])).sqrt()
     torch._foreach_mul_([own(grad) for grad in grads], (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
@@ -147,7 +150,7 @@ class ShardedOptimiser:
         self._inner.step()
         self.zero_grad()
         for parameter in self._parameters:
-            if not isinstance(parameter, DTensor):
+            if not _shared(parameter):
                 for rank in range(self._group.size):
                     dist.broadcast(_rows(parameter.detach(), rank, self._group.size), src=rank)
 
@@ -175,11 +178,13 @@ class ShardedOptimiser:
 
     def _cut(self, whole: Tensor, _: Tensor | None = None) -> Tensor:
         """Return this process's rows of a tensor, in the same memory."""
-        if isinstance(whole, DTensor):
+        if _shared(whole):
             return own(whole)
         return _rows(whole.detach(), self._group.rank, self._group.size)
 
     def _late(self, rows: Tensor, parameter: Tensor) -> Late:
+        from torch.distributed.tensor import DTensor, Shard
+
         mesh = _mesh(parameter.device)
         shape, stride = parameter.shape, parameter.stride()
         return Shared(DTensor.from_local(rows.detach(), mesh, (Shard(0),), run_check=False, shape=shape, stride=stride))
@@ -189,7 +194,7 @@ class ShardedOptimiser:
 class Shared(Late):
     """A tensor that is shared out, as a leaf of a state; every process reads it, and the first one gets it."""
 
-    tensor: DTensor
+    tensor: "DTensor"
 
     def read(self) -> Tensor:
         """Put it together, on the CPU; an empty one in all processes but the first, which alone writes."""
@@ -206,7 +211,7 @@ class Weights:
 
     def state_dict(self) -> dict[str, Tensor | Late]:
         """Return the tensors by name; of a sharded model, put together where they are read."""
-        return {name: Shared(each) if isinstance(each, DTensor) else each for name, each in self._tensors.items()}
+        return {name: Shared(each) if _shared(each) else each for name, each in self._tensors.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
@@ -217,13 +222,19 @@ class Weights:
             fill(self._tensors[name], saved)
 
 
-def _whole(tensor: DTensor) -> Tensor:
+def _shared(tensor: Tensor) -> TypeGuard["DTensor"]:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def _whole(tensor: "DTensor") -> Tensor:
     whole = tensor.full_tensor()
     assert isinstance(whole, Tensor)
     return whole.detach()
 
 
-def _local(tensor: DTensor) -> Tensor:
+def _local(tensor: "DTensor") -> Tensor:
     rows = tensor.to_local()
     assert isinstance(rows, Tensor)
     return rows.detach()
@@ -235,7 +246,9 @@ def _rows(whole: Tensor, rank: int, size: int) -> Tensor:
     return whole[rank * num : (rank + 1) * num]
 
 
-def _mesh(device: torch.device) -> DeviceMesh:
+def _mesh(device: torch.device) -> "DeviceMesh":
+    from torch.distributed.device_mesh import DeviceMesh
+
     group = dist.group.WORLD
     assert group is not None, "the processes have met"
     return DeviceMesh.from_group(group, device.type)

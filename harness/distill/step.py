@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from harness.config.annotations import PreTrainedModel
 from harness.data.tokens import Batch
 from harness.distill.compare import ClassCount
 from harness.distill.feature import feature_loss

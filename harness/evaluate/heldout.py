@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from harness.config.annotations import PreTrainedModel
 from harness.data.tokens import Tokens
 from harness.distill.score import Rows, score_rows, slices
 from harness.evaluate.calibration import bin_sums, calibration_error_of, calibration_stderr_of, reliability_of

@@ -14,15 +14,12 @@ from harness.models.head import (
 )
 from harness.models.load import (
     DTYPES,
-    check_same_vocabulary,
-    context_length,
     fingerprint,
     load_head,
     load_model,
     load_tokenizer,
     locate,
     read_config,
-    tokenizer_fingerprint,
 )
 
 __all__ = [
@@ -30,9 +27,7 @@ __all__ = [
     "GivenLogits",
     "Head",
     "States",
-    "check_same_vocabulary",
     "compute_activations_anew",
-    "context_length",
     "evaluating",
     "fingerprint",
     "head_of",
@@ -43,7 +38,6 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "read_config",
-    "tokenizer_fingerprint",
     "trunk",
     "trunk_layers",
 ]

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import infer_auto_device_map
-from accelerate.utils import compute_module_sizes
-from transformers import AutoModelForCausalLM
 
 from harness.config import ModelSource, Workload
 from harness.config.legality import check_gpus
@@ -68,6 +65,10 @@ def spread_layers(source: ModelSource, folder: Path, devices: Sequence[str], *, 
     Returns:
         The device of each module, by name; layers are not split.
     """
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import compute_module_sizes
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         config = read_config(source, locate(source, folder))
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source.trust_remote_code)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from harness.config.annotations import PreTrainedModel
 from harness.config.errors import UserError
 
 # N = rows, B = sequences, L = positions, D = hidden size, V = tokenizer vocabulary

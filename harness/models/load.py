@@ -1,27 +1,16 @@
 """Models and tokenizers from the hub or from a folder written by save_pretrained, through one code path."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
 
 from harness.config import ModelSource
+from harness.config.annotations import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from harness.config.errors import UserError, first_line
 from harness.models.head import Head, head_of
 
@@ -52,6 +41,9 @@ def locate(source: ModelSource, folder: Path) -> Path:
         return local
     if source.path.startswith((".", "/", "~")) or source.path.count("/") != 1:
         raise UserError(f"no model folder at {local}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     try:
         return Path(snapshot_download(source.path, revision=source.revision, allow_patterns=_TOKENIZER_FILES))
     except RepositoryNotFoundError:
@@ -95,8 +87,12 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
     # Without this check the library makes up an empty tokenizer for some model types, without a word.
     if not any((located / name).exists() for name in _VOCABULARY_FILES):
         raise UserError(f"{located} holds no tokenizer: one of {', '.join(_VOCABULARY_FILES)} is needed")
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(located, trust_remote_code=source.trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            located, trust_remote_code=source.trust_remote_code
+        )
     except Exception as error:
         # The library raises whatever its parsers do, down to a bare Exception of the Rust tokenizers.
         raise UserError(f"{located} holds no loadable tokenizer: {first_line(error)}") from None
@@ -104,38 +100,14 @@ def load_tokenizer(source: ModelSource, folder: Path) -> PreTrainedTokenizerBase
         raise UserError(f"the tokenizer in {located} has no end-of-text token, which separates packed documents")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    rows = int(read_config(source, located).vocab_size)
-    if len(tokenizer) > rows:
-        raise UserError(
-            f"{located}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} rows of logits"
-        )
+    check_rows(located, len(tokenizer), int(read_config(source, located).vocab_size))
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what maps text to ids: the vocabulary and the end-of-text token."""
-    payload = json.dumps(
-        [tokenizer.backend_tokenizer.to_str(), sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id]
-    )
-    return hashlib.sha256(payload.encode()).hexdigest()[:16]
-
-
-def check_same_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Refuse a pair whose rows of logits do not mean the same tokens.
-
-    The maps are compared, not their sizes: equal sizes with other ids would train on noise without an error.
-
-    Raises:
-        UserError: the tokenizers differ; names a token on which they do.
-    """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    for token in sorted(ours.keys() | theirs.keys()):
-        if ours.get(token) != theirs.get(token):
-            raise UserError(
-                "teacher and student tokenizers differ, so their distributions cannot be compared: "
-                f"token {token!r} has id {theirs.get(token)} for the teacher and {ours.get(token)} for the student"
-            )
+def check_rows(located: Path, num_tokens: int, rows: int) -> None:
+    """Refuse a model with fewer rows of logits than its tokenizer has tokens."""
+    if num_tokens > rows:
+        raise UserError(f"{located}: the tokenizer has {num_tokens} tokens and the model only {rows} rows of logits")
 
 
 def load_model(
@@ -158,6 +130,8 @@ def load_model(
     Raises:
         UserError: it cannot be loaded, or its head is not a plain matrix.
     """
+    from transformers import AutoModelForCausalLM
+
     located = locate(source, folder)
     weights = located if any(located.glob("*.safetensors")) else source.path
     try:
@@ -174,8 +148,8 @@ def load_model(
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"model {source.path!r} cannot be loaded: {first_line(error)}") from None
+    model: PreTrainedModel
     model, told = loaded
-    assert isinstance(model, PreTrainedModel)
     if told["missing_keys"]:
         # The library would draw them at random.
         raise UserError(f"model {source.path!r} lacks the weights {', '.join(sorted(told['missing_keys'])[:3])}")
@@ -184,12 +158,6 @@ def load_model(
         model.to(device)  # type: ignore[arg-type]
     model.eval()
     return model
-
-
-def context_length(source: ModelSource, folder: Path) -> int:
-    """Return how many positions a model was made for."""
-    config = read_config(source, locate(source, folder))
-    return int(getattr(config, "max_position_embeddings", 0)) or torch.iinfo(torch.int64).max
 
 
 def load_head(source: ModelSource, folder: Path, vocab_size: int, *, dtype: torch.dtype) -> Head:
@@ -214,13 +182,14 @@ def read_config(source: ModelSource, located: Path) -> PretrainedConfig:
     Raises:
         UserError: it is not one, or of no language model.
     """
+    from transformers import AutoConfig
+
     try:
-        config = AutoConfig.from_pretrained(located, trust_remote_code=source.trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(located, trust_remote_code=source.trust_remote_code)
         sizes = [getattr(config, name, None) for name in ("vocab_size", "hidden_size")]
     except Exception as error:
         # Configurations are classes that validate themselves, each in its own way.
         raise UserError(f"{located / 'config.json'} is no model configuration: {first_line(error)}") from None
-    assert isinstance(config, PretrainedConfig)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"{located / 'config.json'}: vocab_size and hidden_size must be numbers, they are {sizes}")
     return config
@@ -249,8 +218,10 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the library's progress bars out of the trial's output."""
-    transformers_logging.disable_progress_bar()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        logging.enable_progress_bar()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from harness.config import Lora
+from harness.config.annotations import PretrainedConfig, PreTrainedModel
 from harness.config.errors import UserError, unknown
 
 # The seed's purpose, see `harness.config.seeds.derive`.
@@ -32,8 +32,7 @@ class Adapted:
 
     def merge(self) -> PreTrainedModel:
         """Add the adapters to the weights they belong to, and return the plain model; rounded to the weights' dtype."""
-        merged = self.peft.merge_and_unload()
-        assert isinstance(merged, PreTrainedModel)
+        merged: PreTrainedModel = self.peft.merge_and_unload()
         return merged.requires_grad_(False)
 
 
@@ -105,11 +104,12 @@ def shape_adapted(config: PretrainedConfig, lora: Lora, *, dtype: torch.dtype, *
     peft moves what it makes, and fake tensors cannot be moved: it works on the meta device, and the mode's own tensors
     take the places of what it made.
     """
+    from transformers import AutoModelForCausalLM
+
     fake = detect_fake_mode()
     assert fake is not None, "there are no shapes outside a fake mode"
     with _disable_current_modes(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-        assert isinstance(model, PreTrainedModel)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
         adapt(model, lora, seed=0)
     made: dict[int, Tensor] = {}
     places: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Operations of one sequence through a model, counted by torch on its shapes alone; matrix products only."""
+"""Operations of one sequence through a model, by arithmetic or counted by torch on its shapes; matrix products only."""
 
 import functools
 from contextlib import nullcontext
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import PreTrainedModel
 
 from harness.config import Lora, ModelSource
+from harness.config.annotations import PretrainedConfig, PreTrainedModel
 from harness.models.head import trunk
-from harness.models.shapes import shape_model
+from harness.models.shapes import Outline, outline, shape_model
 
 
 def _in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:
@@ -57,6 +57,14 @@ def count_trunk_flops(model: PreTrainedModel, sequence_length: int) -> float:
     return float(counter.get_total_flops())
 
 
+def trunk_flops(sizes: Outline | PretrainedConfig, *, length: int) -> int:
+    """Return the operations of one sequence's forward pass through the trunk of a plain type, by arithmetic."""
+    inner, shared = (heads * sizes.head_dim for heads in (sizes.num_attention_heads, sizes.num_key_value_heads))
+    weights = sizes.hidden_size * (2 * inner + 2 * shared + 3 * sizes.intermediate_size)
+    # Two products of queries and keys, and of scores and values: 2 * length^2 * inner operations each.
+    return int(sizes.num_hidden_layers * (2 * length * weights + 4 * length * length * inner))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """What pricing needs to know of a model.
@@ -77,6 +85,9 @@ class Shape:
 @functools.cache
 def shape_of(source: ModelSource, folder: Path, sequence_length: int, lora: Lora | None = None) -> Shape:
     """Count a model by its configuration alone; a grid asks for the same few models thousands of times."""
+    sizes = outline(source, folder)
+    if lora is None and isinstance(sizes, Outline):
+        return Shape(trunk_flops=float(trunk_flops(sizes, length=sequence_length)), hidden_size=sizes.hidden_size)
     model = shape_model(source, folder, lora=lora)
     forward = count_trunk_flops(model, sequence_length)
     return Shape(

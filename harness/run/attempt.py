@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.config.annotations import PreTrainedModel, PreTrainedTokenizerBase
 from harness.config.errors import UnknownNameError, UserError
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.distill.state import Resumable

@@ -14,7 +14,8 @@ from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
 from harness.distill.probe import probe, probe_shadows
 from harness.models import layers_of
-from harness.models.shapes import num_layers, num_tokens, shape_model
+from harness.models.shapes import num_layers, shape_model
+from harness.models.vocabulary import num_tokens
 from harness.records.layout import Results
 from harness.records.store import finished, is_whole, read_record
 from harness.trial.flops import predict_flops

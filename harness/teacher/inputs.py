@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from harness import models
 from harness.config import Split, Workload
+from harness.config.annotations import PreTrainedTokenizerBase
 from harness.data.text import TextSplit
 from harness.data.tokens import Tokens, prepare_all
 from harness.records.layout import Results

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from harness import models
 from harness.config import Workload
+from harness.config.annotations import PreTrainedModel
 from harness.data.tokens import Batch
 from harness.models.devices import chunk_of, device_of, spread_layers, teacher_devices
 from harness.records.layout import Results

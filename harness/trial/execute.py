@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.config.annotations import PreTrainedModel, PreTrainedTokenizerBase
 from harness.distill.group import ALONE, Group
 from harness.evaluate.evaluation import Scores, evaluate
 from harness.evaluate.heldout import Heldout, measure_heldout

@@ -12,7 +12,7 @@ from harness.data.tokens import Tokens
 from harness.distill.tally import Tally
 from harness.distill.train import count_steps, data_order
 from harness.models.operations import Shape, shape_of
-from harness.models.shapes import num_tokens
+from harness.models.vocabulary import num_tokens
 from harness.trial.trial import Trial
 from strategies.base import budget_size
 from strategies.registry import POLICIES, SIGNALS, STUDENT_INPUTS, TEACHER_INPUTS, raw_inputs

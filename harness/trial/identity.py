@@ -5,6 +5,8 @@ from harness.config import Workload
 from harness.config.legality import Facts, check_workload
 from harness.data import text
 from harness.evaluate import EVALUATION, evaluation
+from harness.models.shapes import context_length
+from harness.models.vocabulary import check_same_vocabulary, read_vocabulary
 
 
 def fingerprints(workload: Workload) -> dict[str, str]:
@@ -14,17 +16,17 @@ def fingerprints(workload: Workload) -> dict[str, str]:
         UserError: a model or a file is missing or of the wrong shape, the two tokenizers differ, or the tasks cannot be
             asked of both models.
     """
-    student_tokenizer = models.load_tokenizer(workload.student, workload.folder)
+    vocabulary = read_vocabulary(workload.student, workload.folder)
     hashes = {
         "student": models.fingerprint(workload.student, workload.folder),
-        "tokenizer": models.tokenizer_fingerprint(student_tokenizer),
+        "tokenizer": vocabulary.fingerprint,
         "data": text.fingerprint(workload.data, workload.folder),
     }
     if workload.teacher is not None:
-        models.check_same_vocabulary(models.load_tokenizer(workload.teacher, workload.folder), student_tokenizer)
+        check_same_vocabulary(read_vocabulary(workload.teacher, workload.folder), vocabulary)
         hashes["teacher"] = models.fingerprint(workload.teacher, workload.folder)
     limits = {
-        name: models.context_length(source, workload.folder)
+        name: context_length(source, workload.folder)
         for name, source in (("student", workload.student), ("teacher", workload.teacher))
         if source is not None
     }

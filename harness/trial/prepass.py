@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from harness.config import Choice
+from harness.config.annotations import PreTrainedModel
 from harness.config.base import Scalar
 from harness.config.seeds import derive
 from harness.data.tokens import Batch

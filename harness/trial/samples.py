@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from harness.config import Choice, Strategy
+from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.models.devices import chunk_of

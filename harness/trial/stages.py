@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from harness import models
 from harness.config import ModelSource
+from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.encode import token_text
 from harness.distill.diagnostics import Watch

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.config.expand import load_grid, presets
 from harness.config.workloads import load_workload
-from harness.models import check_same_vocabulary, load_model, load_tokenizer
+from harness.models import load_model, load_tokenizer
+from harness.models.vocabulary import Vocabulary, check_same_vocabulary
 from harness.records.layout import Results
 from harness.run.plan import make_plan
 from harness.trial.identity import fingerprints
@@ -281,7 +282,7 @@ def test_tokenizers_of_one_size_that_differ_are_refused(
     assert len(theirs) == len(ours)
     with pytest.raises(UserError, match=r"tokenizers differ.* has id (10|11) for the teacher and (11|10) for the stud"):
         fingerprints(workload)
-    check_same_vocabulary(ours, ours)
+    check_same_vocabulary(Vocabulary.of(ours), Vocabulary.of(ours))
 
 
 @pytest.mark.parametrize("model", ["student", "teacher"])

@@ -24,8 +24,9 @@ from harness.cost.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
 from harness.cost.forecast.memory import GIB, changed, countable, footprint
 from harness.cost.forecast.show import print_forecast
 from harness.data.tokens import find_prepared
-from harness.models import layers_of, load_model, load_tokenizer, tokenizer_fingerprint
-from harness.models.shapes import configuration, num_tokens
+from harness.models import layers_of, load_model
+from harness.models.shapes import configuration
+from harness.models.vocabulary import num_tokens, read_vocabulary
 from harness.records.layout import Results
 from harness.trial.execute import run_trial
 from harness.trial.flops import exactness, predict_flops
@@ -80,7 +81,7 @@ def test_memory_and_operations_are_those_of_the_trial(preset: str, tiny: Workloa
     assert found.parameters == sum(each.numel() * 4 for each in student.parameters())
     # Two moments of the same size, and a counter for each parameter.
     assert found.optimiser == pytest.approx(2 * found.parameters, rel=0.001)
-    key = f"{trial.fingerprints['data']}-{tokenizer_fingerprint(load_tokenizer(tiny.student, tiny.folder))}"
+    key = f"{trial.fingerprints['data']}-{read_vocabulary(tiny.student, tiny.folder).fingerprint}"
     tokens = find_prepared(tiny.data, "train", source_key=key, results=Results(tmp_path))
     assert tokens is not None
     # Separators have no target here, so only the packed text tells how many positions there are.

@@ -16,7 +16,7 @@ from harness.config import Data
 from harness.config.errors import UserError
 from harness.data.text import fingerprint, texts
 from harness.data.tokens import Tokens, prepare, with_targets
-from harness.models import tokenizer_fingerprint
+from harness.models.vocabulary import Vocabulary
 
 
 def data(**changes: Any) -> Data:
@@ -219,11 +219,11 @@ def test_the_tokenizer_fingerprint_follows_everything_that_maps_text_to_ids(
 ) -> None:
     import copy
 
-    before = tokenizer_fingerprint(tokenizer)
+    before = Vocabulary.of(tokenizer).fingerprint
     same = copy.deepcopy(tokenizer)
-    assert tokenizer_fingerprint(same) == before
+    assert Vocabulary.of(same).fingerprint == before
     lower = copy.deepcopy(tokenizer)
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert lower.get_vocab() == tokenizer.get_vocab()
     assert lower("The")["input_ids"] != tokenizer("The")["input_ids"]
-    assert tokenizer_fingerprint(lower) != before
+    assert Vocabulary.of(lower).fingerprint != before

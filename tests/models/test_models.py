@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from harness.config import ModelSource
 from harness.config.errors import UserError
 from harness.models import (
-    context_length,
     fingerprint,
     head_of,
     load_head,
@@ -22,6 +21,7 @@ from harness.models import (
     locate,
     trunk,
 )
+from harness.models.shapes import context_length
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 import torch
-from transformers import PretrainedConfig
 
 from harness.cost.rig import Rig, Setting, make_rig
 from harness.cost.shapes import shapes_only
 from harness.cost.variants import Variant, variant
 from harness.distill.score import Rows, score_rows
 from harness.models import head_of, trunk
-from harness.models.operations import flop_counter
+from harness.models.operations import flop_counter, trunk_flops
 from strategies.base import budget_size
 
 # What SE-KD 3X keeps of the training sequences.
@@ -36,30 +35,20 @@ def count_cache(setting: Setting, *, fake: bool = True) -> int:
     return _counted(variant("full_kd_chunked"), setting, _teach, fake=fake)
 
 
-def trunk_flops(config: PretrainedConfig, *, batch_size: int, length: int) -> int:
-    """Return the operations of a trunk's forward pass, from its configuration alone."""
-    width, inner = config.hidden_size, config.num_attention_heads * int(config.head_dim)
-    shared = int(config.num_key_value_heads or config.num_attention_heads) * int(config.head_dim)
-    weights = 2 * width * inner + 2 * width * shared + 3 * width * config.intermediate_size
-    # Two products of queries and keys, and of scores and values: 2 * length^2 * inner operations each.
-    per_sequence = 2 * length * weights + 4 * length * length * inner
-    return int(config.num_hidden_layers * batch_size * per_sequence)
-
-
 def se_kd_flops(setting: Setting, *, budget: float) -> int:
     """Return what one SE-KD step with an online teacher has to cost.
 
     Trunk forward and backward, one pass of the student's head to score, head forward and backward on the selected
     positions, the teacher's trunk, and its head on the selected positions.
     """
-    pair, size = setting.pair, {"batch_size": setting.batch_size, "length": setting.length}
+    pair = setting.pair
     scored = setting.batch_size * (setting.length - 1)
     selected = setting.batch_size * budget_size(setting.length - 1, budget)
     student_head = pair.vocab_size * int(pair.student.hidden_size)
     teacher_head = pair.vocab_size * int(pair.teacher.hidden_size)
-    student = 3 * trunk_flops(pair.student, **size) + 2 * student_head * scored + 6 * student_head * selected
-    teacher = trunk_flops(pair.teacher, **size) + 2 * teacher_head * selected
-    return setting.micro_batches * (student + teacher)
+    trunks = 3 * trunk_flops(pair.student, length=setting.length) + trunk_flops(pair.teacher, length=setting.length)
+    heads = student_head * (2 * scored + 6 * selected) + 2 * teacher_head * selected
+    return setting.micro_batches * (setting.batch_size * trunks + heads)
 
 
 def table(variants: Iterable[Variant], setting: Setting) -> pd.DataFrame:

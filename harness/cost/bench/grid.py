@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
 
 from harness.config import Choice, Method
-from harness.cost.bench.flops import trunk_flops
+from harness.config.annotations import PreTrainedModel
 from harness.cost.rig import SEED, Setting
 from harness.cost.shapes import Pair, build
 from harness.data.tokens import Tokens
@@ -26,7 +25,7 @@ from harness.distill.objective import Objective, compile_strategy
 from harness.distill.step import Core, accumulate
 from harness.distill.tally import Tally
 from harness.models import Head, head_of, trunk
-from harness.models.operations import Shape
+from harness.models.operations import Shape, trunk_flops
 from harness.records.layout import Results
 from harness.teacher.interface import Teacher
 from harness.teacher.kinds.hidden import HiddenStates
@@ -95,7 +94,7 @@ def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tupl
             )
             for each in strategies
         ]
-    once = float(trunk_flops(counted.teacher, batch_size=setting.batch_size, length=setting.length))
+    once = float(setting.batch_size * trunk_flops(counted.teacher, length=setting.length))
     scored = setting.batch_size * (setting.length - 1) * len(cache.scores)
     return once + 2.0 * scored * counted.vocab_size * int(counted.teacher.hidden_size), priced
 
@@ -266,7 +265,7 @@ class _Bench:
 def _price(tally: Tally, setting: Setting, counted: Pair) -> float:
     student, teacher = (
         Shape(
-            trunk_flops=float(trunk_flops(config, batch_size=1, length=setting.length)),
+            trunk_flops=float(trunk_flops(config, length=setting.length)),
             hidden_size=int(config.hidden_size),
         )
         for config in (counted.student, counted.teacher)

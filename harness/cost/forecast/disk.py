@@ -8,7 +8,8 @@ from harness.config import Method, Strategy, Workload
 from harness.config.legality import kept_samples
 from harness.distill.objective import compile_strategy
 from harness.models import DTYPES
-from harness.models.shapes import configuration, num_tokens
+from harness.models.shapes import configuration
+from harness.models.vocabulary import num_tokens
 from harness.teacher.kinds.bits import PairLayout
 from harness.teacher.targets import draws_of, largest_of
 from harness.trial.samples import prepass_reads_cache, scored_by

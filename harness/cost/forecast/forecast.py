@@ -17,8 +17,8 @@ from harness.cost.forecast.memory import GIB, Footprint, cache_footprint, footpr
 from harness.data import text
 from harness.data.tokens import Tokens, find_prepared
 from harness.distill.train import count_steps
-from harness.models import load_tokenizer, tokenizer_fingerprint
 from harness.models.operations import shape_of
+from harness.models.vocabulary import read_vocabulary
 from harness.records.layout import Results
 from harness.trial.flops import Exactness, exactness, predict_flops
 from harness.trial.trial import Trial, make_trials
@@ -237,7 +237,7 @@ def _packed(workload: Workload, results: Results) -> Tokens | None:
     if not any(results.cache.glob("tokens-train-*")):
         return None
     try:
-        tokenizer = tokenizer_fingerprint(load_tokenizer(workload.student, workload.folder))
+        tokenizer = read_vocabulary(workload.student, workload.folder).fingerprint
     except UserError:
         return None
     key = f"{text.fingerprint(workload.data, workload.folder)}-{tokenizer}"

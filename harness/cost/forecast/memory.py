@@ -16,7 +16,8 @@ from harness.cost.variants import Variant
 from harness.distill.optimiser import MasterWeights, make_optimiser
 from harness.distill.shards import ShardedOptimiser
 from harness.models import DTYPES, layers_of, trunk
-from harness.models.shapes import configuration, num_tokens
+from harness.models.shapes import configuration
+from harness.models.vocabulary import num_tokens
 from strategies.registry import POLICIES, SIGNALS
 
 GIB = 1 << 30
