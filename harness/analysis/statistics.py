@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from harness.analysis.cells import Evidence, PairedLabels, pair
@@ -179,7 +180,7 @@ def _bounded(table: pd.DataFrame, spread: Spread, levels: Values) -> pd.DataFram
 
 def _p_values(pairs: PairedLabels) -> Values:
     # Two runs that compute the same thing may differ by rounding alone, seed after seed.
-    rounding = np.abs(pairs.mean) <= 1e-12 * np.abs(pairs.reference)
+    rounding = _rounds_away(pairs.mean, pairs.reference)
     p = tail(np.where(rounding, 0.0, pairs.mean), pairs.spread)
     # Without any spread nothing can be said of a difference: seeds that agree to the last digit are not three seeds.
     certain = (pairs.spread.error == 0) & ~rounding
@@ -191,22 +192,31 @@ def _improvement(metric: str, pairs: PairedLabels, measured: Measured | None, se
     if direction is None:
         return np.full(len(pairs.differences), np.nan)
     sign = 1 if direction == "higher" else -1
-    shares = np.array([_wins(sign * one) for one in pairs.differences])
+    both = zip(pairs.differences, pairs.reference, strict=True)
+    shares = np.array([_wins(sign * one, np.asarray(scale)) for one, scale in both])
     paired = {place: rows for place, rows in enumerate(pairs.rows) if rows is not None}
     if measured is not None and paired:
         shares[list(paired)] = 0.0
         for block in resamples(measured.strata, RESAMPLES, seed, metric):
             drawn = measured.weigh(block)
             for place, rows in paired.items():
-                shares[place] += len(block) * _wins(sign * (drawn[:, rows[0]] - drawn[:, rows[1]]))
+                theirs = drawn[:, rows[1]]
+                shares[place] += len(block) * _wins(sign * (drawn[:, rows[0]] - theirs), theirs)
         shares[list(paired)] /= RESAMPLES
     return shares
 
 
-def _wins(advantage: Values) -> float:
+def _wins(advantage: Values, scale: Values) -> float:
     if not np.isfinite(advantage).all():
         return math.nan
-    return float(((advantage > 0) + 0.5 * (advantage == 0)).mean())
+    # As many right answers are a tie, in whichever order a matrix product has summed them.
+    tie = _rounds_away(advantage, scale)
+    return float(np.where(tie, 0.5, advantage > 0).mean())
+
+
+def _rounds_away(difference: Values, scale: Values) -> npt.NDArray[np.bool_]:
+    """Tell differences that rounding alone may make, of numbers this large."""
+    return np.abs(difference) <= 1e-12 * np.abs(scale)
 
 
 def _covers(spread: Spread) -> list[str]:

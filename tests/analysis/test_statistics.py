@@ -13,6 +13,7 @@ from scipy import stats
 from harness.analysis import noise, statistics
 from harness.analysis.cells import gather
 from harness.analysis.inference import Values, decompose, half_width
+from harness.analysis.measures import resamples
 from harness.analysis.metrics import describe
 from harness.config.errors import UnknownNameError
 
@@ -332,6 +333,23 @@ def test_the_resampling_seed_is_used():
     assert tables[0].drop(columns="improvement").equals(tables[2].drop(columns="improvement"))
     floors = [noise_floor(metrics, "base", items=items, seed=seed)["halves"][0] for seed in (0, 0, 1)]
     assert floors[0] == floors[1] != floors[2]
+
+
+def test_as_many_right_answers_are_a_tie_however_a_product_sums_them():
+    draw = np.random.default_rng(5)
+    right = {label: (draw.random(598) < 0.4).astype(float) for label in ("base", "ours")}
+    metrics, items = answered(right)
+    evidence = gather(metrics, items)
+    measured = evidence.measured["accuracy"]
+    rows = {label: evidence.of("accuracy")[label].rows(measured)[0] for label in right}
+    # Whole numbers of right answers in each resample; both tasks are of one size, so their means compare as these do.
+    counts = [
+        np.rint(2 * 299 * drawn).astype(int) @ (measured.contributions > 0.5).T.astype(int)
+        for drawn in resamples(measured.strata, statistics.RESAMPLES, 0, "accuracy")
+    ]
+    ahead = np.concatenate([each[:, rows["ours"]] - each[:, rows["base"]] for each in counts])
+    assert (ahead == 0).sum() > 10
+    assert only(compare(metrics, "base", items=items), "ours")["improvement"] == np.mean((np.sign(ahead) + 1) / 2)
 
 
 def test_order_of_items_does_not_matter():
