@@ -2,6 +2,9 @@
 
 import os
 
+from harness.config import arithmetic
+
 # Libraries read these when they are imported: nothing is ever reported about what runs here.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+arithmetic.begin()

@@ -104,6 +104,11 @@ def warnings(run: Run) -> tuple[str, ...]:
     for key, values in settings.environment(records).items():
         if len(values) > 1:
             sentences.append(f"The trials ran under different {key}: {', '.join(values)}.")
+    named = sum("arithmetic" in record.environment for record in records)
+    if 0 < named < len(records):
+        sentences.append(
+            f"The arithmetic is recorded of {named} of {len(records)} trials; the others ran before it was."
+        )
     devices = sorted(trials["peak_device"].dropna().unique())
     if len(devices) > 1:
         sentences.append(f"Peak memory is that of different devices: {', '.join(devices)}.")

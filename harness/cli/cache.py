@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.shared import Plugins, ResultsFolder, check_writable, console
+from harness.cli.shared import Plugins, ResultsFolder, check_writable, console, take_arithmetic
 from harness.records.layout import Results
 
 cache_app = typer.Typer(help="The teacher caches that trials read.", no_args_is_help=True)
@@ -28,6 +28,7 @@ def cache_build(
     plugin: Plugins = None,
 ) -> None:
     """Build the teacher caches that a grid or a workload needs, or continue where a build was cut off."""
+    take_arithmetic(what)
     from harness.config.plugins import load_plugins
     from harness.run.prepare import build_caches
     from harness.teacher.manage import print_caches

@@ -11,6 +11,8 @@ from huggingface_hub import HfApi, constants
 from rich.console import Console
 from rich.table import Table
 
+from harness.config import arithmetic
+
 PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "ray", "accelerate", "numpy", "pandas", "pydantic")
 
 _HUB_TIMEOUT_S = 5.0
@@ -23,6 +25,8 @@ def examine(console: Console) -> None:
     for name in PACKAGES:
         table.add_row(name, _version(name))
     table.add_row("system", f"{platform.system()} {platform.machine()}")
+    for name, value in arithmetic.conditions("cpu").items():
+        table.add_row(name.replace("_", " "), value)
     table.add_row("cores", str(os.cpu_count()))
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

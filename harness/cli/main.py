@@ -11,7 +11,16 @@ import typer
 from harness.cli.bench import bench_app
 from harness.cli.cache import cache_app
 from harness.cli.new import new_app
-from harness.cli.shared import Plugins, ResultsFolder, check_writable, command_line, console, explain_missing
+from harness.cli.reproduce import reproduce
+from harness.cli.shared import (
+    Plugins,
+    ResultsFolder,
+    check_writable,
+    command_line,
+    console,
+    explain_missing,
+    take_arithmetic,
+)
 from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.records.layout import Results
 
@@ -112,6 +121,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
+    take_arithmetic(workload or str(grid))
     from harness.config.plugins import load_plugins
     from harness.run.options import Options, parse_trackers
     from harness.run.plan import make_plan, print_plan
@@ -120,8 +130,7 @@ def run(
 
     terminal = console()
     load_plugins(plugin or ())
-    check_writable(results)
-    check_writable(reports)
+    check_writable(results, reports)
     place = Results.at(results, mirror)
     if not dry_run:
         sync_mirror(place, terminal)
@@ -222,6 +231,9 @@ def report(
         whole = folder.resolve()
         written = write_report(whole.parent, whole.name, reports or Path("reports"), compare=compare, pdf=pdf)
     print_report(written, console())
+
+
+app.command()(reproduce)
 
 
 @app.command()

@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.config.arithmetic import check_environment, set_arithmetic
 from harness.config.errors import UserError
+from harness.config.workloads import read_workload
+from harness.config.yaml import read_yaml
 
 Plugins = Annotated[
     list[Path] | None,
@@ -36,6 +39,7 @@ TRAINING = (
     "ray",
     "safetensors",
     "tensorboardX",
+    "threadpoolctl",
     "tokenizers",
     "torch",
     "tqdm",
@@ -72,22 +76,45 @@ def typed_options(context: typer.Context) -> list[str]:
     return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, before any work is done; leaves nothing behind.
+def take_arithmetic(what: str) -> None:
+    """Set the arithmetic that a workload asks for; before anything imports torch, which plugins may do too.
+
+    Args:
+        what: a workload's name or file, or the file of a grid that names one.
+
+    Raises:
+        UserError: as `read_workload`, or the processor lacks what the environment asks of it.
+        UnknownNameError: as `read_workload`.
+    """
+    check_environment()
+    is_file = what.endswith((".yaml", ".yml"))
+    if is_file and not Path(what).exists():
+        return  # refused where it is read, as is whatever else a grid may have for a workload
+    grid = read_yaml(Path(what)) if is_file else {}
+    name = grid.get("workload") if "strategies" in grid else what
+    if isinstance(name, str):
+        set_arithmetic(read_workload(name).resources.arithmetic)
+
+
+def check_writable(*folders: Path) -> None:
+    """Refuse folders that cannot be written to, before any work is done; leaves nothing behind.
 
     Raises:
         UserError: it is a file, or writing there fails; names the folder and the reason.
     """
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"{folder} cannot be a results folder: {'it' if existing == folder else existing} is a file")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
+    for folder in folders:
+        existing = folder
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UserError(
+                f"{folder} cannot be a results folder: {'it' if existing == folder else existing} is a file"
+            )
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
 def explain_missing(error: ModuleNotFoundError) -> str | None:

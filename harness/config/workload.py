@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from harness.config.arithmetic import Arithmetic
 from harness.config.base import Frozen, Positive, Slug
 
 
@@ -207,6 +208,8 @@ class Resources(Frozen):
         logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
         checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.
         compile: whether the numbers of a chunk are computed by kernels that torch.compile makes.
+        arithmetic: which of a processor's instructions the libraries use (`harness.config.arithmetic`): `pinned` to
+            AVX2, for the same digits on every machine of a vendor, `compatible` for both vendors', slower, or `native`.
     """
 
     cpus: Positive
@@ -218,6 +221,7 @@ class Resources(Frozen):
     teacher_gpus: Annotated[int, Field(ge=0)] = 0
     data_parallel: Positive = 1
     shard_student: bool = False
+    arithmetic: Arithmetic = "pinned"
 
 
 class Workload(Frozen):

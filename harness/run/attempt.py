@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from harness.config.annotations import PreTrainedModel, PreTrainedTokenizerBase
+from harness.config.arithmetic import described
 from harness.config.errors import UnknownNameError, UserError
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.distill.state import Resumable
@@ -182,6 +183,7 @@ def conditions(trial: Trial, options: Options) -> dict[str, str]:
         "deterministic": str(options.deterministic),
         "diagnostics": "none" if trial.diagnostics is None else trial.diagnostics.model_dump_json(),
         **{name: str(value) for name, value in resources.model_dump(exclude={"gpus", "dtype"}).items()},
+        "arithmetic": described(device),
     }
 
 

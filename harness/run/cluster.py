@@ -18,7 +18,7 @@ import psutil
 import torch
 from rich.console import Console
 
-from harness.config import Workload
+from harness.config import Workload, arithmetic
 from harness.config.errors import UserError, first_line
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
@@ -72,7 +72,7 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
         # Twenty lines of traceback for a trial that fails; they are in its record, and its watcher says which one.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} | arithmetic.environment()
     if address is None:
         # The processes of a trial listen where Ray does.
         env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = loopback_interface()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from harness.config.arithmetic import set_arithmetic
 from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry
 from harness.records.store import write_manifest
@@ -67,6 +68,7 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         The exit code: 0, 1 if a trial failed or was kept from ending, 130 or 143 if it was stopped.
     """
     code = 0
+    set_arithmetic(plan.workload.resources.arithmetic)
     if plan.todo:
         _prepare(plan, results, console, options)
     write_plan(plan, results, command)
@@ -79,6 +81,13 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
         code = 1 if outcome.failed else 0
     refresh_report(results, plan.grid.name, reports, console, pdf=options.pdf)
     return code
+
+
+def run_missing(plan: Plan, results: Results, console: Console, options: Options) -> "Endings":
+    """Run the missing trials of a plan, of which there is one at least; no manifest and no report is written."""
+    set_arithmetic(plan.workload.resources.arithmetic)
+    _prepare(plan, results, console, options)
+    return _schedule(plan, results, console, options)
 
 
 def write_plan(plan: Plan, results: Results, command: str) -> None:

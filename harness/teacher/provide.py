@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from harness.config.arithmetic import described
 from harness.config.errors import UserError
 from harness.records.files import File, read_sealed, write_sealed
 from harness.records.layout import Results
@@ -177,7 +178,8 @@ class _Builder(Generic[A, Read]):
             key=key_of(self.kind.name, ingredients),
             ingredients=ingredients,
             about=dict(self.source.about),
-            versions={library: version(library) for library in ("torch", "transformers", "numpy")},
+            versions={library: version(library) for library in ("torch", "transformers", "numpy")}
+            | {"arithmetic": described()},
             num_sequences=len(self.source.sequences) if of_sequences else 0,
             num_tokens=self.source.num_tokens if of_sequences else 0,
             shard_size=shard_size,

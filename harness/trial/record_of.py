@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from harness.config import arithmetic
 from harness.config.seeds import derive
 from harness.config.strategy import recorded
 from harness.distill.feature import PURPOSE
@@ -98,13 +99,14 @@ def tables_of(stages: Stages, heldout: Heldout, scores: Scores) -> dict[str, pd.
 
 
 def environment(device: str) -> dict[str, str]:
-    """Return the versions and the kind of machine a number was measured on; no names of machines or people."""
+    """Return the versions, the kind of machine and its arithmetic; no names of machines or people."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         **{name: version(name) for name in _VERSIONS},
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": str(torch.get_num_threads()),
+        **arithmetic.conditions(device),
     }
 
 

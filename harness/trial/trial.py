@@ -20,7 +20,7 @@ from harness.distill.objective import Objective, compile_strategy
 from strategies.digest import source_digest
 
 # What changes where and how fast a trial runs, but not what it computes.
-_NOT_IDENTITY = {
+NOT_IDENTITY = {
     "name": True,
     "seeds": True,
     "resources": {
@@ -32,6 +32,7 @@ _NOT_IDENTITY = {
         "data_parallel",
         "teacher_gpus",
         "shard_student",
+        "arithmetic",
     },
     "optimisation": {"micro_batch_size"},
     "data": {"streaming"},
@@ -81,7 +82,7 @@ class Trial:
         payload = {
             "numerics": NUMERICS,
             "strategy": self.strategy.identity(),
-            "workload": self.workload.model_dump(mode="json", exclude=_NOT_IDENTITY),  # type: ignore[arg-type]
+            "workload": self.workload.model_dump(mode="json", exclude=NOT_IDENTITY),  # type: ignore[arg-type]
             "seed": self.seed,
             "split": self.split,
             "sources": dict(self.sources),

@@ -326,9 +326,13 @@ def test_mixed_versions_are_a_warning(results: Path, tmp_path: Path):
     folder = altered(results, tmp_path, trials=[entry.model_dump() for entry in entries()[2:5]])
     for entry in entries()[2:5]:
         values = SEEDED["Full KD"][entry.seed or 0]
-        changes = {"core": f"core{entry.seed}", "environment": {"torch": f"2.{entry.seed}"}}
+        changes: dict[str, Any] = {"core": f"core{entry.seed}", "environment": {"torch": f"2.{entry.seed}"}}
+        if entry.seed:
+            changes["environment"] |= {"arithmetic": ("pinned", "native")[entry.seed - 1]}
         write_record(Results(folder), record(entry, values).model_copy(update=changes), {})
     text = " ".join(write_report(folder, GRID, tmp_path / "reports").warnings)
+    assert "different arithmetic: native, pinned" in text
+    assert "The arithmetic is recorded of 2 of 3 trials; the others ran before it was." in text
     assert "core0, core1, core2" in text
     assert "different torch: 2.0, 2.1, 2.2" in text
 

@@ -209,6 +209,7 @@ def test_an_unknown_workload_suggests_the_nearest() -> None:
         ({"optimisation__warmup": 1.0}, ["optimisation.warmup", "less than 1"]),
         ({"optimisation__betas": [0.9]}, ["optimisation.betas"]),
         ({"resources__dtype": "float16"}, ["resources.dtype", "'bfloat16'", "'float16'"]),
+        ({"resources__arithmetic": "fast"}, ["resources.arithmetic", "'compatible'", "'fast'"]),
         ({"student": None}, ["student"]),
         ({"seeds": ["a"]}, ["seeds.0", "'a'"]),
         ({"surprise": 1}, ["'surprise'", "Known: data, evaluation"]),

@@ -101,6 +101,8 @@ def test_a_record_is_complete(label: str, outcomes: dict[str, Outcome]) -> None:
         assert float(mean) == pytest.approx(record.metrics[metric].value, rel=1e-9)
     assert record.cost.wall_s["eval"] > 0
     assert record.environment["device"] == "cpu"
+    stated = {"processor", "arithmetic", "torch_capability", "numpy_capability", "blas", "threads"}
+    assert stated <= record.environment.keys()
     trained = label not in {"No KD", "Teacher"}
     assert (record.seed == 1) == trained
     assert ("train" in record.cost.wall_s) == trained

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from harness.config.arithmetic import check_arithmetic
 from harness.config.legality.rule import Rule, enforce
 from harness.config.workload import Workload
 
@@ -81,6 +82,9 @@ def check_resources(workload: Workload, where: str) -> None:
         UserError: the settings and what is allowed.
     """
     enforce(_RESOURCES, workload, f"{where}: ")
+    # A machine that cannot pin runs what says nothing, and its records say that it could not.
+    if "arithmetic" in workload.resources.model_fields_set:
+        check_arithmetic(workload.resources.arithmetic, f"{where}: resources.arithmetic")
 
 
 def check_gpus(workload: Workload, num: int, *, alone: bool) -> None:

@@ -1,0 +1,227 @@
+"""Trials of a report, run again and set beside their records there."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from harness.analysis import reproduced
+from harness.analysis.frame import Frames, is_report, load
+from harness.analysis.reproduced import Reproduced
+from harness.config import Workload
+from harness.config.arithmetic import Arithmetic
+from harness.config.errors import UnknownNameError, UserError, first_line, unknown
+from harness.config.strategy import read_strategy
+from harness.records.layout import Results
+from harness.records.record import Manifest, ManifestEntry, Record
+from harness.records.store import read_manifest, read_record, read_table
+from harness.run.options import Options
+from harness.run.plan import Plan, make_plan
+from harness.run.run import run_missing
+from harness.trial.trial import NOT_IDENTITY, Trial
+
+# What a record's workload is not held to: how it is run, and what its trials are found by.
+_IGNORED = ("name", "seeds", "data.data_files", "teacher.path", "student.path")
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a report's manifest says that it is made.
+
+    Attributes:
+        grid: the grid's file.
+        workload: instead of the grid's, None for that one.
+        diagnostics: at every so many steps, None for what the grid says.
+    """
+
+    grid: Path
+    workload: str | None = None
+    diagnostics: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """A report that is to be reproduced.
+
+    Attributes:
+        folder: where it is.
+        manifest: its trials.
+        frames: its records and their tables.
+    """
+
+    folder: Path
+    manifest: Manifest
+    frames: Frames
+
+    @property
+    def finished(self) -> list[tuple[ManifestEntry, Record]]:
+        """The trials that have a finished record."""
+        pairs = zip(self.manifest.trials, self.frames.records, strict=True)
+        return [(entry, record) for entry, record in pairs if record is not None and record.status == "finished"]
+
+    def table(self, trial_id: str, name: str) -> pd.DataFrame | None:
+        """Return a trial's table, None where the report has none of this name."""
+        whole = self.frames.tables.get(name)
+        if whole is None:
+            return None
+        rows = whole[whole["trial_id"] == trial_id].drop(columns=["trial_id", "label", "seed"])
+        return rows.reset_index(drop=True)
+
+
+def read_report(folder: Path) -> Original:
+    """Read a report's records.
+
+    Raises:
+        UserError: it is no report's folder, or a file in it cannot be read.
+    """
+    if not is_report(folder):
+        raise UserError(f"{folder} is no report: it has no manifest.json beside records/")
+    manifest = read_manifest(folder / "manifest.json")
+    return Original(folder=folder, manifest=manifest, frames=load(folder, manifest))
+
+
+def plan_again(
+    original: Original,
+    command: Command,
+    results: Results,
+    *,
+    arithmetic: Arithmetic | None,
+    only: Sequence[str] = (),
+    num: int | None = None,
+    seed: int = 0,
+) -> tuple[Plan, Mapping[str, tuple[ManifestEntry, Record]]]:
+    """Find the trials that a report's records are of, as the grid makes them now, and choose those to run.
+
+    Trials are found by strategy and seed, because ids change with what they are hashed from.
+
+    Args:
+        original: the report.
+        command: how it was made.
+        results: where the trials will leave their records.
+        arithmetic: instead of the workload's.
+        only: keep labels called, or beginning like, one of these, letter case aside; empty keeps all.
+        num: keep so many trials, drawn without replacement; None keeps all.
+        seed: of the draw.
+
+    Returns:
+        The plan, and for each trial to run, by its id, its place in the report and its record there.
+
+    Raises:
+        UserError: the grid, its workload or a strategy is gone or is another one than it was; or more trials are asked
+            for than there are.
+        UnknownNameError: no row of the report is called that.
+    """
+    try:
+        plan = make_plan(command.grid, results, workload=command.workload, diagnostics=command.diagnostics)
+    except (UserError, UnknownNameError) as error:
+        raise UserError(f"{original.folder} cannot be reproduced: {first_line(error)}") from None
+    entries = _chosen(original, only)
+    if num is not None:
+        if not 1 <= num <= len(entries):
+            raise UserError(f"--trials is {num}; {original.folder} has 1 to {len(entries)} trials to draw from")
+        entries = random.Random(seed).sample(entries, num)  # noqa: S311 - not a secret
+    records: dict[str, tuple[ManifestEntry, Record]] = {}
+    for entry, record in entries:
+        trial = _counterpart(plan, record)
+        if trial is None:
+            raise UserError(
+                f"{original.folder} cannot be reproduced: {command.grid} has no such trial as {entry.label}, seed "
+                f"{entry.seed}, any more"
+            )
+        _check_workload(original, record, plan.workload)
+        records[trial.id] = (entry, record)
+    trials = tuple(_with(trial, arithmetic) for trial in plan.trials if trial.id in records)
+    workload = plan.workload if not trials else trials[0].workload
+    return replace(plan, chosen=trials, todo=trials, workload=workload), records
+
+
+def run_again(
+    original: Original,
+    plan: Plan,
+    records: Mapping[str, tuple[ManifestEntry, Record]],
+    results: Results,
+    console: Console,
+) -> list[Reproduced]:
+    """Run the trials of `plan_again` that have no record yet, and compare each with its record in the report.
+
+    Raises:
+        UserError: a trial did not finish; names the first and its reason.
+    """
+    run_missing(plan, results, console, Options(trackers=()))
+    outcomes = []
+    for trial in plan.todo:
+        entry, recorded = records[trial.id]
+        path = results.record(trial.id)
+        measured = read_record(path) if path.exists() else None
+        if measured is None or measured.status != "finished":
+            failure = None if measured is None else measured.failure
+            reason = "it was stopped" if failure is None else first_line(f"{failure.kind}: {failure.message}")
+            raise UserError(f"{trial.name} did not finish: {reason}")
+        siblings = [record for other, record in original.finished if other.label == entry.label]
+        tables = _tables(original, recorded, measured, results)
+        outcomes.append(reproduced.compare_records(entry.label, recorded, measured, siblings=siblings, tables=tables))
+    return outcomes
+
+
+def _chosen(original: Original, only: Sequence[str]) -> list[tuple[ManifestEntry, Record]]:
+    """Return the finished trials of the rows that are asked for."""
+    known = dict.fromkeys(entry.label for entry, _ in original.finished)
+    kept = set() if only else set(known)
+    for label in only:
+        matching = {name for name in known if name.lower() == label.lower()}
+        matching = matching or {name for name in known if name.lower().startswith(label.lower())}
+        if not matching:
+            raise unknown("row", label, known)
+        kept |= matching
+    return [(entry, record) for entry, record in original.finished if entry.label in kept]
+
+
+def _counterpart(plan: Plan, record: Record) -> Trial | None:
+    """Return the grid's trial of a record's strategy and seed."""
+    try:
+        identity = read_strategy(record.strategy).identity()
+    except UserError:  # a setting that strategies do not have any more
+        return None
+    return next(
+        (each for each in plan.trials if (each.strategy.identity(), each.seed) == (identity, record.seed)), None
+    )
+
+
+def _check_workload(original: Original, record: Record, workload: Workload) -> None:
+    """Refuse a workload that computes something else than a record's."""
+    now = workload.model_dump(mode="json")
+    sections = [f"{name}.{key}" for name, keys in NOT_IDENTITY.items() if isinstance(keys, set) for key in keys]
+    changes = reproduced.changed_workload(record.workload, now, [*_IGNORED, *sections])
+    if changes:
+        raise UserError(
+            f"{original.folder} cannot be reproduced: its workload {workload.name} has changed: {changes[0]}"
+        )
+
+
+def _with(trial: Trial, arithmetic: Arithmetic | None) -> Trial:
+    if arithmetic is None:
+        return trial
+    resources = trial.workload.resources.model_copy(update={"arithmetic": arithmetic})
+    return replace(trial, workload=trial.workload.model_copy(update={"resources": resources}))
+
+
+def _tables(original: Original, recorded: Record, measured: Record, results: Results) -> dict[str, str]:
+    """Say of each table that is not equal to the byte how it differs."""
+    said = {}
+    for name in dict.fromkeys([*recorded.tables, *measured.tables]):
+        if recorded.tables.get(name) == measured.tables.get(name):
+            continue
+        before = original.table(recorded.trial_id, name) if name in recorded.tables else None
+        now = read_table(results, measured.trial_id, name)
+        if now is None or name not in recorded.tables:
+            said[name] = "only now" if name not in recorded.tables else "only in the report"
+        elif before is None:
+            said[name] = "other bytes; the report left it out"
+        else:
+            shared = now[[column for column in before.columns if column in now]]
+            same = list(before.columns) == list(now.columns) and before.astype(now.dtypes.to_dict()).equals(shared)
+            said[name] = "same content in other bytes" if same else "other content"
+    return said
