@@ -1,15 +1,16 @@
 """`harness bench`: commands without logic. Nothing heavy is imported before one is called."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.shared import Plugins, command_line, console, typed_options
 from harness.config.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.cost.bench.output import Output
 
 bench_app = typer.Typer(
     help="What selection saves: memory, operations, seconds and storage of the paper's variants.",
@@ -25,7 +26,8 @@ class Optimizer(StrEnum):
     ADAMW_8BIT = "adamw_8bit"
 
 
-Reports = Annotated[Path, typer.Option(help="Where csv, figure and json are written.", metavar="DIR")]
+Reports = Annotated[Path, typer.Option(help="Where csv, page, figure and json are written.", metavar="DIR")]
+PairName = Annotated[str, typer.Option(help="Pair of shapes.", metavar="NAME")]
 Pairs = Annotated[
     str, typer.Option(help="Pairs of shapes (harness/cost/shapes.yaml), e.g. medium,large.", metavar="NAMES")
 ]
@@ -65,12 +67,12 @@ def bench(
         raise typer.Exit
     from harness.cost.bench.run import run_paper_scale
 
-    run_paper_scale(console(), reports, optimizer=optimizer.value, steps=steps, command=command_line())
+    run_paper_scale(_output(reports), optimizer=optimizer.value, steps=steps)
 
 
 @bench_app.command()
 def memory(
-    pair: Annotated[str, typer.Option(help="Pair of shapes.", metavar="NAME")] = "qwen3",
+    pair: PairName = "qwen3",
     batch_size: BatchSize = 2,
     length: Length = 512,
     logit_memory_mib: LogitMemory = 256,
@@ -80,20 +82,13 @@ def memory(
     """Count the peak bytes of a step by category, on tensors without storage; nothing is downloaded or allocated."""
     from harness.cost.bench.run import run_memory
 
-    run_memory(
-        console(),
-        reports,
-        pair=pair,
-        size=(batch_size, length),
-        logit_memory_mib=logit_memory_mib,
-        optimizer=optimizer.value,
-        command=command_line(),
-    )
+    size = (batch_size, length)
+    run_memory(_output(reports), pair=pair, size=size, logit_memory_mib=logit_memory_mib, optimizer=optimizer.value)
 
 
 @bench_app.command()
 def flops(
-    pair: Annotated[str, typer.Option(help="Pair of shapes.", metavar="NAME")] = "qwen3",
+    pair: PairName = "qwen3",
     batch_size: BatchSize = 2,
     length: Length = 512,
     reports: Reports = EFFICIENCY,
@@ -101,12 +96,12 @@ def flops(
     """Count the operations of a step, beside what the arithmetic says."""
     from harness.cost.bench.run import run_flops
 
-    run_flops(console(), reports, pair=pair, size=(batch_size, length), command=command_line())
+    run_flops(_output(reports), pair=pair, size=(batch_size, length))
 
 
 @bench_app.command()
 def scaling(
-    pair: Annotated[str, typer.Option(help="Pair of shapes.", metavar="NAME")] = "qwen3",
+    pair: PairName = "qwen3",
     sizes: Annotated[
         str | None, typer.Option(help="Batches by sequences x tokens, e.g. 2x512,16x512.", metavar="BxL,BxL")
     ] = None,
@@ -116,7 +111,7 @@ def scaling(
     """Count how the memory of a step grows with the positions of a batch."""
     from harness.cost.bench.run import run_scaling
 
-    run_scaling(console(), reports, pair=pair, sizes=sizes, logit_memory_mib=logit_memory_mib, command=command_line())
+    run_scaling(_output(reports), pair=pair, sizes=sizes, logit_memory_mib=logit_memory_mib)
 
 
 @bench_app.command()
@@ -132,16 +127,8 @@ def step(
     """Time a step of every variant, side by side."""
     from harness.cost.bench.run import run_step
 
-    with _threads(threads):
-        run_step(
-            console(),
-            reports,
-            pairs=pairs,
-            size=(batch_size, length),
-            logit_memory_mib=logit_memory_mib,
-            rounds=rounds,
-            command=command_line(),
-        )
+    output, size = _output(reports, threads), (batch_size, length)
+    run_step(output, pairs=pairs, size=size, logit_memory_mib=logit_memory_mib, rounds=rounds)
 
 
 @bench_app.command()
@@ -166,40 +153,35 @@ def grid(
     from harness.cost.bench.run import run_grid
 
     load_plugins(plugin or ())
-    with _threads(threads):
-        run_grid(
-            console(),
-            reports,
-            file=file,
-            pairs=pairs,
-            counted=counted,
-            size=(batch_size, length),
-            sequences=sequences,
-            logit_memory_mib=logit_memory_mib,
-            command=command_line(),
-        )
+    run_grid(
+        _output(reports, threads),
+        file=file,
+        pairs=pairs,
+        counted=counted,
+        size=(batch_size, length),
+        sequences=sequences,
+        logit_memory_mib=logit_memory_mib,
+    )
 
 
 @bench_app.command()
 def storage(
-    pair: Annotated[str, typer.Option(help="Pair of shapes.", metavar="NAME")] = "qwen3",
+    pair: PairName = "qwen3",
     rows: Annotated[int, typer.Option(help="Made-up rows that draws are stored of.", min=1)] = 1024,
     reports: Reports = EFFICIENCY,
 ) -> None:
     """Measure the bytes of a stored token, and what they make of 100 billion tokens."""
     from harness.cost.bench.run import run_storage
 
-    run_storage(console(), reports, pair=pair, rows=rows, command=command_line())
+    run_storage(_output(reports), pair=pair, rows=rows)
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _output(reports: Path, threads: int = 0) -> "Output":
+    """Return where results go, and run on so many threads from here on, on torch's own choice if 0."""
     import torch
 
-    before = torch.get_num_threads()
-    if number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    from harness.cost.bench.output import Output
+
+    if threads:
+        torch.set_num_threads(threads)
+    return Output(console=console(), folder=reports, command=command_line())

@@ -10,8 +10,8 @@ then on, as a copy. Integers and masks belong to neither: they say where, not wh
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,9 +19,13 @@ import torch
 from torch import Tensor
 
 from harness.config.annotations import PreTrainedModel
+from harness.cost.rig import Rig
+from harness.cost.variants import Owner
+from harness.distill.optimiser import MasterWeights
 from harness.trial.meter import LiveBytes, tensors_in
 
-Owner = Literal["student", "teacher"]
+GIB = 1 << 30
+
 # trunk: whatever a trunk computes, forward and backward. logits: everything between the trunks and the gradient of the
 # student's hidden states, which is what selection and chunks are about; the gradient of the head's matrix is apart.
 # inputs: tokens, and states read from a cache.
@@ -37,10 +41,16 @@ CATEGORIES: tuple[Category, ...] = (
 )
 ACTIVATIONS: frozenset[Category] = frozenset({"trunk", "logits", "inputs"})
 
-_LARGEST = 12
-
 # Fake tensors are asked where they are more often than everything else together; it makes nothing.
 _DEVICE = torch.ops.prim.device.default
+
+
+# Bytes by category, at the moment when most were alive; `total()` is all of them.
+Peak = Counter[Category]
+
+# bitsandbytes: two states of one byte per number, a float32 scale for every 256 of each; parameters of fewer than 4096
+# numbers keep float32 states.
+_BLOCK, _SMALL = 256, 4096
 
 
 @dataclass(kw_only=True)
@@ -51,7 +61,7 @@ class Entry:
         category: what it is for.
         owner: the model it derives from; what derives from both is the student's, which alone is differentiated.
         num_bytes: its size.
-        what: operation, dtype and shape.
+        before: whether it was there before the step.
         copy: whether it is the student's copy of something of the teacher's, which one device for both would not need.
         over: processes that it is shared out among; `num_bytes` is one's share.
     """
@@ -59,47 +69,19 @@ class Entry:
     category: Category
     owner: Owner | None
     num_bytes: int
-    what: str
+    before: bool = False
     copy: bool = False
     over: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peak:
-    """The moment when most bytes were alive.
-
-    Attributes:
-        num_bytes: all of them.
-        by_category: the same, by category.
-        largest: the largest tensors then, "operation dtype shape" with category, count and bytes together.
-    """
-
-    num_bytes: int
-    by_category: dict[Category, int]
-    largest: list[tuple[str, Category, int, int]]
-
-    def plus(self, state_bytes: int) -> "Peak":
-        """Return the peak with an optimiser's state beside it, which no tensor of the step stands for."""
-        if not state_bytes:
-            return self
-        by_category = {**self.by_category, "optimizer": self.by_category["optimizer"] + state_bytes}
-        return Peak(num_bytes=self.num_bytes + state_bytes, by_category=by_category, largest=self.largest)
 
 
 class Ledger(LiveBytes):
     """Writes down every storage of a step, and says afterwards what the peak consisted of."""
 
     def __init__(self, *, head: tuple[int, int]) -> None:
-        """Start empty.
-
-        Args:
-            head: classes and hidden size of the student's head matrix, by which the gradient of the head is known.
-        """
+        """Start empty; the head's gradient is known by the head's shape, classes and the student's hidden size."""
         super().__init__()
         self._head = head
         self._region: Category = "inputs"
-        self._operation = ""
-        self._reads_parameters = False
         self._entries: list[Entry] = []
         self._alive: dict[int, int] = {}
         # Entries of the student's copies, by the entries that they are copies of.
@@ -113,10 +95,8 @@ class Ledger(LiveBytes):
             key = tensor.untyped_storage()._cdata
             if key not in self._alive:
                 self._known.add(key)
-                size = -(-_size(tensor) // over)
-                self._enter(
-                    key, Entry(category=category, owner=owner, num_bytes=size, what=_what("", tensor), over=over)
-                )
+                size = -(-bytes_of(tensor) // over)
+                self._enter(key, Entry(category=category, owner=owner, num_bytes=size, before=True, over=over))
 
     @contextmanager
     def region(self, category: Category) -> Iterator[None]:
@@ -173,72 +153,56 @@ class Ledger(LiveBytes):
         alive = Counter[int]()
         for serial, sign in self._events[: moment + 1]:
             alive[serial] += sign
-        return _summary([self._entries[serial] for serial, count in alive.items() if count and keep[serial]])
+        peak = Peak()
+        for serial, count in alive.items():
+            if count and keep[serial]:
+                peak[self._entries[serial].category] += self._entries[serial].num_bytes
+        return peak
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation; what it returns derives from the models that its inputs derive from."""
         if func is _DEVICE:
-            return func(*args)
-        given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
-        owners = [self._owner(tensor) for tensor in given]
-        owner = _derived(owners)
+            return args[0].fake_device
+        numbers = (tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point())
+        serials = [self._alive.get(tensor.untyped_storage()._cdata) for tensor in numbers]
+        given = [serial for serial in serials if serial is not None]
+        owner = _derived(self._entries[serial].owner for serial in given)
         if owner == "student":
-            for tensor, each in zip(given, owners, strict=True):
-                if each == "teacher":
-                    self._hand_over(tensor)
-        self._operation = str(func)
-        self._reads_parameters = any(self._category(tensor) == "parameters" for tensor in given)
+            for serial in given:
+                if self._entries[serial].owner == "teacher" and serial not in self._copies:
+                    self._copies[serial] = self._begin(replace(self._entries[serial], owner="student", copy=True))
+        # The backward pass of a product with the head reads it; the product that makes its gradient does not.
+        product = func is torch.ops.aten.mm.default and not any(
+            self._entries[serial].category == "parameters" for serial in given
+        )
+        first = len(self._entries)
         result = super().__torch_dispatch__(func, types, args, kwargs)
         for tensor in tensors_in(result):
-            self._note(tensor, owner)
+            made = self._alive.get(tensor.untyped_storage()._cdata)
+            if made is None:
+                continue
+            entry = self._entries[made]
+            # A buffer filled in place derives from what was put into it.
+            if entry.category not in ("parameters", "optimizer") and tensor.is_floating_point():
+                entry.owner = _derived((entry.owner, owner))
+            if made >= first and self._region == "logits" and self._is_head_gradient(tensor, product=product):
+                entry.category = "head gradient"
         return result
 
-    def _owner(self, tensor: Tensor) -> Owner | None:
-        serial = self._alive.get(tensor.untyped_storage()._cdata)
-        return None if serial is None else self._entries[serial].owner
-
-    def _category(self, tensor: Tensor) -> Category | None:
-        serial = self._alive.get(tensor.untyped_storage()._cdata)
-        return None if serial is None else self._entries[serial].category
-
-    def _hand_over(self, tensor: Tensor) -> None:
-        serial = self._alive[tensor.untyped_storage()._cdata]
-        if serial not in self._copies:
-            original = self._entries[serial]
-            self._copies[serial] = len(self._entries)
-            self._events.append((len(self._entries), +1))
-            self._entries.append(replace(original, owner="student", copy=True))
-
-    def _note(self, tensor: Tensor, owner: Owner | None) -> None:
-        serial = self._alive.get(tensor.untyped_storage()._cdata)
-        if serial is None:
-            return
-        entry = self._entries[serial]
-        # A buffer filled in place derives from what was put into it.
-        if entry.category not in ("parameters", "optimizer") and tensor.is_floating_point():
-            entry.owner = _derived((entry.owner, owner))
-        if not entry.what:
-            entry.what = _what(self._operation, tensor)
-            if self._region == "logits" and self._is_head_gradient(tensor):
-                entry.category = "head gradient"
-
-    def _is_head_gradient(self, tensor: Tensor) -> bool:
+    def _is_head_gradient(self, tensor: Tensor, *, product: bool) -> bool:
         """Whether a new tensor is a gradient of the head, or a sum of them.
 
         Autograd makes it transposed, and logits of as many rows as the hidden size are wide have that shape too; but
         they are made with the head itself.
         """
         classes, width = self._head
-        if tensor.shape == (classes, width):
-            return True
-        return tensor.shape == (width, classes) and self._operation == "aten.mm.default" and not self._reads_parameters
+        return tensor.shape == (classes, width) or (tensor.shape == (width, classes) and product)
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         super()._add(storage)
-        entry = Entry(category=self._region, owner=None, num_bytes=storage.nbytes(), what="")
-        self._enter(storage._cdata, entry)
+        self._enter(storage._cdata, Entry(category=self._region, owner=None, num_bytes=storage.nbytes()))
 
     def _drop(self, key: int, size: int) -> None:
         super()._drop(key, size)
@@ -248,29 +212,56 @@ class Ledger(LiveBytes):
             self._events.append((self._copies.pop(serial), -1))
 
     def _enter(self, key: int, entry: Entry) -> None:
-        self._alive[key] = len(self._entries)
+        self._alive[key] = self._begin(entry)
+
+    def _begin(self, entry: Entry) -> int:
         self._events.append((len(self._entries), +1))
         self._entries.append(entry)
+        return len(self._entries) - 1
+
+
+def take_step(rig: Rig, optimiser: torch.optim.Optimizer | MasterWeights, ledger: Ledger) -> None:
+    """Take one step of a rig, and tell the ledger whose every tensor is; it knows the optimiser's state already."""
+    ledger.register(rig.student_parameters, "parameters", "student")
+    ledger.register(rig.teacher_parameters, "parameters", "teacher")
+    ledger.register(rig.inputs, "inputs", "teacher")
+    ledger.register((batch.input_ids for batch in rig.batches), "inputs", None)
+    with ExitStack() as stack:
+        stack.enter_context(ledger.watch(rig.student))
+        if rig.teacher is not None:
+            stack.enter_context(ledger.watch(rig.teacher))
+        stack.enter_context(ledger)
+        rig.gradients()
+        ledger.mark_gradients(rig.student)
+        with ledger.region("optimizer"):
+            torch.nn.utils.clip_grad_norm_(rig.core.parameters, 1.0)
+            optimiser.step()
+
+
+def states_of(
+    optimiser: torch.optim.Optimizer | MasterWeights, parameters: Sequence[torch.nn.Parameter]
+) -> list[Tensor]:
+    """Take a first step, so that an optimiser has its state, and return all that stays from step to step."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    if isinstance(optimiser, MasterWeights):
+        return optimiser.states
+    return [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def adam8bit_bytes(parameters: Iterable[Tensor]) -> int:
+    """Return the size of an 8-bit Adam's state of some weights, as bitsandbytes lays it out."""
+    sizes = [parameter.numel() for parameter in parameters]
+    return sum(2 * num + 2 * 4 * -(-num // _BLOCK) if num >= _SMALL else 8 * num for num in sizes)
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    """Return the bytes behind some tensors."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def _derived(owners: Iterable[Owner | None]) -> Owner | None:
     found = set(owners)
     return "student" if "student" in found else "teacher" if "teacher" in found else None
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
-
-
-def _what(operation: str, tensor: Tensor) -> str:
-    return f"{operation} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}".strip()
-
-
-def _summary(present: list[Entry]) -> Peak:
-    by_category = dict.fromkeys(CATEGORIES, 0)
-    kinds: dict[tuple[str, Category], list[int]] = {}
-    for entry in present:
-        by_category[entry.category] += entry.num_bytes
-        kinds.setdefault((entry.what, entry.category), []).append(entry.num_bytes)
-    largest = sorted(((*key, len(sizes), sum(sizes)) for key, sizes in kinds.items()), key=lambda kind: -kind[3])
-    return Peak(num_bytes=sum(by_category.values()), by_category=by_category, largest=largest[:_LARGEST])

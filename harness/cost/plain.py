@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.config.seeds import derive
-from harness.cost.accounting import Owner
+from harness.cost.variants import Owner
 from harness.data.tokens import Batch
 from harness.distill.score import Rows, score_rows
 from harness.distill.step import Core

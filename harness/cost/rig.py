@@ -1,10 +1,12 @@
 """One step of a variant, ready to run: models, data, teacher and optimiser, real or of shapes alone."""
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from harness.config import Lora, Method
 from harness.config.annotations import PreTrainedModel
@@ -14,7 +16,9 @@ from harness.cost.shapes import Pair, build
 from harness.cost.variants import Variant
 from harness.data.tokens import Batch, with_targets
 from harness.distill.feature import make_projection
-from harness.distill.objective import Objective, compile_strategy
+from harness.distill.objective import compile_strategy
+from harness.distill.optimiser import MasterWeights
+from harness.distill.shards import ShardedOptimiser
 from harness.distill.step import Core, accumulate
 from harness.models import Head, compute_activations_anew, head_of, trunk, trunk_layers
 from harness.models.devices import chunk_rows
@@ -97,21 +101,40 @@ class Rig:
 
     def gradients(self) -> None:
         """Compute the step's loss and add its gradients to the student's."""
-        if self.variant.trunk_only:
-            for batch in self.batches:
-                hidden = trunk(self.student, batch.input_ids)
-                if self.core.teacher is not None:
-                    with torch.no_grad():
-                        self.core.teacher.hidden(batch)
-                hidden.backward(torch.ones_like(hidden))
-        elif self.variant.outside is not None:
-            for batch in self.batches:
-                self._outside(batch, outside_loss(self.variant.outside))
-        elif self.variant.heads is not None:
-            for batch in self.batches:
-                plain_step(self.core, batch, heads=self.variant.heads, num_selected=_num_selected(self.core, batch))
-        else:
+        variant = self.variant
+        if not variant.trunk_only and variant.outside is None and variant.heads is None:
             accumulate(self.core, self.batches, None, step=0, num_steps=10)
+            return
+        for batch in self.batches:
+            if variant.trunk_only:
+                self._trunks(batch)
+            elif variant.outside is not None:
+                self._outside(batch, outside_loss(variant.outside))
+            elif variant.heads is not None:
+                selected = sum(budget_size(num, self.core.objective.strategy.budget) for num in batch.num_valid)
+                plain_step(self.core, batch, heads=variant.heads, num_selected=selected)
+
+    def step(
+        self, optimiser: torch.optim.Optimizer | MasterWeights | ShardedOptimiser | None, *, max_grad_norm: float = 1.0
+    ) -> float:
+        """Take one whole training step, gradient clipping and optimiser (if any) included; return its seconds."""
+        wait(self.student.device.type)
+        started = time.perf_counter()
+        for parameter in self.core.parameters:
+            parameter.grad = None
+        self.gradients()
+        torch.nn.utils.clip_grad_norm_(self.core.parameters, max_grad_norm)
+        if optimiser is not None:
+            optimiser.step()
+        wait(self.student.device.type)
+        return time.perf_counter() - started
+
+    def _trunks(self, batch: Batch) -> None:
+        hidden = trunk(self.student, batch.input_ids)
+        if self.core.teacher is not None:
+            with torch.no_grad():
+                self.core.teacher.hidden(batch)
+        hidden.backward(torch.ones_like(hidden))
 
     def _outside(self, batch: Batch, loss: OutsideLoss) -> None:
         teacher = self.core.teacher
@@ -122,6 +145,12 @@ class Rig:
         head, targets = head_of(self.student, self.core.vocab_size), batch.targets.flatten()[batch.places]
         # The teacher's part is a constant whatever the library makes of it.
         loss(hidden[batch.places], head, states, teacher.head, targets).backward()
+
+
+def wait(device: str) -> None:
+    """Wait until a GPU has done what it was asked to; a CPU has when it returns."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 def make_rig(variant: Variant, setting: Setting) -> Rig:
@@ -136,8 +165,14 @@ def make_rig(variant: Variant, setting: Setting) -> Rig:
     inputs: tuple[Tensor, ...] = ()
     objective = compile_strategy(strategy)
     if strategy.teacher == "online" and objective.reads_teacher:
-        teacher_model = build(pair.teacher, dtype=pair.dtype, device=setting.device, seed=1).requires_grad_(False)
-        teacher = _online(teacher_model, pair.vocab_size)
+        loaded = build(pair.teacher, dtype=pair.dtype, device=setting.device, seed=1).requires_grad_(False)
+        teacher_model = loaded
+        teacher = Teacher(
+            hidden=lambda batch: trunk(loaded, batch.input_ids),
+            head=Head(weight=head_of(loaded, pair.vocab_size).weight.detach()),
+            online=True,
+            layers=lambda batch, layers: trunk_layers(loaded, batch.input_ids, layers),
+        )
     elif objective.reads_teacher:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -147,6 +182,11 @@ def make_rig(variant: Variant, setting: Setting) -> Rig:
                 targets, inputs = _largest(setting, strategy)
             else:
                 targets, inputs = _stored(setting, draws_of(strategy, pair.vocab_size).draws)
+    projection = None
+    if objective.feature is not None:
+        projection = make_projection(objective, int(pair.student.hidden_size), int(pair.teacher.hidden_size), SEED)
+        # A module of fake tensors cannot be moved, not even to where it is.
+        projection = projection if setting.device == "cpu" else projection.to(setting.device)
     core = Core(
         student=student,
         teacher=teacher,
@@ -155,7 +195,7 @@ def make_rig(variant: Variant, setting: Setting) -> Rig:
         chunk=setting.chunk,
         seed=SEED,
         targets=targets,
-        projection=_projection(objective, setting),
+        projection=projection,
     )
     return Rig(variant=variant, core=core, teacher=teacher_model, batches=batches, inputs=inputs)
 
@@ -168,43 +208,16 @@ def make_batch(setting: Setting, number: int, *, like: PreTrainedModel) -> Batch
         number: which micro-batch; others hold other tokens.
         like: a model on whose device, and in whose fake mode, the batch is wanted.
     """
-    shape = (setting.batch_size, setting.length)
+    # What is counted of a batch is counted on the real one, as training does before it moves a batch to a GPU.
+    with _disable_current_modes():
+        generator = torch.Generator().manual_seed(SEED + number)
+        ids = torch.randint(setting.pair.vocab_size, (setting.batch_size, setting.length), generator=generator)
+        real = with_targets(ids, index=torch.arange(setting.batch_size), separator=None)
     parameter = next(like.parameters())
-    generator = torch.Generator().manual_seed(SEED + number)
-    fake = parameter.fake_mode if isinstance(parameter, FakeTensor) else None
-    if fake is not None:
-        # What is counted of a batch is counted on the real one, as training does before it moves a batch to a GPU.
-        with torch.utils._python_dispatch._disable_current_modes():
-            real = _tokens(shape, setting.pair.vocab_size, generator)
-        return replace(real.mapped(fake.from_tensor), index=fake.from_tensor(real.index))
-    return _tokens(shape, setting.pair.vocab_size, generator).to(setting.device)
-
-
-def _tokens(shape: tuple[int, int], vocab_size: int, generator: torch.Generator) -> Batch:
-    ids = torch.randint(vocab_size, shape, generator=generator)
-    return with_targets(ids, index=torch.arange(shape[0]), separator=None)
-
-
-def _num_selected(core: Core, batch: Batch) -> int:
-    return sum(budget_size(num, core.objective.strategy.budget) for num in batch.num_valid)
-
-
-def _online(model: PreTrainedModel, vocab_size: int) -> Teacher:
-    return Teacher(
-        hidden=lambda batch: trunk(model, batch.input_ids),
-        head=Head(weight=head_of(model, vocab_size).weight.detach()),
-        online=True,
-        layers=lambda batch, layers: trunk_layers(model, batch.input_ids, layers),
-    )
-
-
-def _projection(objective: Objective, setting: Setting) -> torch.nn.ModuleList | None:
-    if objective.feature is None:
-        return None
-    pair = setting.pair
-    made = make_projection(objective, int(pair.student.hidden_size), int(pair.teacher.hidden_size), SEED)
-    # A module of fake tensors cannot be moved, not even to where it is.
-    return made if setting.device == "cpu" else made.to(setting.device)
+    if not isinstance(parameter, FakeTensor):
+        return real.to(setting.device)
+    fake = parameter.fake_mode
+    return replace(real.mapped(fake.from_tensor), index=fake.from_tensor(real.index))
 
 
 def _cached(setting: Setting, signals: tuple[str, ...]) -> tuple[Teacher, tuple[Tensor, ...]]:

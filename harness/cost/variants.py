@@ -1,13 +1,14 @@
 """The rows of the paper's efficiency tables, as data."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from harness.config import Method
 from harness.config.errors import unknown
 from harness.config.expand import method
-from harness.cost.accounting import Owner
 from harness.cost.outside import installed
+
+Owner = Literal["student", "teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,87 +38,42 @@ class Variant:
         return self.name == "floor"
 
 
-def _preset(name: str, **changes: Any) -> Method:
-    return method(name).model_copy(update=changes)
+def _row(
+    name: str,
+    label: str,
+    preset: str,
+    teacher: str,
+    published: str | None = None,
+    *,
+    heads: frozenset[Owner] | None = None,
+    outside: str | None = None,
+) -> Variant:
+    strategy = method(preset).model_copy(update={"teacher": teacher})
+    return Variant(name=name, label=label, strategy=strategy, heads=heads, outside=outside, published=published)
 
 
-_SE_KD_ONLINE = _preset("se_kd", teacher="online")
+_NONE, _STUDENT, _TEACHER = frozenset[Owner](), frozenset[Owner]({"student"}), frozenset[Owner]({"teacher"})
 _SELECTIVE = "SE-KD selective heads"
+_DENSE, _NO_HEAD = "Full KD (default flow)", "SE-KD no selective head (default flow)"
 
 VARIANTS: tuple[Variant, ...] = (
-    Variant(
-        name="floor", label="trunks alone, no head and no loss", strategy=_preset("full_kd_dense", teacher="online")
-    ),
-    Variant(
-        name="full_kd_dense",
-        label="Full KD, default flow",
-        strategy=_preset("full_kd_dense", teacher="online"),
-        published="Full KD (default flow)",
-    ),
-    Variant(
-        name="full_kd_chunked",
-        label="Full KD, chunked (k = 1)",
-        strategy=_preset("full_kd", teacher="online"),
-        published="Full KD (chunked)",
-    ),
-    Variant(
-        name="se_kd_dense",
-        label="SE-KD 20%, no selective head",
-        strategy=_SE_KD_ONLINE,
-        heads=frozenset(),
-        published="SE-KD no selective head (default flow)",
-    ),
-    Variant(
-        name="se_kd_teacher_head",
-        label="SE-KD 20%, selective head on the teacher",
-        strategy=_SE_KD_ONLINE,
-        heads=frozenset({"teacher"}),
-    ),
-    Variant(
-        name="se_kd_student_head",
-        label="SE-KD 20%, selective head on the student",
-        strategy=_SE_KD_ONLINE,
-        heads=frozenset({"student"}),
-    ),
-    Variant(
-        name="se_kd_both_heads",
-        label="SE-KD 20%, selective heads on both, not chunked",
-        strategy=_SE_KD_ONLINE,
-        heads=frozenset({"student", "teacher"}),
-        published=_SELECTIVE,
-    ),
-    Variant(name="se_kd", label="SE-KD 20%, this core", strategy=_SE_KD_ONLINE, published=_SELECTIVE),
-    Variant(
-        name="full_kd_dense_cached",
-        label="Full KD, default flow, cached teacher",
-        strategy=_preset("full_kd_dense", teacher="cached"),
-    ),
-    Variant(
-        name="full_kd_cached",
-        label="Full KD, chunked (k = 1), cached teacher",
-        strategy=_preset("full_kd", teacher="cached"),
-    ),
-    Variant(name="se_kd_cached", label="SE-KD 20%, cached teacher", strategy=_preset("se_kd", teacher="cached")),
-    Variant(name="se_kd_3x", label="SE-KD 3X, reusing its cache", strategy=_preset("se_kd_3x")),
-    Variant(
-        name="trl",
-        label="Full KD, TRL's loss",
-        strategy=_preset("full_kd_dense", teacher="online"),
-        outside="trl",
-    ),
-    Variant(
-        name="trl_cached",
-        label="Full KD, TRL's loss, cached teacher",
-        strategy=_preset("full_kd_dense", teacher="cached"),
-        outside="trl",
-    ),
-    Variant(
-        name="liger_cached",
-        label="Full KD, Liger's fused loss, cached teacher",
-        strategy=_preset("full_kd_dense", teacher="cached"),
-        outside="liger",
-    ),
-)
+    _row("floor", "trunks alone, no head and no loss", "full_kd_dense", "online"),
+    _row("full_kd_dense", "Full KD, default flow", "full_kd_dense", "online", _DENSE),
+    _row("full_kd_chunked", "Full KD, chunked (k = 1)", "full_kd", "online", "Full KD (chunked)"),
+    _row("se_kd_dense", "SE-KD 20%, no selective head", "se_kd", "online", _NO_HEAD, heads=_NONE),
+    _row("se_kd_teacher_head", "SE-KD 20%, selective head on the teacher", "se_kd", "online", heads=_TEACHER),
+    _row("se_kd_student_head", "SE-KD 20%, selective head on the student", "se_kd", "online", heads=_STUDENT),
+    _row("se_kd_both_heads", "SE-KD 20%, selective heads on both, not chunked", "se_kd", "online", _SELECTIVE,
+         heads=_STUDENT | _TEACHER),
+    _row("se_kd", "SE-KD 20%, this core", "se_kd", "online", _SELECTIVE),
+    _row("full_kd_dense_cached", "Full KD, default flow, cached teacher", "full_kd_dense", "cached"),
+    _row("full_kd_cached", "Full KD, chunked (k = 1), cached teacher", "full_kd", "cached"),
+    _row("se_kd_cached", "SE-KD 20%, cached teacher", "se_kd", "cached"),
+    _row("se_kd_3x", "SE-KD 3X, reusing its cache", "se_kd_3x", "sampled"),
+    _row("trl", "Full KD, TRL's loss", "full_kd_dense", "online", outside="trl"),
+    _row("trl_cached", "Full KD, TRL's loss, cached teacher", "full_kd_dense", "cached", outside="trl"),
+    _row("liger_cached", "Full KD, Liger's fused loss, cached teacher", "full_kd_dense", "cached", outside="liger"),
+)  # fmt: skip
 
 
 def available(names: tuple[str, ...]) -> tuple[list[Variant], list[str]]:

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.analysis import published
 from harness.config import Choice
 from harness.config.errors import UserError
 from harness.config.expand import load_grid, presets
 from harness.cost.bench import grid, paper_scale, step, storage, targets
 from harness.cost.bench.memory import with_savings
-from harness.cost.bench.published import figure
 from harness.cost.rig import Setting
 from harness.cost.shapes import load_pair
 from harness.cost.variants import VARIANTS, variant
@@ -86,16 +86,16 @@ def test_speedups_are_taken_within_rounds() -> None:
 
 def test_every_round_times_every_variant() -> None:
     chosen = [variant(name) for name in (step.REFERENCE, "full_kd_cached", "se_kd_cached")]
-    told: list[tuple[int, int]] = []
-    found = step.measure(chosen, setting(), rounds=2, on_round=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    told: list[int] = []
+    found = step.measure(chosen, setting(), rounds=2, on_round=told.append)
+    assert told == [1, 2]
     assert found["variant"].tolist() == [each.name for each in chosen]
     assert (found["seconds_min"] > 0).all()
 
 
 def test_a_grid_is_its_teacher_once_and_its_strategies_for_every_seed() -> None:
-    costs = [grid.RowCost(label="a", whole=11.0, student=10.0), grid.RowCost(label="b", whole=22.0, student=20.0)]
-    found = grid.table(6.0, costs, pair="tiny", unit="seconds per step", steps=2).set_index("seeds")
+    costs = grid.Costs(once=6.0, whole=(11.0, 22.0), student=(10.0, 20.0))
+    found = grid.table(costs, pair="tiny", unit="seconds per step", steps=2).set_index("seeds")
     assert found.loc[1, "ratio"] == pytest.approx((6 + 33) / 30)
     assert found.loc[3, "ratio"] == pytest.approx((6 + 99) / 90)
     assert found.loc[3, ["teacher_once", "strategies_with_cached_teacher", "student_only"]].tolist() == [
@@ -124,10 +124,13 @@ def test_a_twin_reads_no_teacher_and_keeps_the_rest(signal: str, twin: str) -> N
 def test_a_grids_operations_are_the_students_and_the_teachers_head() -> None:
     pair = load_pair("tiny")
     strategies = [presets()[name] for name in ("full_kd", "se_kd")]
-    built, costs = grid.count(strategies, setting(), pair)
+    costs = grid.count(strategies, setting(), pair)
     head = 2 * pair.vocab_size * int(pair.teacher.hidden_size)
-    assert built > 0
-    assert [cost.whole - cost.student for cost in costs] == [head * 2 * 15, head * 2 * 3]
+    assert costs.once > 0
+    assert [whole - student for whole, student in zip(costs.whole, costs.student, strict=True)] == [
+        head * 2 * 15,
+        head * 2 * 3,
+    ]
 
 
 def test_the_default_grid_has_twelve_strategies() -> None:
@@ -147,10 +150,11 @@ def test_stored_bytes_scale_to_100_billion_tokens() -> None:
 
 
 def test_published_figures_are_found_by_name() -> None:
-    assert figure("memory_rtx3090_B2_L512", "Full KD (default flow)", "student_peak_gb") == 15.88
-    assert figure("memory_rtx3090_B2_L512", "SE-KD no selective head (default flow)", "wall_minutes_5M_tokens") is None
+    find = published.load().find
+    assert find("Full KD (default flow)", "student_peak_gb") == 15.88
+    assert find("SE-KD no selective head (default flow)", "wall_minutes_5M_tokens") is None
     named = {each.published for each in VARIANTS if each.published is not None}
-    assert all(figure("memory_rtx3090_B2_L512", name, "student_peak_gb") is not None for name in named)
+    assert all(find(name, "student_peak_gb") is not None for name in named)
 
 
 def test_paper_scale_measures_every_variant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,14 @@ from harness.config import ModelSource, Strategy, Workload
 from harness.config.errors import UnknownNameError, UserError
 from harness.config.expand import presets
 from harness.config.workloads import ASSETS, load_workload
-from harness.cost.forecast import calibrate
+from harness.cost import rig
+from harness.cost.accounting import GIB
 from harness.cost.forecast.advice import changes_that_help
 from harness.cost.forecast.calibrate import measure_step_s
 from harness.cost.forecast.disk import caches
 from harness.cost.forecast.forecast import make_forecast
 from harness.cost.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
-from harness.cost.forecast.memory import GIB, changed, countable, footprint
+from harness.cost.forecast.memory import changed, countable, footprint
 from harness.cost.forecast.show import print_forecast
 from harness.data.tokens import find_prepared
 from harness.models import layers_of, load_model
@@ -236,7 +237,7 @@ def test_calibration_measures_steps_and_predicts_from_them(
 ) -> None:
     workload = load_workload(longer)
     ticks = iter(range(1000))
-    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(rig.time, "perf_counter", lambda: float(next(ticks)))
     assert measure_step_s(presets()["se_kd"], workload, steps=3) == 1.0
     assert next(ticks) == 2 * (2 + 3)  # two looks at the clock for each step
     found = make_forecast(write_grid(["full_kd"]), longer, gpu=None, results=Results(tmp_path), step_s=lambda *_: 7.0)

@@ -16,7 +16,8 @@ from harness.config import Lora, ModelSource, Workload
 from harness.config.errors import UserError
 from harness.config.expand import presets
 from harness.config.workloads import load_workload
-from harness.cost.forecast.memory import GIB, footprint
+from harness.cost.accounting import GIB
+from harness.cost.forecast.memory import footprint
 from harness.data.tokens import Batch
 from harness.distill.step import accumulate
 from harness.models import load_model, trunk

@@ -57,16 +57,14 @@ def table(variants: Iterable[Variant], setting: Setting) -> pd.DataFrame:
     The cache holds the draws of the kept sequences; choosing those takes a pass of the student over all.
     """
     tokens = setting.batch_size * setting.length * setting.micro_batches
-    found = {each.name: (each.label, count(each, setting)) for each in variants}
-    reference = found["full_kd_chunked"][1]
-    rows: list[tuple[str, str, float, float]] = [
-        (name, label, 1.0, flops) for name, (label, flops) in found.items() if name != "se_kd_3x"
-    ]
-    if "se_kd_3x" in found:
-        reuse = SHARE * found["se_kd_3x"][1]
-        build = (count_prepass(setting) + SHARE * count_cache(setting)) * setting.micro_batches
-        rows.append(("se_kd_3x", "SE-KD 3X, reusing its cache", SHARE, reuse))
-        rows.append(("se_kd_3x_build", "SE-KD 3X, building its cache first", SHARE, reuse + build))
+    counted = [(each.name, each.label, count(each, setting)) for each in variants]
+    reference = next(flops for name, _, flops in counted if name == "full_kd_chunked")
+    rows: list[tuple[str, str, float, float]] = []
+    for name, label, flops in counted:
+        rows.append((name, label, SHARE, SHARE * flops) if name == "se_kd_3x" else (name, label, 1.0, flops))
+        if name == "se_kd_3x":
+            build = (count_prepass(setting) + SHARE * count_cache(setting)) * setting.micro_batches
+            rows.append(("se_kd_3x_build", "SE-KD 3X, building its cache first", SHARE, SHARE * flops + build))
     return pd.DataFrame(
         {
             "pair": setting.pair.name,

@@ -18,6 +18,7 @@ import torch
 
 from harness.config import Choice, Method
 from harness.config.annotations import PreTrainedModel
+from harness.cost.bench.memory import adamw
 from harness.cost.rig import SEED, Setting
 from harness.cost.shapes import Pair, build
 from harness.data.tokens import Tokens
@@ -41,18 +42,18 @@ SEEDS = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowCost:
-    """One strategy's share of a grid, in operations or in seconds.
+class Costs:
+    """What a grid costs, in operations or in seconds.
 
     Attributes:
-        label: the strategy.
-        whole: what it costs with the cached teacher.
+        once: what the teacher does once.
+        whole: what each strategy costs with the cached teacher.
         student: what its student-only twin costs.
     """
 
-    label: str
-    whole: float
-    student: float
+    once: float
+    whole: tuple[float, ...]
+    student: tuple[float, ...]
 
 
 def student_only(strategy: Method) -> Method:
@@ -72,7 +73,7 @@ def student_only(strategy: Method) -> Method:
     )
 
 
-def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tuple[float, list[RowCost]]:
+def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> Costs:
     """Count operations per step: what the teacher does once, and of every strategy with its twin.
 
     What a step does to which rows is taken from real steps of the setting's small models; what that costs, from the
@@ -86,17 +87,12 @@ def count(strategies: Sequence[Method], setting: Setting, counted: Pair) -> tupl
     with TemporaryDirectory() as folder:
         bench = _Bench.make(setting, num_sequences=setting.batch_size)
         cache = bench.build(Results(Path(folder)), strategies)
-        priced = [
-            RowCost(
-                label=each.label,
-                whole=_price(bench.run(each, cache), setting, counted),
-                student=_price(bench.run(student_only(each), None), setting, counted),
-            )
-            for each in strategies
-        ]
+        whole = [_price(bench.run(each, cache), setting, counted) for each in strategies]
+        student = [_price(bench.run(student_only(each), None), setting, counted) for each in strategies]
     once = float(setting.batch_size * trunk_flops(counted.teacher, length=setting.length))
     scored = setting.batch_size * (setting.length - 1) * len(cache.scores)
-    return once + 2.0 * scored * counted.vocab_size * int(counted.teacher.hidden_size), priced
+    once += 2.0 * scored * counted.vocab_size * int(counted.teacher.hidden_size)
+    return Costs(once=once, whole=tuple(whole), student=tuple(student))
 
 
 def measure(
@@ -104,8 +100,8 @@ def measure(
     setting: Setting,
     *,
     num_sequences: int,
-    on_strategy: Callable[[int, int], None] | None = None,
-) -> tuple[float, list[RowCost]]:
+    on_strategy: Callable[[int], None] = lambda _: None,
+) -> Costs:
     """Measure seconds: building the caches on disk, and training every strategy and its twin on the same data.
 
     A strategy and its twin take turns step by step.
@@ -114,7 +110,7 @@ def measure(
         strategies: trained strategies.
         setting: models and the size of a step.
         num_sequences: training sequences.
-        on_strategy: called after each strategy with strategies done and in all.
+        on_strategy: called after each strategy with strategies done.
     """
     bench = _Bench.make(setting, num_sequences=num_sequences)
     # What only happens once in a process is nobody's cost.
@@ -123,39 +119,38 @@ def measure(
         started = time.perf_counter()
         cache = bench.build(Results(Path(folder)), strategies)
         built = time.perf_counter() - started
-        costs = []
+        taken = []
         for number, strategy in enumerate(strategies):
-            costs.append(bench.time(strategy, cache))
-            if on_strategy is not None:
-                on_strategy(number + 1, len(strategies))
-    return built, costs
+            taken.append(bench.time(strategy, cache))
+            on_strategy(number + 1)
+    whole, student = zip(*taken, strict=True)
+    return Costs(once=built, whole=whole, student=student)
 
 
-def table(built: float, costs: Sequence[RowCost], *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
+def table(costs: Costs, *, pair: str, unit: str, steps: int = 1) -> pd.DataFrame:
     """Return one row per number of seeds: they share what the teacher does once, its head at every step they do not.
 
     The ratio is 1 plus both shares. In seconds the head's share holds whatever else differs from a cross-entropy.
 
     Args:
-        built: what building the caches costs.
-        costs: what the strategies cost.
+        costs: what the grid costs.
         pair: name of the shapes.
-        unit: of both.
+        unit: of the costs.
         steps: steps that the figures stand for, to divide by.
     """
-    whole, student = sum(cost.whole for cost in costs), sum(cost.student for cost in costs)
+    whole, student = sum(costs.whole), sum(costs.student)
     return pd.DataFrame(
         {
             "pair": pair,
             "unit": unit,
-            "strategies": len(costs),
+            "strategies": len(costs.whole),
             "seeds": seeds,
-            "teacher_once": built / steps,
+            "teacher_once": costs.once / steps,
             "strategies_with_cached_teacher": seeds * whole / steps,
             "student_only": seeds * student / steps,
-            "teacher_once_share": built / (seeds * student),
+            "teacher_once_share": costs.once / (seeds * student),
             "teacher_head_share": (whole - student) / student,
-            "ratio": (built + seeds * whole) / (seeds * student),
+            "ratio": (costs.once + seeds * whole) / (seeds * student),
         }
         for seeds in SEEDS
     )
@@ -225,10 +220,10 @@ class _Bench:
             tally.add(self._step(core, step))
         return tally.read()
 
-    def time(self, strategy: Method, cache: _Cached) -> RowCost:
+    def time(self, strategy: Method, cache: _Cached) -> tuple[float, float]:
         """Train a strategy and its twin on the data, in turn; return their seconds."""
         cores = self._core(strategy, cache), self._core(student_only(strategy), None)
-        optimiser = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
+        optimiser = adamw(self.student.parameters())
         taken = [0.0, 0.0]
         for step in range(self.num_steps):
             for which in (0, 1) if step % 2 == 0 else (1, 0):
@@ -238,12 +233,7 @@ class _Bench:
                 torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
                 optimiser.step()
                 taken[which] += time.perf_counter() - started
-        return RowCost(label=strategy.label, whole=taken[0], student=taken[1])
-
-    @property
-    def num_steps(self) -> int:
-        """Whole batches of the data."""
-        return len(self.tokens) // self.setting.batch_size
+        return taken[0], taken[1]
 
     def _core(self, strategy: Method, cache: _Cached | None) -> Core:
         objective = compile_strategy(strategy)
@@ -260,6 +250,11 @@ class _Bench:
         size = self.setting.batch_size
         batch = self.tokens.batch(torch.arange(step * size, (step + 1) * size))
         return accumulate(core, [batch], None, step=step, num_steps=self.num_steps).tally
+
+    @property
+    def num_steps(self) -> int:
+        """Whole batches of the data."""
+        return len(self.tokens) // self.setting.batch_size
 
 
 def _price(tally: Tally, setting: Setting, counted: Pair) -> float:

@@ -1,100 +1,119 @@
-"""What a benchmark leaves behind: a printed table, a csv, a figure, and how it was made."""
+"""What a benchmark leaves behind: a printed table, its numbers, figure and page, and how they were made."""
 
 import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib import style
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from harness.cost.bench.figures import STYLE
+from harness.analysis.document import Cell, Column, Contents, Plot, Section, Table, Text
+from harness.analysis.figures.style import drawing, save
+from harness.analysis.write.latex import to_latex
+from harness.analysis.write.markdown import to_markdown
+from harness.analysis.write.terminal import print_table
 from harness.cost.bench.targets import Target
 from harness.records.files import write_text
 
 
-def show(console: Console, title: str, found: pd.DataFrame, columns: dict[str, str]) -> None:
-    """Print some columns of a table.
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a benchmark's results go.
 
-    Args:
-        console: where to.
-        title: above it.
-        found: the table.
-        columns: headings by column's name.
+    Attributes:
+        console: where they are printed.
+        folder: where they are written; made if it is not there.
+        command: the command that makes them.
     """
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_justify="left")
-    for name, heading in columns.items():
-        numeric = pd.api.types.is_numeric_dtype(found[name]) and not pd.api.types.is_bool_dtype(found[name])
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in found[list(columns)].itertuples(index=False):
-        table.add_row(*(_text(value) for value in row))
-    console.print(table)
+
+    console: Console
+    folder: Path
+    command: str
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how much of it is done, on a terminal only."""
+        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+
+    def publish(
+        self,
+        name: str,
+        title: str,
+        found: pd.DataFrame,
+        columns: Mapping[str, str],
+        draw: Callable[[], Figure],
+        *,
+        shown: pd.DataFrame | None = None,
+        caption: str = "",
+        targets: Sequence[Target] = (),
+        device: str = "fake tensors",
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Print a table, its targets and notes; write NAME.csv, .md, .tex and .json, and figures/NAME.{png,svg,pdf}.
+
+        Args:
+            name: the benchmark.
+            title: what the table shows.
+            found: all numbers.
+            columns: headings of the columns that are shown, by their names.
+            draw: draws the figure.
+            shown: the rows that are shown; all if None.
+            caption: what a reader must know of the figure.
+            targets: what was promised, with what was measured.
+            device: what it ran on, in words.
+            notes: what a reader must know besides.
+        """
+        about = {"command": self.command, "device": device, **_machine()}
+        about |= {"targets": [{**vars(each), "met": each.met} for each in targets], "notes": list(notes)}
+        table = _table(name, title, found if shown is None else shown, columns)
+        with drawing():
+            alt = f"{caption or title}: the numbers are in the table."
+            plot = Plot(name=name, title="In a figure", caption=caption, alt=alt, figure=draw())
+        document = document_of(table, plot, about)
+        self.console.print(title, highlight=False, markup=False)
+        print_table(self.console, table)
+        for section in document.sections[1:]:
+            for line in (section.title, *(line for block in section.blocks for line in getattr(block, "lines", ()))):
+                self.console.print(line, highlight=False, markup=False)
+        save(plot, self.folder / "figures")
+        numbers = found.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        texts = {"csv": numbers, "md": to_markdown(document), "tex": to_latex(table)}
+        for suffix, text in {**texts, "json": json.dumps(about, indent=2) + "\n"}.items():
+            write_text(self.folder / f"{name}.{suffix}", text)
+        self.console.print(
+            f"{self.folder / name}.csv, .md, .tex, .json; figures/{name}.svg, .png, .pdf", highlight=False
+        )
 
 
-def show_targets(console: Console, targets: Sequence[Target]) -> None:
-    """Print every target with what was measured."""
-    table = Table(title="Targets", box=None, padding=(0, 2, 0, 0), title_justify="left")
-    for heading, justify in (("figure", "left"), ("measured", "right"), ("target", "right"), ("", "left")):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for target in targets:
-        bound = f"{target.better} {target.bound:g}"
-        table.add_row(target.what, f"{target.measured:.3g}", bound, "met" if target.met else "[bold]missed[/bold]")
-    console.print(table)
-
-
-def save(
-    folder: Path,
-    name: str,
-    found: pd.DataFrame,
-    *,
-    figure: Figure,
-    targets: Sequence[Target],
-    command: str,
-    device: str,
-    notes: Sequence[str] = (),
-) -> None:
-    """Write NAME.csv, NAME.png, NAME.svg and NAME.json.
-
-    Args:
-        folder: where to; made if it is not there.
-        name: the benchmark.
-        found: its table.
-        figure: its picture.
-        targets: what was promised, with what was measured.
-        command: the command that made it.
-        device: what it ran on, in words.
-        notes: what a reader must know besides.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    found.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    # Without date and random ids the same numbers give the same file.
-    with style.context(STYLE):
-        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    about = {
-        "command": command,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "numpy")},
-            **{package: there for package in ("trl", "liger-kernel") if (there := _version(package)) is not None},
-        },
-        "targets": [{**vars(target), "met": target.met} for target in targets],
-        "notes": list(notes),
-    }
-    write_text(folder / f"{name}.json", json.dumps(about, indent=2) + "\n")
+def document_of(table: Table, plot: Plot, about: Mapping[str, Any]) -> Contents:
+    """Say what a benchmark found: its table and figure, its targets, its notes."""
+    targets = tuple(
+        f"{'met' if each['met'] else 'MISSED'}: {each['what']}: {each['measured']:.3g} "
+        f"({each['better']} {each['bound']:g})"
+        for each in about["targets"]
+    )
+    texts = {"Targets": Text(lines=targets, points=True), "Notes": Text(lines=tuple(about["notes"]), points=True)}
+    return Contents(
+        title=f"harness bench {table.name}",
+        lead=table.title,
+        facts=(("Command", about["command"]), ("Device", about["device"])),
+        sections=(
+            Section(title="Results", blocks=(table, plot)),
+            *(Section(title=heading, blocks=(text,)) for heading, text in texts.items() if text.lines),
+        ),
+    )
 
 
 def device_name(device: str) -> str:
@@ -104,12 +123,33 @@ def device_name(device: str) -> str:
     return f"cpu ({platform.processor() or platform.machine()})"
 
 
-@contextmanager
-def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far it is, on a terminal only."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _table(name: str, title: str, shown: pd.DataFrame, columns: Mapping[str, str]) -> Table:
+    numeric = [
+        pd.api.types.is_numeric_dtype(shown[key]) and not pd.api.types.is_bool_dtype(shown[key]) for key in columns
+    ]
+    return Table(
+        name=name,
+        title=title,
+        columns=tuple(
+            Column(heading=heading, numeric=number) for heading, number in zip(columns.values(), numeric, strict=True)
+        ),
+        rows=tuple(
+            tuple(Cell(text=_text(value)) for value in row)
+            for row in shown[list(columns)].itertuples(index=False, name=None)
+        ),
+        caption="",
+        numbers=shown,
+    )
+
+
+def _machine() -> dict[str, object]:
+    versions = {package: _version(package) for package in ("torch", "transformers", "numpy", "trl", "liger-kernel")}
+    there = {package: number for package, number in versions.items() if number is not None}
+    return {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version(), **there},
+    }
 
 
 def _version(package: str) -> str | None:

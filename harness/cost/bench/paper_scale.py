@@ -5,8 +5,6 @@ Neither depends on the weights. What the device allocates stands beside what the
 
 import gc
 import importlib
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,8 +13,10 @@ import torch
 
 from harness.config import installed
 from harness.config.errors import UserError
-from harness.cost.bench.memory import GIB, Optimizer, account
-from harness.cost.rig import Rig, Setting, make_rig
+from harness.cost.accounting import GIB, bytes_of
+from harness.cost.bench.memory import Optimizer, account, adamw
+from harness.cost.bench.step import spread
+from harness.cost.rig import Setting, make_rig, wait
 from harness.cost.shapes import build, load_pair
 from harness.cost.variants import Variant, variant
 from harness.distill.score import slices
@@ -39,7 +39,7 @@ def require_gpu(sizes: Sequence[tuple[int, int]] = SIZES) -> str:
     if torch.cuda.is_available():
         return "cuda"
     listed = ", ".join(f"{batch}x{length}" for batch, length in sizes)
-    need = account(variant("full_kd_dense"), paper_setting(2, 512))["adamw"].both.num_bytes / GIB
+    need = account(variant("full_kd_dense"), paper_setting(2, 512))["adamw"]["both"].total() / GIB
     raise UserError(
         f"--paper-scale runs Qwen3-8B and Qwen3-1.7B on a CUDA GPU and torch {torch.__version__} finds none. "
         f"It would need about {need:.0f} GiB of its memory for B x L = 2x512 in the default flow and up to 80 GiB "
@@ -60,7 +60,7 @@ def measure(
     *,
     optimizer: Optimizer,
     steps: int,
-    on_row: Callable[[int, int], None] | None = None,
+    on_row: Callable[[int], None] = lambda _: None,
 ) -> pd.DataFrame:
     """Run every variant at every size.
 
@@ -82,13 +82,12 @@ def measure(
                 "label": each.label,
             }
             rows.append(row | _row(each, setting, optimizer, steps))
-            if on_row is not None:
-                on_row(len(rows), len(settings) * len(variants))
+            on_row(len(rows))
     return pd.DataFrame(rows)
 
 
 def _row(each: Variant, setting: Setting, optimizer: Optimizer, steps: int) -> dict[str, object]:
-    predicted = account(each, replace(setting, device="cpu"))[optimizer].both.num_bytes / GIB
+    predicted = account(each, replace(setting, device="cpu"))[optimizer]["both"].total() / GIB
     row: dict[str, object] = {"accounted_gib": predicted, "status": "ok"}
     try:
         peak, seconds = _train(each, setting, optimizer, steps)
@@ -97,8 +96,7 @@ def _row(each: Variant, setting: Setting, optimizer: Optimizer, steps: int) -> d
             student, _ = _train(variant(_CACHED[each.name]), setting, optimizer, 1, student_alone=True)
             row["student_gib"] = student / GIB
         row["teacher_gib"] = _teach(each, setting) / GIB
-        row["seconds_median"] = statistics.median(seconds)
-        row["seconds_min"], row["seconds_max"] = min(seconds), max(seconds)
+        row |= spread("seconds", pd.Series(seconds))
     except torch.OutOfMemoryError:
         row["status"] = "out of memory"
     return row
@@ -110,21 +108,12 @@ def _train(
     """Return the peak of a step after a first one, and the seconds of `steps` steps."""
     _forget(setting.device)
     rig = make_rig(each, setting)
-    optimiser = _optimiser(rig, optimizer)
-    _step(rig, optimiser)
+    optimiser = _optimiser(rig.core.parameters, optimizer)
+    rig.step(optimiser)
     taken: list[float] = []
-
-    def run() -> None:
-        for _ in range(steps):
-            _wait(setting.device)
-            started = time.perf_counter()
-            _step(rig, optimiser)
-            _wait(setting.device)
-            taken.append(time.perf_counter() - started)
-
-    peak = peak_bytes(setting.device, run)
+    peak = peak_bytes(setting.device, lambda: taken.extend(rig.step(optimiser) for _ in range(steps)))
     foreign = (*rig.teacher_parameters, *rig.inputs) if student_alone else ()
-    return peak - sum(tensor.untyped_storage().nbytes() for tensor in foreign), taken
+    return peak - bytes_of(*foreign), taken
 
 
 @torch.no_grad()
@@ -153,40 +142,27 @@ def _teach(each: Variant, setting: Setting) -> int:
 def peak_bytes(device: str, run: Callable[[], None]) -> int:
     """Return the most bytes allocated on a GPU while something runs; on a CPU, the most that came to life in it."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+        wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
-        torch.cuda.synchronize(device)
+        wait(device)
         return int(torch.cuda.max_memory_allocated(device))
     with LiveBytes() as live:
         run()
     return int(live.peak)
 
 
-def _optimiser(rig: Rig, optimizer: Optimizer) -> torch.optim.Optimizer | None:
+def _optimiser(parameters: Sequence[torch.nn.Parameter], optimizer: Optimizer) -> torch.optim.Optimizer | None:
     if optimizer == "none":
         return None
     if optimizer == "adamw":
-        return torch.optim.AdamW(rig.student.parameters(), lr=1e-5, fused=True)
+        return adamw(parameters)
     found = installed.eight_bit()
     if found is None:
         raise UserError("--optimizer adamw_8bit needs torchao or bitsandbytes: pip install 'selective-kd-harness[gpu]'")
-    made = getattr(importlib.import_module(found[0]), found[1])(rig.student.parameters(), lr=1e-5)
+    made = getattr(importlib.import_module(found[0]), found[1])(parameters, lr=1e-5)
     assert isinstance(made, torch.optim.Optimizer)
     return made
-
-
-def _step(rig: Rig, optimiser: torch.optim.Optimizer | None) -> None:
-    rig.student.zero_grad(set_to_none=True)
-    rig.gradients()
-    torch.nn.utils.clip_grad_norm_(rig.student.parameters(), 1.0)
-    if optimiser is not None:
-        optimiser.step()
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def _forget(device: str) -> None:

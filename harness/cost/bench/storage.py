@@ -5,14 +5,13 @@ permutation, each row with an exponent of its own, so that entropies spread as a
 the table; a distribution of another entropy takes other bytes.
 """
 
-from dataclasses import dataclass
-
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.cost.bench.published import figure
+from harness.analysis import published
+from harness.cost.bench.flops import SHARE
 from harness.cost.shapes import Pair
 from harness.teacher.kinds.bits import PairLayout
 from strategies.classes.rs import draw
@@ -20,29 +19,10 @@ from strategies.noise import cells, streams
 
 # N = rows, V = vocabulary
 
-PUBLISHED_TABLE = "storage_100B_tokens_V100k"
 TOKENS = 100_000_000_000
-# What SE-KD 3X keeps of the training sequences.
-SHARE = 0.2
-
 _ROWS_AT_A_TIME = 64
 # The number of distinct classes of a position, one byte.
 _COUNT_BYTES = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnBytes:
-    """What storing the draws of some rows took.
-
-    Attributes:
-        entropy_nats: mean entropy of the rows.
-        distinct: mean number of distinct classes drawn.
-        bytes_per_token: of records and counts, checksums and descriptions left out.
-    """
-
-    entropy_nats: float
-    distinct: float
-    bytes_per_token: float
 
 
 def made_up_rows(num: int, vocab_size: int, *, seed: int) -> Float[Tensor, "N V"]:
@@ -53,8 +33,12 @@ def made_up_rows(num: int, vocab_size: int, *, seed: int) -> Float[Tensor, "N V"
     return (-exponents * torch.log(ranks + 1.5)).log_softmax(dim=-1)
 
 
-def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> DrawnBytes:
+def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> tuple[float, float, float]:
     """Draw from made-up rows, pack the draws as the `sampled` cache does, and count bytes.
+
+    Returns:
+        Means over rows: bytes of records and counts (checksums and descriptions left out), distinct classes drawn, and
+        entropy in nats.
 
     Raises:
         AssertionError: a packed draw does not come back as it went in.
@@ -73,7 +57,7 @@ def measure(num: int, vocab_size: int, draws: int, *, seed: int = 0) -> DrawnByt
         num_bytes += packed.nbytes + _COUNT_BYTES * len(logprobs)
         distinct += int(drawn.sum())
         entropy -= float((logprobs.exp() * logprobs).sum())
-    return DrawnBytes(entropy_nats=entropy / num, distinct=distinct / num, bytes_per_token=num_bytes / num)
+    return num_bytes / num, distinct / num, entropy / num
 
 
 def table(num: int, pair: Pair) -> pd.DataFrame:
@@ -89,32 +73,29 @@ def table(num: int, pair: Pair) -> pd.DataFrame:
         _row("hidden states", width * size, f"{width} numbers x {size} bytes"),
     ]
     for draws in (12, 64):
-        found = measure(num, vocab, draws)
+        bytes_per_token, distinct, nats = measure(num, vocab, draws)
         record = PairLayout(vocab_size=vocab, draws=draws).num_bytes
-        how = f"{found.distinct:.2f} distinct classes x {record} bytes + {_COUNT_BYTES}"
-        how += f" at {found.entropy_nats:.2f} nats"
-        theirs = f"{draws} classes x 3 bytes"
+        how = f"{distinct:.2f} distinct classes x {record} bytes + {_COUNT_BYTES} at {nats:.2f} nats"
+        theirs, share, kept = (
+            f"{draws} classes x 3 bytes",
+            SHARE * bytes_per_token,
+            f"{SHARE} of the sequences x ({how})",
+        )
         rows += [
-            _row(f"{draws} draws", found.bytes_per_token, how, f"RS-KD U={draws}", theirs),
-            _row(
-                f"{draws} draws, SE-KD 3X",
-                SHARE * found.bytes_per_token,
-                f"{SHARE} of the sequences x ({how})",
-                f"SE-KD 3X U={draws}",
-                f"{SHARE} x {theirs}",
-            ),
+            _row(f"{draws} draws", bytes_per_token, how, f"RS-KD U={draws}", theirs),
+            _row(f"{draws} draws, SE-KD 3X", share, kept, f"SE-KD 3X U={draws}", f"{SHARE} x {theirs}"),
         ]
     return pd.DataFrame({"pair": pair.name, "classes": vocab, **row} for row in rows)
 
 
 def _row(
-    stored: str, bytes_per_token: float, arithmetic: str, published: str | None = None, theirs: str = ""
+    stored: str, bytes_per_token: float, arithmetic: str, row: str = "", theirs: str = ""
 ) -> dict[str, str | float | None]:
     return {
         "stored": stored,
         "bytes_per_token": bytes_per_token,
         "terabytes_100b_tokens": bytes_per_token * TOKENS / 1e12,
         "arithmetic": arithmetic,
-        "published_terabytes": None if published is None else figure(PUBLISHED_TABLE, published, "terabytes"),
+        "published_terabytes": published.load().find(row, "terabytes"),
         "published_arithmetic": theirs,
     }

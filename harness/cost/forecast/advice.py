@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from harness.config import Method, Workload
+from harness.cost.accounting import GIB
 from harness.cost.forecast.gpus import GPUS, Gpu, usable_gib
-from harness.cost.forecast.memory import GIB, Footprint, changed, footprint
+from harness.cost.forecast.memory import Footprint, changed, footprint
 
 # Processes that a student may be shared out among, fewest first.
 _PROCESSES = (2, 4, 8)

@@ -1,7 +1,6 @@
 """Seconds of a step, measured on the device that is there: the real step on models of the workload's shapes."""
 
 import statistics
-import time
 
 import torch
 
@@ -41,19 +40,5 @@ def measure_step_s(strategy: Method, workload: Workload, *, steps: int) -> float
     setting = setting_of(workload, device=device, whole=True)
     rig = make_rig(Variant(name="calibrated", label=strategy.label, strategy=strategy), setting)
     optimiser = make_optimiser(rig.core.parameters, workload.optimisation)
-    taken = []
-    for _ in range(_WARM_UP + steps):
-        _wait(device)
-        started = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        rig.gradients()
-        torch.nn.utils.clip_grad_norm_(rig.core.parameters, workload.optimisation.max_grad_norm)
-        optimiser.step()
-        _wait(device)
-        taken.append(time.perf_counter() - started)
+    taken = [rig.step(optimiser, max_grad_norm=workload.optimisation.max_grad_norm) for _ in range(_WARM_UP + steps)]
     return statistics.median(taken[_WARM_UP:])
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()

@@ -10,10 +10,11 @@ from harness.config.errors import UserError
 from harness.config.expand import load_grid, presets
 from harness.config.legality import check, kept_samples
 from harness.config.workloads import load_workload
+from harness.cost.accounting import GIB
 from harness.cost.forecast.advice import Change, changes_that_help
 from harness.cost.forecast.disk import Cached, caches
 from harness.cost.forecast.gpus import Gpu, usable_gib
-from harness.cost.forecast.memory import GIB, Footprint, cache_footprint, footprint, fullest
+from harness.cost.forecast.memory import Footprint, cache_footprint, footprint, fullest
 from harness.data import text
 from harness.data.tokens import Tokens, find_prepared
 from harness.distill.train import count_steps

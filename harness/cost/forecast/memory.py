@@ -2,25 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from harness.config import Choice, Method, Optimisation, Position, Workload
-from harness.cost.accounting import ACTIVATIONS, Entry, Ledger, Peak
-from harness.cost.bench.memory import adam8bit_bytes, take_step
+from harness.cost.accounting import ACTIVATIONS, Entry, Ledger, adam8bit_bytes, bytes_of, states_of, take_step
 from harness.cost.rig import Rig, Setting, make_rig
 from harness.cost.shapes import Pair, build, shapes_only
 from harness.cost.variants import Variant
-from harness.distill.optimiser import MasterWeights, make_optimiser
+from harness.distill.optimiser import make_optimiser
 from harness.distill.shards import ShardedOptimiser
 from harness.models import DTYPES, layers_of, trunk
 from harness.models.shapes import configuration
 from harness.models.vocabulary import num_tokens
 from strategies.registry import POLICIES, SIGNALS
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,10 @@ def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Foo
     with shapes_only(fake=fake):
         rig = make_rig(variant, setting)
         ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
-        optimiser, states = _optimiser(rig, workload.optimisation)
+        # States of 8 bits are entered by their size: they may not be installed here, and what they take is known.
+        optimiser = make_optimiser(rig.core.parameters, workload.optimisation.model_copy(update={"optimiser": "adamw"}))
+        assert not isinstance(optimiser, ShardedOptimiser), "one process counts for all"
+        states = states_of(optimiser, rig.core.parameters)
         over, layers = 1, list[torch.nn.Module]()
         if workload.resources.shard_student:
             over, layers = workload.resources.data_parallel, layers_of(rig.student)
@@ -76,14 +76,16 @@ def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Foo
         ledger.register(sharded, "parameters", "student", over=over)
         take_step(rig, optimiser, ledger)
         state = _state_bytes(states, rig, workload.optimisation)
-        teacher = sum(_bytes_of(tensor) for tensor in rig.teacher_parameters)
-        shared_out = sum(_bytes_of(tensor) for tensor in sharded)
-        parameters = sum(_bytes_of(tensor) for tensor in rig.student_parameters) - shared_out + -(-shared_out // over)
-        # A checkpoint leaves out what is frozen, and holds all that is shared out.
-        checkpoint = state + sum(_bytes_of(tensor) for tensor in rig.core.parameters)
-    found = _read(ledger, state=-(-state // over), teacher=teacher, parameters=parameters, checkpoint=checkpoint)
-    fetched = _fetched(layers)
-    return replace(found, total=found.total + fetched, activations=found.activations + fetched)
+        shared_out = bytes_of(*sharded)
+        return _read(
+            ledger,
+            state=-(-state // over),
+            teacher=bytes_of(*rig.teacher_parameters),
+            parameters=bytes_of(*rig.student_parameters) - shared_out + -(-shared_out // over),
+            # A checkpoint leaves out what is frozen, and holds all that is shared out.
+            checkpoint=state + bytes_of(*rig.core.parameters),
+            fetched=_fetched(layers),
+        )
 
 
 def _fetched(layers: Sequence[torch.nn.Module]) -> int:
@@ -91,7 +93,7 @@ def _fetched(layers: Sequence[torch.nn.Module]) -> int:
 
     An upper bound: nothing is fetched while the loss is computed, where most other bytes may be alive.
     """
-    weights = max((sum(_bytes_of(parameter) for parameter in layer.parameters()) for layer in layers), default=0)
+    weights = max((bytes_of(*layer.parameters()) for layer in layers), default=0)
     wide = max((sum(4 * parameter.numel() for parameter in layer.parameters()) for layer in layers), default=0)
     return 3 * weights + max(weights, wide)
 
@@ -137,7 +139,7 @@ def cache_footprint(workload: Workload) -> int:
         ids = torch.zeros((setting.batch_size, setting.length), dtype=torch.long)
         with ledger:
             trunk(model, ids)
-    return ledger.peak_of().num_bytes
+    return ledger.peak_of().total()
 
 
 def setting_of(workload: Workload, *, device: str = "cpu", whole: bool = False) -> Setting:
@@ -170,58 +172,31 @@ def setting_of(workload: Workload, *, device: str = "cpu", whole: bool = False) 
     )
 
 
-def _optimiser(rig: Rig, optimisation: Optimisation) -> tuple[torch.optim.Optimizer | MasterWeights, list[Tensor]]:
-    # States of 8 bits are entered by their size: they may not be installed here, and what they take is known.
-    made = make_optimiser(rig.core.parameters, optimisation.model_copy(update={"optimiser": "adamw"}))
-    for parameter in rig.core.parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    made.step()
-    made.zero_grad(set_to_none=True)
-    assert not isinstance(made, ShardedOptimiser), "one process counts for all"
-    if isinstance(made, MasterWeights):
-        return made, made.states
-    return made, [value for state in made.state.values() for value in state.values() if isinstance(value, Tensor)]
-
-
 def _state_bytes(states: list[Tensor], rig: Rig, optimisation: Optimisation) -> int:
     """Return what the optimiser really keeps, 8-bit states in the place of those that stood for them."""
     if optimisation.optimiser == "adamw":
-        return sum(_bytes_of(state) for state in states)
+        return bytes_of(*states)
     masters = 4 * sum(each.numel() for each in rig.core.parameters) if optimisation.master_weights else 0
     return masters + adam8bit_bytes(rig.core.parameters)
 
 
-def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, checkpoint: int) -> Footprint:
-    registered = ledger.peak_of(lambda entry: entry.category == "optimizer" and not entry.what.startswith("aten"))
-
-    def present(entry: Entry) -> bool:
-        return not entry.copy
-
+def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, checkpoint: int, fetched: int) -> Footprint:
     def made(entry: Entry) -> bool:
-        inputs = entry.category == "inputs" and not entry.what.startswith("aten")
-        return present(entry) and entry.category not in ("parameters", "optimizer") and not inputs
+        there = entry.category in ("parameters", "optimizer") or (entry.category == "inputs" and entry.before)
+        return not entry.copy and not there
 
-    peak = ledger.peak_of(present)
-    kept = peak.by_category["optimizer"] - registered.num_bytes
-    gradients = peak.by_category["gradients"] + peak.by_category["head gradient"]
+    peak = ledger.peak_of(lambda entry: not entry.copy)
+    stand_in = ledger.peak_of(lambda entry: entry.category == "optimizer" and entry.before).total()
     return Footprint(
-        total=peak.num_bytes - registered.num_bytes + state,
+        total=peak.total() - stand_in + state + fetched,
         teacher=teacher,
         parameters=parameters,
         optimiser=state,
-        gradients=gradients,
-        activations=_activations(peak) + kept,
-        step=ledger.peak_of(made).num_bytes,
+        gradients=peak["gradients"] + peak["head gradient"],
+        activations=sum(peak[name] for name in ACTIVATIONS) + peak["optimizer"] - stand_in + fetched,
+        step=ledger.peak_of(made).total(),
         checkpoint=checkpoint,
     )
-
-
-def _activations(peak: Peak) -> int:
-    return sum(peak.by_category[name] for name in ACTIVATIONS)
-
-
-def _bytes_of(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
 
 
 def changed(workload: Workload, **changes: object) -> Workload:

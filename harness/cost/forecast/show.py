@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config.errors import UserError
+from harness.cost.accounting import GIB
 from harness.cost.forecast.calibrate import measure_step_s
 from harness.cost.forecast.forecast import Forecast, Row, make_forecast
 from harness.cost.forecast.gpus import gpu_named, usable_gib
-from harness.cost.forecast.memory import GIB
 from harness.records.layout import Results
 
 _SIGNS = {"exact": "", "at most": "≤ ", "about": "≈ "}
