@@ -5,9 +5,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from harness.config.errors import UserError, unknown
 from harness.records.layout import Results
 from harness.teacher.files import Meta, read_meta, unfinished_files
@@ -51,57 +48,6 @@ def entries(results: Results) -> list[CacheEntry]:
     ]
 
 
-def print_caches(console: Console, results: Results) -> None:
-    """Print one line per cache: what it is of, its size, and whether it is complete."""
-    caches = entries(results)
-    if not caches:
-        console.print(f"no teacher caches under {results.cache}", highlight=False)
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("kind", "key", "of"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("tokens", "bytes", "bytes/token"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", overflow="fold")
-    for entry in caches:
-        meta = entry.meta
-        table.add_row(
-            entry.kind,
-            entry.key,
-            _described(meta) if meta is not None else "",
-            f"{meta.num_tokens:,}" if meta is not None and meta.num_tokens else "",
-            f"{entry.num_bytes:,}",
-            f"{meta.bytes_per_token:.1f}" if meta is not None and meta.complete and meta.num_tokens else "",
-            entry.state,
-        )
-    console.print(table)
-
-
-def verify_caches(console: Console, results: Results, key: str | None = None) -> int:
-    """Check the checksum of every file and print which are bad.
-
-    Args:
-        console: where to write.
-        results: where they are.
-        key: only this cache.
-
-    Returns:
-        The number of bad files.
-    """
-    chosen = entries(results) if key is None else [_find(results, key)]
-    bad = 0
-    for entry in chosen:
-        problems = _problems(entry)
-        for problem in problems:
-            console.print(f"bad: {problem}", highlight=False, soft_wrap=True, markup=False)
-        if not problems:
-            console.print(f"good: {entry.path.name}, {entry.state}", highlight=False, soft_wrap=True, markup=False)
-        bad += len(problems)
-    if not chosen:
-        console.print(f"no teacher caches under {results.cache}", highlight=False)
-    return bad
-
-
 def remove_cache(results: Results, key: str) -> CacheEntry:
     """Remove a cache, so that the next run builds it again; processes that read it keep what they have mapped.
 
@@ -113,7 +59,7 @@ def remove_cache(results: Results, key: str) -> CacheEntry:
         UserError: a process is building it.
         UnknownNameError: no such cache; suggests the nearest.
     """
-    entry = _find(results, key)
+    entry = find(results, key)
     aside = results.cache / f".removed-{entry.path.name}-{os.getpid()}"
     with building(results, entry.path.name, timeout_s=0.0):
         try:
@@ -125,7 +71,12 @@ def remove_cache(results: Results, key: str) -> CacheEntry:
     return entry
 
 
-def _find(results: Results, key: str) -> CacheEntry:
+def find(results: Results, key: str) -> CacheEntry:
+    """Return a cache by its key, or kind and key.
+
+    Raises:
+        UnknownNameError: no such cache; suggests the nearest.
+    """
     named = {name: entry for entry in entries(results) for name in (entry.key, entry.path.name)}
     if key not in named:
         raise unknown("cache", key, sorted(entry.key for entry in entries(results)))
@@ -150,17 +101,10 @@ def _entry(results: Results, path: Path) -> CacheEntry:
     return CacheEntry(path=path, meta=meta, state=state, num_bytes=num_bytes)
 
 
-def _described(meta: Meta) -> str:
-    data = [f"{meta.about.get('workload', '?')} {meta.about['data']}"] if "data" in meta.about else []
-    names = ("signal", "draws", "proposal", "seed", "temperature", "k", "precision")
-    settings = [f"{name} {meta.ingredients[name]}" for name in names if name in meta.ingredients]
-    some = [f"{meta.num_sequences} chosen sequences"] if meta.ingredients.get("sequences", "all") != "all" else []
-    return ", ".join([*data, meta.about.get("teacher", "?"), *some, *settings])
-
-
-def _problems(entry: CacheEntry) -> list[str]:
+def problems(entry: CacheEntry) -> list[str]:
+    """Check the checksum of every file of a cache; return one line for each that is bad."""
     if entry.meta is None:
         return [f"{entry.path / 'meta.json'} {entry.state}"] if (entry.path / "meta.json").exists() else []
     files = entry.meta.files if entry.meta.complete else unfinished_files(entry.path)
-    problems = ((name, file.problem_at(entry.path / name)) for name, file in files.items())
-    return [f"{entry.path / name} {problem}" for name, problem in problems if problem is not None]
+    found = ((name, file.problem_at(entry.path / name)) for name, file in files.items())
+    return [f"{entry.path / name} {problem}" for name, problem in found if problem is not None]

@@ -14,6 +14,8 @@ from harness.cost.accounting import CATEGORIES
 _COLOURS = (GREY, SKY, BLUE, PINK, GREEN, ORANGE, YELLOW)
 # On a logarithmic axis nothing has no place.
 _LEAST = 1e-3
+# Powers of ten as they are: the style of all figures leaves formulas as text.
+_PLAIN = FuncFormatter(lambda value, _: f"{value:,g}")
 
 
 def memory(found: pd.DataFrame, published: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -54,6 +56,7 @@ def scaling(found: pd.DataFrame) -> Figure:
     for axes in (beyond, everything):
         axes.set(xscale="log", yscale="log", xlabel="positions of a batch (B x L)")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_formatter(_PLAIN)
         axes.set_xticks([512, 2048, 8192, 32768], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         rule(axes, lines="x")
@@ -113,6 +116,7 @@ def storage(found: pd.DataFrame) -> Figure:
     theirs = found.dropna(subset=["published_terabytes"])
     _marks(axes, dict(zip(theirs["stored"], theirs["published_terabytes"], strict=True)))
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_PLAIN)
     axes.invert_yaxis()
     axes.legend(frameon=False)
     return figure

@@ -61,7 +61,7 @@ class Output:
         device: str = "fake tensors",
         notes: Sequence[str] = (),
     ) -> None:
-        """Print a table, its targets and notes; write NAME.csv, .md, .tex and .json, and figures/NAME.{png,svg,pdf}.
+        """Print a table, its targets and notes; write NAME.csv, .md, .tex and .json, and figures/NAME.{png,svg}.
 
         Args:
             name: the benchmark.
@@ -79,8 +79,8 @@ class Output:
         about |= {"targets": [{**vars(each), "met": each.met} for each in targets], "notes": list(notes)}
         table = _table(name, title, found if shown is None else shown, columns)
         with drawing():
-            alt = f"{caption or title}: the numbers are in the table."
-            plot = Plot(name=name, title="In a figure", caption=caption, alt=alt, figure=draw())
+            alt = f"{title}: the numbers are in the table."
+            plot = Plot(name=name, title="In a figure", caption=f"{caption or title}.", alt=alt, figure=draw())
         document = document_of(table, plot, about)
         self.console.print(title, highlight=False, markup=False)
         print_table(self.console, table)
@@ -92,9 +92,7 @@ class Output:
         texts = {"csv": numbers, "md": to_markdown(document), "tex": to_latex(table)}
         for suffix, text in {**texts, "json": json.dumps(about, indent=2) + "\n"}.items():
             write_text(self.folder / f"{name}.{suffix}", text)
-        self.console.print(
-            f"{self.folder / name}.csv, .md, .tex, .json; figures/{name}.svg, .png, .pdf", highlight=False
-        )
+        self.console.print(f"{self.folder / name}.csv, .md, .tex, .json; figures/{name}.svg, .png", highlight=False)
 
 
 def document_of(table: Table, plot: Plot, about: Mapping[str, Any]) -> Contents:
