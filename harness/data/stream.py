@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.config import Data
 from harness.config.errors import UserError, first_line
-from harness.data.text import TextSplit, local_files, quiet, skipped, source_split
+from harness.data.text import TextSplit, field_of, local_files, open_dataset, quiet, skipped, source_split
 
 
 class Stream(Iterator[str]):
@@ -28,21 +28,14 @@ class Stream(Iterator[str]):
         Raises:
             UserError: the data set cannot be loaded.
         """
-        from datasets import load_dataset
-
         self._data, self._named = data, f"data set {data.dataset!r}, split {split}"
         source = source_split(data, split)
         files = local_files(data, folder).get(source)
         if data.data_files and files is None:
             raise UserError(f"data.data_files has no {source} split: give one of train, validation, test each")
-        names = None if files is None else [str(path) for path in files]
         try:
             with quiet():
-                # A builder that is given a bare list of files calls them "train".
-                where = "train" if names else source
-                self._rows = load_dataset(
-                    str(data.dataset), data.name, data_files=names, split=where, revision=data.revision, streaming=True
-                )
+                self._rows = open_dataset(data, source, files)
                 if state is not None:
                     self._rows.load_state_dict(state["rows"])
         except Exception as error:
@@ -69,11 +62,7 @@ class Stream(Iterator[str]):
             raise
         except Exception as error:
             raise UserError(f"{self._named} cannot be read: {first_line(error)}") from None
-        text = row.get(self._data.text_field)
-        if not isinstance(text, str):
-            columns = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())[:200] or "none"
-            field = self._data.text_field
-            raise UserError(f"{self._named}, row {self.documents}: field {field!r} must be text, the row has {columns}")
+        text = field_of(row, self._data.text_field, f"{self._named}, row {self.documents}")
         self.documents += 1
         return text
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -105,27 +105,25 @@ def field_of(row: dict[str, Any], field: str, place: str) -> str:
     return text
 
 
-def _rows(data: Data, split: TextSplit, path: Path | None, named: str) -> Iterator[dict[str, Any]]:
+def open_dataset(data: Data, split: TextSplit, files: Sequence[Path] | None) -> Any:
+    """Open a data set, or files by its builder, to be read row by row."""
     from datasets import load_dataset
 
+    names = None if files is None else [str(path) for path in files]
+    # A builder that is given a bare list of files calls them "train".
+    where = "train" if names else split
+    return load_dataset(
+        str(data.dataset), data.name, data_files=names, split=where, revision=data.revision, streaming=True
+    )
+
+
+def _rows(data: Data, split: TextSplit, path: Path | None, named: str) -> Iterator[dict[str, Any]]:
     iterator: Iterator[dict[str, Any]] | None = None
     while True:
         try:
-            if iterator is None:
-                files = None if path is None else [str(path)]
-                with quiet():
-                    # A builder that is given a bare list of files calls them "train".
-                    where = "train" if files else split
-                    dataset = load_dataset(
-                        str(data.dataset),
-                        data.name,
-                        data_files=files,
-                        split=where,
-                        revision=data.revision,
-                        streaming=True,
-                    )
-                iterator = iter(dataset)
             with quiet():
+                if iterator is None:
+                    iterator = iter(open_dataset(data, split, None if path is None else [path]))
                 row = next(iterator, None)
         except Exception as error:
             # Each format's reader raises what it likes, an empty file even StopIteration.

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -220,7 +220,8 @@ def prepare_all(
     """
     places = {split: _place(data, split, source_key=source_key, results=results) for split in splits}
     # What is streamed is kept on the way, in one place: of two processes one waits, and finds it done.
-    with _alone(results, source_key) if data.streaming else nullcontext():
+    alone = lock.held(results.cache_locks, f"packing-{source_key}", doing="packed")
+    with alone if data.streaming else nullcontext():
         _prepare(data, folder, tokenizer, places, results)
     return {split: _open(place, data) for split, place in places.items()}
 
@@ -252,10 +253,6 @@ def _encode(
     packed = pack(data, folder, split, tokenizer, num_ids=num * data.sequence_length, scratch=scratch)
     ids = packed.ids.reshape(num, data.sequence_length)
     return Encoded(arrays={"ids": ids}, separator=int(tokenizer.eos_token_id), tokens_per_byte=packed.tokens_per_byte)
-
-
-def _alone(results: Results, source_key: str) -> AbstractContextManager[object]:
-    return lock.held(results.cache_locks, f"packing-{source_key}", doing="packed")
 
 
 def find_prepared(data: Data, split: TextSplit, *, source_key: str, results: Results) -> Tokens | None:

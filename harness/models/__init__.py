@@ -11,7 +11,7 @@ from harness.models.head import (
     layers_of,
     trunk,
     trunk_layers,
-)
+)  # fmt: skip
 from harness.models.load import (
     DTYPES,
     fingerprint,
@@ -20,24 +20,10 @@ from harness.models.load import (
     load_tokenizer,
     locate,
     read_config,
-)
+)  # fmt: skip
 
 __all__ = [
-    "DTYPES",
-    "GivenLogits",
-    "Head",
-    "States",
-    "compute_activations_anew",
-    "evaluating",
-    "fingerprint",
-    "head_of",
-    "layer_classes",
-    "layers_of",
-    "load_head",
-    "load_model",
-    "load_tokenizer",
-    "locate",
-    "read_config",
-    "trunk",
+    "DTYPES", "GivenLogits", "Head", "States", "compute_activations_anew", "evaluating", "fingerprint", "head_of",
+    "layer_classes", "layers_of", "load_head", "load_model", "load_tokenizer", "locate", "read_config", "trunk",
     "trunk_layers",
-]
+]  # fmt: skip

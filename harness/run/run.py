@@ -19,7 +19,7 @@ from harness.run.plan import Plan
 from harness.run.refresh import refresh_report
 
 if TYPE_CHECKING:
-    from harness.run.watchers import Endings, Watcher
+    from harness.run.watchers import Endings
 
 _INTERRUPTED = 130
 
@@ -124,15 +124,15 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
 
 def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Endings":
     from harness.run.schedule import run_trials
-    from harness.run.watchers import Board, TerminalWatcher, Watchers
+    from harness.run.watchers import Board, TerminalWatcher, Watcher, Watchers
 
     console.print(f"{plan.state}. Starting workers.", highlight=False, soft_wrap=True)
     progress = TerminalWatcher(console=console, total=len(plan.todo))
-    watchers: "tuple[Watcher, ...]" = (progress,)
+    watcher: Watcher = progress
     if "tensorboard" in options.trackers:
-        watchers += (Board(results.tensorboard(plan.grid.name), results, progress.message),)
+        watcher = Watchers(progress, Board(results.tensorboard(plan.grid.name), results, progress.message))
     with progress.shown():
-        outcome = run_trials(plan, results, Watchers(watchers), options)
+        outcome = run_trials(plan, results, watcher, options)
     console.print(
         f"Trials: {len(outcome.finished)} finished, {len(outcome.failed)} failed, {len(outcome.pending)} not run.",
         highlight=False,

@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -39,36 +40,17 @@ class Watcher:
         """Something that a person should read."""
 
 
-@dataclass(frozen=True)
 class Watchers(Watcher):
     """Several watchers, told in turn."""
 
-    each: tuple[Watcher, ...]
+    def __init__(self, *each: Watcher) -> None:
+        for event in ("started", "advanced", "ended", "retried", "message"):
+            setattr(self, event, partial(self._tell, [getattr(watcher, event) for watcher in each]))
 
-    def started(self, trial: Trial) -> None:
-        """Tell each of them."""
-        for watcher in self.each:
-            watcher.started(trial)
-
-    def advanced(self, trial: Trial, done: int, total: int, loss_nats: float) -> None:
-        """Tell each of them."""
-        for watcher in self.each:
-            watcher.advanced(trial, done, total, loss_nats)
-
-    def ended(self, trial: Trial, error: str | None) -> None:
-        """Tell each of them."""
-        for watcher in self.each:
-            watcher.ended(trial, error)
-
-    def retried(self, trial: Trial, error: str) -> None:
-        """Tell each of them."""
-        for watcher in self.each:
-            watcher.retried(trial, error)
-
-    def message(self, text: str) -> None:
-        """Tell each of them."""
-        for watcher in self.each:
-            watcher.message(text)
+    @staticmethod
+    def _tell(told: Sequence[Callable[..., None]], *arguments: object) -> None:
+        for tell in told:
+            tell(*arguments)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,11 +115,23 @@ OPTIONS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("options")
+    (folder / "reports" / "g" / "records").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[tuple[str, ...], tuple[str, list[str]]]:
+    """What the command lines without an option have come to so far."""
+    return {}
+
+
 @pytest.fixture
-def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def outcome(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """What a command line comes to: how it ends, and the calls that would have carried it out."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "reports" / "g" / "records").mkdir(parents=True)
+    monkeypatch.chdir(place)
     calls: list[str] = []
 
     def writer(name: str, function: Any, result: object) -> Any:
@@ -157,14 +169,15 @@ def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(("path", "option"), OPTIONS, ids=[" ".join(each) for each in OPTIONS])
-def test_an_option_is_obeyed_or_refused(path: str, option: str, outcome: Any) -> None:
+def test_an_option_is_obeyed_or_refused(path: str, option: str, outcome: Any, plain: dict[Any, Any]) -> None:
     (parameter,) = [each for each in COMMANDS[path].params if option in each.opts]
     words = [option] if parameter.is_flag else [option, VALUES[option]]
     for call in CALLS[path]:
         if option in call:
             continue
         command = path.split()
-        before, calls = outcome([*command, *call])
+        key = (path, *call)
+        before, calls = plain[key] = plain.get(key) or outcome([*command, *call])
         after, others = outcome([*command, *words, *call])
         if after.startswith("exit 2") and not before.startswith("exit 2"):
             assert option in after, f"{after} does not say what is wrong"
