@@ -150,7 +150,9 @@ def distil(
     """
     objective = compile_strategy(_resolve(strategy))
     if index is None and objective.draws_classes:
-        raise UserError(f"strategy {_name(objective)!r} draws classes for each position of the data: give index")
+        raise UserError(
+            f"strategy {objective.strategy.label!r} draws classes for each position of the data: give index"
+        )
     if step < 0 or num_steps < 1:
         raise UserError(f"step is {step} of num_steps {num_steps}: step counts from 0, and num_steps is at least 1")
     student = _side("student", student_hidden, student_head, student_logits, vocab_size, targets)
@@ -183,7 +185,8 @@ def _fitting(objective: Objective, student: _Side | None, teacher: _Side | None)
         raise UserError("give student_hidden and student_head, or student_logits")
     if teacher is None and objective.reads_teacher:
         raise UserError(
-            f"strategy {_name(objective)!r} reads the teacher: give teacher_hidden and teacher_head, or teacher_logits"
+            f"strategy {objective.strategy.label!r} reads the teacher: give teacher_hidden and teacher_head, or "
+            "teacher_logits"
         )
     if teacher is not None and teacher.vocab_size != student.vocab_size:
         raise UserError(
@@ -240,10 +243,6 @@ def _resolve(given: str | Mapping[str, Any] | Strategy) -> Method:
     return strategy
 
 
-def _name(objective: Objective) -> str:
-    return objective.strategy.label
-
-
 def _side(
     model: str,
     hidden: Tensor | None,
@@ -257,35 +256,25 @@ def _side(
         return None
     if (hidden is None) != (head is None) or (hidden is None) == (logits is None):
         raise UserError(f"give either {model}_hidden and {model}_head, or {model}_logits")
-    states = hidden if hidden is not None else logits
+    kind, states = ("hidden", hidden) if hidden is not None else ("logits", logits)
     assert states is not None, "one of both"
     if states.dim() != 3 or states.shape[:2] != targets.shape:
-        kind = "hidden" if hidden is not None else "logits"
         raise UserError(
             f"{model}_{kind} is {tuple(states.shape)}, targets {tuple(targets.shape)}: (B, L, .) and (B, L)"
         )
-    if head is None:
-        return _of_logits(model, states, vocab_size)
-    weight = _weight(model, head)
-    if weight.dim() != 2 or weight.shape[1] != states.shape[2]:
+    weight = None if head is None else _weight(model, head)
+    if weight is not None and (weight.dim() != 2 or weight.shape[1] != states.shape[2]):
         raise UserError(
             f"{model}_head is {tuple(weight.shape)}, {model}_hidden {tuple(states.shape)}: "
             "they must be (V, D) and (B, L, D)"
         )
-    _check_size(model, len(weight), vocab_size)
-    weight = weight if vocab_size is None else weight[:vocab_size]
-    return _Side(states=states, head=Head(weight=weight), vocab_size=len(weight))
-
-
-def _of_logits(model: str, logits: Tensor, vocab_size: int | None) -> _Side:
-    _check_size(model, logits.shape[2], vocab_size)
-    states = logits if vocab_size is None else logits[..., :vocab_size]
-    return _Side(states=states, head=GivenLogits(weight=logits.new_empty(0, 0)), vocab_size=states.shape[2])
-
-
-def _check_size(model: str, num: int, vocab_size: int | None) -> None:
+    num = states.shape[2] if weight is None else len(weight)
     if vocab_size is not None and vocab_size > num:
         raise UserError(f"vocab_size is {vocab_size}, and the {model} has {num} classes")
+    num = num if vocab_size is None else vocab_size
+    if weight is None:
+        return _Side(states=states[..., :num], head=GivenLogits(weight=states.new_empty(0, 0)), vocab_size=num)
+    return _Side(states=states, head=Head(weight=weight[:num]), vocab_size=num)
 
 
 def _weight(model: str, head: Tensor | torch.nn.Module) -> Tensor:

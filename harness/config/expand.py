@@ -59,11 +59,7 @@ def method(name: str) -> Method:
 
 
 def expand(entry: Any, *, where: str) -> Iterator[Strategy]:
-    """Turn one entry of a grid file into the strategies it stands for.
-
-    Args:
-        entry: a preset's name, or a mapping.
-        where: how to name it in an error.
+    """Turn one entry of a grid file, named `where` in an error, into the strategies it stands for.
 
     Raises:
         UserError: it cannot mean what it says.

@@ -11,12 +11,7 @@ _SLOTS = (
 
 
 def describe(strategy: Strategy, template: str | None = None) -> str:
-    """Fill a label template, or make a label from the strategy's parts.
-
-    Args:
-        strategy: the strategy.
-        template: text with any of {signal} {policy} {budget} {criterion} {classes} {temperature} {feature} {lambda}
-            {sample_signal} {sample_policy} {sample_budget} {rollout}.
+    """Fill a label template, text with any of `_SLOTS` in braces, or make a label from the strategy's parts.
 
     Raises:
         UserError: the template names something else.

@@ -41,9 +41,6 @@ def load_plugins(files: Sequence[Path] = ()) -> None:
 
     A file is executed as if it were imported from its own folder, so that it may import what lies beside it.
 
-    Args:
-        files: Python files.
-
     Raises:
         UserError: a file that is missing, raises, registers nothing, or takes a name that is taken; nothing of it is
             registered then. The file and line are named.

@@ -282,10 +282,6 @@ class _Kind(Frozen):
 def read_strategy(fields: Mapping[str, Any], *, where: str = "strategy") -> Strategy:
     """Check what a user wrote as a strategy, part by part; `harness.config.legality` says what may be combined.
 
-    Args:
-        fields: its keys and values.
-        where: how to name it in an error.
-
     Raises:
         UserError: the first problem, with the key, the value and what is allowed.
     """

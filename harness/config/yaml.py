@@ -85,12 +85,7 @@ def first_comment(path: Path) -> str:
 
 
 def parse(model: type[M], payload: Mapping[str, Any], *, where: str) -> M:
-    """Check a mapping against a model.
-
-    Args:
-        model: the pydantic model.
-        payload: what the user wrote.
-        where: how to name the place in an error, e.g. a file and an entry in it.
+    """Check what a user wrote against a model; `where` names the place in an error, a file and an entry in it.
 
     Raises:
         UserError: the first problem, with the key, the value and what is allowed.

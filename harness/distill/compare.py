@@ -106,13 +106,7 @@ class ClassCount:
 
 @torch.no_grad()
 def make_target(objective: Objective, rows: Rows, teacher_logits: Float[Tensor, "N V"] | None) -> SparseTarget | None:
-    """Return the sparse target of some rows, None where rows are compared whole.
-
-    Args:
-        objective: names the class policy and the temperature.
-        rows: the rows; a ready-made target passes through.
-        teacher_logits: None where targets come ready-made.
-    """
+    """Return the sparse target of some rows, a ready-made one as it is; None where rows are compared whole."""
     if rows.target is not None or objective.classes is None:
         return rows.target
     assert teacher_logits is not None

@@ -35,6 +35,7 @@ from harness.distill.shadow import (
     top_mass,
 )
 from harness.distill.step import Core
+from harness.distill.supervise import Signals, select
 from harness.models import Head, evaluating, head_of, trunk
 from harness.teacher.interface import Teacher
 from strategies.base import Selection, StepContext
@@ -267,14 +268,9 @@ class Watch:
 
     def _would_select(self, scores: dict[str, Tensor], moment: Moment, keys: Tensor) -> Selection:
         """Apply the trial's policy to the shown sequences as if they were a batch; its state stays as it is."""
-        objective, valid = self.core.objective, self.shown.valid
+        objective, progress = self.core.objective, moment.step / moment.num_steps
         context = StepContext(
-            budget=objective.strategy.budget,
-            progress=moment.step / moment.num_steps,
-            keys=keys,
-            last_loss=moment.last_loss,
+            budget=objective.strategy.budget, progress=progress, keys=keys, last_loss=moment.last_loss
         )
-        unscored = torch.zeros(valid.shape, device=valid.device)
-        ranked = scores[objective.signal] if objective.signal is not None else unscored
         # A copy: even a policy that broke its contract and wrote into its state would not reach the training's.
-        return objective.policy.select(ranked, valid, context, copy.deepcopy(moment.state))[0]
+        return select(objective, Signals(scores=scores), self.shown, context, copy.deepcopy(moment.state))[0]

@@ -20,12 +20,6 @@ def make_projection(objective: Objective, student_size: int, teacher_size: int, 
 
     Weights are drawn from N(0, 1 / student size), so that a state keeps about its length, from a named seed of the
     trial: the same for every strategy that has this branch. They are float32 whatever the models are.
-
-    Args:
-        objective: has the branch.
-        student_size: the student's hidden size.
-        teacher_size: the teacher's.
-        seed: the trial's.
     """
     assert objective.strategy.feature is not None
     layers = objective.strategy.feature.layers

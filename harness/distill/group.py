@@ -46,12 +46,7 @@ class Group:
         return range(self.rank * num // self.size, (self.rank + 1) * num // self.size)
 
     def gather(self, mine: Mapping[int, Tensor], sizes: Sequence[int]) -> Tensor:
-        """Return the values of all micro-batches in order, where each process has those of its block.
-
-        Args:
-            mine: one-dimensional values, by micro-batch of the block.
-            sizes: how many values every micro-batch has.
-        """
+        """Return the values of all micro-batches, `sizes` long, in order; each process has its block's by number."""
         like = next(iter(mine.values()))
         whole = torch.cat([mine.get(number, like.new_zeros(size)) for number, size in enumerate(sizes)])
         if self.size > 1:

@@ -207,13 +207,7 @@ class HeadGradient:
     """
 
     def __init__(self, model: PreTrainedModel, vocab_size: int, *, single: bool) -> None:
-        """Begin with nothing added.
-
-        Args:
-            model: the student.
-            vocab_size: rows of the head that are not padding.
-            single: whether there is one chunk only.
-        """
+        """Begin with nothing added; rows of the head beyond `vocab_size` are padding, `single` announces one chunk."""
         parameter = model.get_output_embeddings().weight
         assert isinstance(parameter, torch.nn.Parameter)
         self._parameter, self._vocab_size, self._single = parameter, vocab_size, single

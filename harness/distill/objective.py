@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.config import Choice, Method
+from harness.distill.score import signal_function
 from harness.teacher.kinds.scores import INPUTS
 from strategies.base import Policy, SparseTarget
 from strategies.registry import (
@@ -99,34 +99,16 @@ class Objective:
         return self.classes is not None and "keys" in self.classes.inputs
 
     def reduce(self, teacher_logprobs: Float[Tensor, "N V"], keys: Int[Tensor, " N"] | None) -> SparseTarget:
-        """Apply the class policy to the teacher's rows.
-
-        Args:
-            teacher_logprobs: log p at the strategy's temperature.
-            keys: one noise key per row, None for a policy that draws nothing.
-        """
-        assert self.classes is not None
-        assert self.strategy.classes is not None
+        """Apply the class policy to the teacher's rows at the strategy's temperature; `keys` are its noise."""
         values = {"teacher_logprobs": teacher_logprobs, "keys": keys}
-        inputs = {name: values[name] for name in self.classes.inputs}
-        target = self.classes.build(**inputs, **self.strategy.classes.options)
+        target = _apply(self.classes, self.strategy.classes, values)
         assert isinstance(target, SparseTarget)
         return target
 
     def heat(self, scores: Mapping[str, Tensor], valid: Bool[Tensor, "B L"], progress: float) -> Float[Tensor, "B L"]:
-        """Return every position's temperature.
-
-        Args:
-            scores: the signals, laid out.
-            valid: positions that have a target.
-            progress: share of training done.
-        """
-        choice = self.strategy.temperature
-        assert self.temperature is not None
-        assert isinstance(choice, Choice)
+        """Return every position's temperature from the signals, laid out, and the share of training done."""
         values = {**scores, "valid": valid, "progress": progress}
-        inputs = {name: values[name] for name in self.temperature.inputs}
-        temperatures = self.temperature.build(**inputs, **choice.options)
+        temperatures = _apply(self.temperature, self.strategy.temperature, values)
         assert isinstance(temperatures, Tensor)
         return temperatures.detach()
 
@@ -134,27 +116,27 @@ class Objective:
         self, student_states: Float[Tensor, "N D"], teacher_states: Float[Tensor, "N D"]
     ) -> Float[Tensor, " N"]:
         """Apply the feature distance."""
-        assert self.feature is not None
-        assert self.strategy.feature is not None
-        values = {"student_states": student_states, "teacher_states": teacher_states}
-        inputs = {name: values[name] for name in self.feature.inputs}
-        distances = self.feature.build(**inputs, **self.strategy.feature.distance.options)
+        branch, values = self.strategy.feature, {"student_states": student_states, "teacher_states": teacher_states}
+        distances = _apply(self.feature, None if branch is None else branch.distance, values)
         assert isinstance(distances, Tensor)
         return distances
 
     def compare(self, rows: Mapping[str, Tensor]) -> Float[Tensor, " N"]:
         """Apply the criterion to rows given by input name."""
-        options = self.strategy.criterion.options
-        loss = self.criterion.build(**{name: rows[name] for name in self.criterion.inputs}, **options)
+        loss = _apply(self.criterion, self.strategy.criterion, rows)
         assert isinstance(loss, Tensor)
         return loss
 
     def signal_function(self, name: str) -> Any:
         """Return a signal's function, with the options set on it where it is the one the policy ranks by."""
-        ranked_by = self.strategy.position.signal
-        if ranked_by is not None and ranked_by.name == name:
-            return partial(SIGNALS[name].build, **ranked_by.options)
-        return SIGNALS[name].build
+        return signal_function(name, self.strategy.position.signal)
+
+
+def _apply(component: Component | None, choice: Choice | float | None, values: Mapping[str, Any]) -> Any:
+    """Apply a component that the strategy has to those of some values that it reads, with its options."""
+    assert component is not None, "the strategy has one"
+    assert isinstance(choice, Choice), "the strategy names it"
+    return component.build(**{name: values[name] for name in component.inputs}, **choice.options)
 
 
 def compile_strategy(strategy: Method) -> Objective:

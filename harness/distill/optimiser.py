@@ -73,12 +73,7 @@ class MasterWeights:
 def make_optimiser(
     parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation, group: Group = ALONE
 ) -> torch.optim.Optimizer | MasterWeights | ShardedOptimiser:
-    """Return the optimiser over some parameters.
-
-    Args:
-        parameters: what it steps.
-        optimisation: which one, and its settings.
-        group: the processes that step together.
+    """Return the optimiser over some parameters, stepped by a group of processes together.
 
     Raises:
         UserError: `optimiser: adamw_8bit` where neither torchao nor bitsandbytes is installed.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from harness.config import Method
 from harness.config.errors import UserError, first_line
 from harness.distill.compare import gather_rows
 from harness.distill.objective import Objective, compile_strategy
-from harness.distill.score import score_batch, signal_functions
+from harness.distill.score import score_batch, signal_function
 from harness.distill.shadow import shadow_signals
 from strategies.base import StepContext, budget_count, log_probs, sample_count
 from strategies.noise import cells, streams, uniform
@@ -52,18 +53,28 @@ def probe(*strategies: Method) -> None:
 
 def _probe_signals(objective: Objective, vocabulary: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return what the functions of a strategy read, row by row, and its signals laid out."""
+    values, rows = _row_signals(objective.scored, objective.signal_function, vocabulary)
+    with _named(", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)):
+        return values, _laid(objective.scored, objective.signal_function, rows)
+
+
+def _row_signals(
+    names: tuple[str, ...], function: Callable[[str], Any], vocabulary: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what functions read, row by row, and those of some signals that are of rows."""
     valid = _valid()
     values = _inputs(int(valid.sum()), vocabulary)
     values["noise"] = uniform(streams(0, torch.arange(_SEQUENCES)), _LENGTH)[valid]
-    rows = [name for name in objective.scored if SIGNALS[name].traits["scope"] == "row"]
+    rows = [name for name in names if SIGNALS[name].traits["scope"] == "row"]
     for name in rows:
-        values[name] = _call(objective.signal_function, name, values)
-    batch_signals = ", ".join(f"signal {name!r}" for name in objective.scored if name not in rows)
-    with _named(batch_signals):
-        places = torch.arange(valid.numel())
-        scored = {name: values[name] for name in rows}
-        scores = score_batch(objective.scored, objective.signal_function, scored, valid, places)
-    return values, scores
+        values[name] = _call(function, name, values)
+    return values, {name: values[name] for name in rows}
+
+
+def _laid(
+    names: tuple[str, ...], function: Callable[[str], Any], rows: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    return score_batch(names, function, rows, _valid(), torch.arange(_SEQUENCES * _LENGTH))
 
 
 def _probe_policy(objective: Objective, scores: dict[str, torch.Tensor]) -> None:
@@ -76,7 +87,12 @@ def _probe_policy(objective: Objective, scores: dict[str, torch.Tensor]) -> None
     for context in (first, replace(first, progress=0.5, last_loss=1.0)):
         with _named(what):
             selection, state = objective.policy.select(ranked, valid, context, state)
-        _check_weights(what, selection.weight, valid)
+        shape, wanted = tuple(selection.weight.shape), tuple(valid.shape)
+        if shape != wanted or not bool(torch.isfinite(selection.weight).all()):
+            raise UserError(
+                f"{what} returned weights of shape {shape}, or not finite; it must return finite weights of shape "
+                f"{wanted}"
+            )
         _check_number(strategy, selection.weight, valid)
 
 
@@ -145,7 +161,7 @@ def _probe_samples(strategy: Method) -> None:
     keys, scores = streams(0, torch.arange(_SAMPLES)), torch.zeros(_SAMPLES, dtype=torch.float64)
     if samples.signal is not None:
         values = _inputs(_SAMPLES, _VOCABULARY) | {"noise": uniform(keys, 1)[:, 0]}
-        function = signal_functions(samples.signal)
+        function = partial(signal_function, ranked_by=samples.signal)
         for name in order_signals([samples.signal.name]):
             values[name] = _call(function, name, values)
         scores = values[samples.signal.name].double()
@@ -169,26 +185,12 @@ def probe_shadows() -> None:
     Raises:
         UserError: one of them raises, or returns another shape or a number that is not finite; names it.
     """
-    valid = _valid()
-    values = _inputs(int(valid.sum()), _VOCABULARY)
-    values["noise"] = uniform(streams(0, torch.arange(_SEQUENCES)), _LENGTH)[valid]
     names = shadow_signals(None, with_teacher=True)
-    rows, places = [name for name in names if SIGNALS[name].traits["scope"] == "row"], torch.arange(valid.numel())
-    for name in rows:
-        values[name] = _call(lambda part: SIGNALS[part].build, name, values)
-    laid = {name: values[name] for name in rows}
+    _, rows = _row_signals(names, signal_function, _VOCABULARY)
     for name in names:
         with _named(f"signal {name!r}"):
-            scores = score_batch(order_signals([name]), lambda part: SIGNALS[part].build, laid, valid, places)
-        _checked(f"signal {name!r}", scores[name].flatten(), int(valid.sum()))
-
-
-def _check_weights(what: str, weight: torch.Tensor, valid: torch.Tensor) -> None:
-    if weight.shape != valid.shape or not bool(torch.isfinite(weight).all()):
-        raise UserError(
-            f"{what} returned weights of shape {tuple(weight.shape)}, "
-            f"or not finite; it must return finite weights of shape {tuple(valid.shape)}"
-        )
+            scores = _laid(order_signals([name]), signal_function, rows)
+        _checked(f"signal {name!r}", scores[name].flatten(), _SEQUENCES * _LENGTH)
 
 
 def _vocabulary(strategy: Method) -> int:

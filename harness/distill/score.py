@@ -96,15 +96,7 @@ def score_rows(
     *,
     chunk: int,
 ) -> dict[str, Float[Tensor, " N"]]:
-    """Compute row signals.
-
-    Args:
-        names: row signals, each after its inputs.
-        function: returns a signal's function.
-        rows: the positions to score.
-        student_head: the student's head.
-        teacher_head: the teacher's head, None where no signal reads it.
-        chunk: rows of logits that exist at a time.
+    """Compute row signals, each named after its inputs, with `chunk` rows of logits at a time.
 
     Returns:
         One score per row and name, float32 (float64 for float64 models).
@@ -127,14 +119,7 @@ def score_batch(
     valid: Bool[Tensor, "B L"],
     places: Int[Tensor, " N"],
 ) -> dict[str, Float[Tensor, "B L"]]:
-    """Lay row scores out on their positions and compute the batch signals from them.
-
-    Args:
-        names: row and batch signals, each after its inputs.
-        function: returns a signal's function.
-        row_scores: scores of the valid positions, in row-major order.
-        valid: the valid positions.
-        places: where they are in the flattened batch.
+    """Lay row scores out on their positions, in row-major order, and compute the batch signals from them.
 
     Returns:
         Every named signal, 0 where not valid.
@@ -188,11 +173,7 @@ def _raw_values(needed: set[str], rows: Rows, logits: dict[str, Tensor], piece: 
     return values
 
 
-def signal_functions(signal: Choice) -> Callable[[str], Any]:
-    """Return what maps a signal's name to its function; the options are those of `signal` itself, not of its parts."""
-
-    def function(name: str) -> Any:
-        build = SIGNALS[name].build
-        return partial(build, **signal.options) if name == signal.name else build
-
-    return function
+def signal_function(name: str, ranked_by: Choice | None = None) -> Any:
+    """Return a signal's function; options are set on the signal that is ranked by alone, not on its parts."""
+    build = SIGNALS[name].build
+    return build if ranked_by is None or ranked_by.name != name else partial(build, **ranked_by.options)

@@ -90,14 +90,7 @@ def effective_positions(weight: Float[Tensor, "B L"]) -> float:
 def top_mass(
     hidden: Float[Tensor, "N D"], head: Head, sizes: tuple[int, ...], *, chunk: int
 ) -> Float[Tensor, " num_sizes"]:
-    """Return how much probability the k likeliest classes hold, summed over positions, for each k of `sizes`.
-
-    Args:
-        hidden: final hidden states.
-        head: the head of the same model.
-        sizes: ks, ascending, none above the vocabulary.
-        chunk: rows of logits that exist at a time.
-    """
+    """Return the probability of the k likeliest classes, summed over positions, for each k of `sizes`, ascending."""
     total = torch.zeros(len(sizes), dtype=torch.float64, device=hidden.device)
     places = torch.tensor(sizes, device=hidden.device) - 1
     for piece in slices(len(hidden), chunk):

@@ -28,10 +28,8 @@ if TYPE_CHECKING:  # half a second of imports, for nothing where no student is s
 def shard(model: PreTrainedModel) -> None:
     """Share a model's layers out among the processes of the group that this one has joined, in place.
 
-    Gradients become sums over the processes, summed in float32 at least, and are not divided.
-
-    Args:
-        model: the same in every process, on the device where it stays.
+    It is the same in every process, and on the device where it stays. Gradients become sums over the processes, summed
+    in float32 at least, and are not divided.
 
     Raises:
         UserError: it does not say what its layers are.
@@ -70,13 +68,7 @@ def fill(tensor: Tensor, whole: Tensor) -> None:
 
 @torch.no_grad()
 def assemble(model: PreTrainedModel, make: Callable[[], PreTrainedModel], group: Group) -> PreTrainedModel:
-    """Return a plain model with a sharded one's weights in the first process, and the sharded one in all others.
-
-    Args:
-        model: the sharded one; every process of the group calls this.
-        make: makes the plain one, in which all weights are replaced.
-        group: the processes.
-    """
+    """Return, in the first process, what `make` makes with a sharded model's weights, and that model in all others."""
     plain = make() if group.rank == 0 else None
     into = {} if plain is None else dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
@@ -88,13 +80,7 @@ def assemble(model: PreTrainedModel, make: Callable[[], PreTrainedModel], group:
 
 @torch.no_grad()
 def clip(parameters: Sequence[torch.nn.Parameter], max_norm: float, group: Group) -> Tensor:
-    """Scale all gradients down to a norm that they have together, as `torch.nn.utils.clip_grad_norm_`; return theirs.
-
-    Args:
-        parameters: those with gradients, shared out or not.
-        max_norm: the largest norm that stays.
-        group: the processes, of which each calls this.
-    """
+    """Scale gradients, shared out or not, to a common norm, as `torch.nn.utils.clip_grad_norm_`; return theirs."""
     if not group.sharded:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -119,13 +105,7 @@ class ShardedOptimiser:
         make: Callable[[Sequence[torch.nn.Parameter]], Any],
         group: Group,
     ) -> None:
-        """Cut the parameters.
-
-        Args:
-            parameters: shared out or whole; of the latter, rows are cut here.
-            make: makes the optimiser of some parameters.
-            group: the processes.
-        """
+        """Cut the rows of what is whole, and let `make` make the optimiser of this process's."""
         self._parameters, self._group = list(parameters), group
         self._rows = [torch.nn.Parameter(self._cut(each)) for each in self._parameters]
         self._inner = make(self._rows)

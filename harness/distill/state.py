@@ -46,11 +46,7 @@ def take_apart(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def check_tree(tree: Any, place: str) -> None:
-    """Refuse a tree that could not be taken apart, without copying its tensors.
-
-    Args:
-        tree: the tree.
-        place: what it is called in an error.
+    """Refuse a tree, called `place`, that could not be taken apart, without copying its tensors.
 
     Raises:
         TypeError: something in it cannot be kept; names the place.
@@ -64,13 +60,7 @@ def branches(payload: Any) -> dict[str, Any]:
 
 
 def put_together(payload: Any, tensors: Mapping[str, Tensor], device: torch.device | str) -> Any:
-    """Undo `take_apart`.
-
-    Args:
-        payload: the tree as JSON.
-        tensors: its tensors.
-        device: where they go.
-    """
+    """Undo `take_apart`."""
     if isinstance(payload, list):
         return [put_together(item, tensors, device) for item in payload]
     if not isinstance(payload, dict):

@@ -237,14 +237,7 @@ def _select_globally(
 
 
 def _add_gradients(core: Core, compared: Compared, branch: Tensor | None, tally: Tally) -> Tensor:
-    """Return the undivided loss of a micro-batch, and add its gradients to the student's.
-
-    Args:
-        core: models and settings.
-        compared: the supervised rows.
-        branch: the loss of the branch on hidden states, None without it.
-        tally: what is counted.
-    """
+    """Return the undivided loss of a micro-batch, and add its gradients to the student's."""
     rows, counted = compared.rows, ClassCount()
     tally.student_trained += len(rows)
     tally.teacher_rows += len(rows) if rows.teacher is not None else 0

@@ -95,16 +95,7 @@ def context_of(
     num_steps: int,
     last_loss: Tensor | float | None,
 ) -> StepContext:
-    """Return what a policy may know, with a noise stream for each sequence.
-
-    Args:
-        objective: names the budget.
-        rows: each sequence's place in the global batch.
-        seed: the trial's.
-        step: number of the step, from 0.
-        num_steps: steps of the whole run.
-        last_loss: the previous step's loss, None at the first.
-    """
+    """Return what a policy may know, with a noise stream for each sequence by its place in the global batch."""
     keys = streams(derive(seed, "selection", step), rows)
     return StepContext(budget=objective.strategy.budget, progress=step / num_steps, keys=keys, last_loss=last_loss)
 

@@ -62,12 +62,8 @@ def count_steps(num_sequences: int, optimisation: Optimisation) -> int:
 def data_order(num_sequences: int, epochs: int, seed: int, only: Int[Tensor, " K"] | None = None) -> Int[Tensor, " S"]:
     """Return the order in which sequences are met: each epoch its own permutation, the same for every strategy.
 
-    Args:
-        num_sequences: sequences of the data set.
-        epochs: passes over them.
-        seed: the trial's seed.
-        only: the sequences to train on, all if left out. They are met in the order they have among all, so that two
-            choices share the order of what they share.
+    `only` some sequences are met in the order they have among all, so that two choices share the order of what they
+    share.
     """
     orders = []
     for epoch in range(epochs):

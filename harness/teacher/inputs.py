@@ -74,14 +74,8 @@ def prepare_inputs(
 ) -> Inputs:
     """Map a workload's shared inputs, building what is missing. Idempotent, and safe to call from several processes.
 
-    Args:
-        workload: the workload.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        split: the reported split.
-        results: where they are kept.
-        needs_train_cache: whether a trial trains from the teacher's hidden states.
-        on_progress: told of the building of caches.
-        spread: lets other processes build parts of the teacher's caches, with `build_part`.
+    The teacher's states of the training text are among them where a trial reads them (`needs_train_cache`). `spread`
+    lets other processes build parts of the teacher's caches, with `build_part`.
     """
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, results=results)
@@ -110,11 +104,6 @@ def prepare_inputs(
 def build_part(part: JointBuild, numbers: Sequence[int], *, results: Results) -> None:
     """Make some shards of a cache that another process is building, with a teacher of this process's own.
 
-    Args:
-        part: the cache.
-        numbers: which shards.
-        results: the results folder, shared with the other process.
-
     Raises:
         UserError: nobody is building that cache; or bad input.
     """
@@ -135,13 +124,6 @@ def prepare_tokens(
 ) -> tuple[Tokens, Tokens]:
     """Map the packed text for training and that of the reported split; nothing is written if either is bad.
 
-    Args:
-        workload: the workload.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        split: the reported split.
-        tokenizer: the shared tokenizer.
-        results: where they are kept.
-
     Raises:
         UserError: a data file that cannot be read, or too little text.
     """
@@ -159,15 +141,7 @@ def teacher_source(
     data: str,
     only: Int[Tensor, " K"] | None = None,
 ) -> Source:
-    """Describe the teacher over a data set: what everything stored of it is of.
-
-    Args:
-        workload: the workload.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        tokens: the data set.
-        data: what it is called: train, validation or test.
-        only: the sequences that the sample axis kept, ascending; all if None.
-    """
+    """Describe the teacher over a data set (train, validation or test), or over the `only` sequences that were kept."""
     teacher = {"teacher": workload.teacher.path} if workload.teacher is not None else {}
     return Source(
         tokens=tokens,

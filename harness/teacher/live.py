@@ -55,16 +55,7 @@ def provide_teacher(
     on_progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> StoredTeacher:
-    """Map a teacher's states over a data set, and its head; the teacher runs where they are missing.
-
-    Args:
-        workload: the workload; it has a teacher.
-        source: the data set.
-        results: where they are kept.
-        asked: returns the teacher, loaded here if None; called only if states are missing.
-        on_progress: told of the building.
-        spread: as in `provide`.
-    """
+    """Map a teacher's states over a data set, and its head; `asked`, or one loaded here, runs if they are missing."""
     states = provide(
         HiddenStates(),
         source,
@@ -85,15 +76,7 @@ def provide_rows(
     results: Results,
     on_progress: Progress | None = None,
 ) -> Stored[Read]:
-    """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs.
-
-    Args:
-        kind: what is wanted.
-        workload: the workload; it has a teacher.
-        source: the data set.
-        results: where they are kept.
-        on_progress: told of the building.
-    """
+    """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs."""
     return provide(
         kind,
         source,
@@ -167,13 +150,7 @@ def stored_scores(scores: Mapping[str, Stored[PositionScores]]) -> StoredScores:
 
 
 def online_teacher(workload: Workload, vocab_size: int, device: str) -> Teacher:
-    """Load the teacher and return it as one whose trunk runs each time it is asked.
-
-    Args:
-        workload: the workload; it says which devices the teacher has.
-        vocab_size: tokens of the tokenizer.
-        device: the student's, where batches come from and states go to; the teacher's head is there too.
-    """
+    """Load the teacher as one whose trunk runs each time it is asked; states and head are on the student's `device`."""
     devices = teacher_devices(workload, alone=False)
     model, first = _load(workload, devices), devices[0]
 

@@ -210,10 +210,6 @@ class Keeper:
     def after(self, step: int, num_steps: int) -> None:
         """Save if it is time to, or if training has been asked to stop.
 
-        Args:
-            step: optimiser steps done.
-            num_steps: steps in all.
-
         Raises:
             Stopped: training has been asked to stop.
             UserError: the checkpoint cannot be written; names the file and the reason.

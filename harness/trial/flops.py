@@ -136,14 +136,7 @@ def shapes_of(trial: Trial, vocab_size: int) -> Shapes:
 
 
 def work_of(trial: Trial, tally: Tally, *, every: Reading, kept: Reading) -> Work:
-    """Add to what training does what is read before it.
-
-    Args:
-        trial: a trained trial.
-        tally: what training does.
-        every: all training sequences and their valid positions.
-        kept: those that it learns from.
-    """
+    """Add to what training does what is read before it, of `every` training sequence or of those `kept`."""
     strategy, num_scores = trial.method, len(trial.objective.stored_scores)
     stored = kept if strategy.stored else Reading(rows=num_scores * kept.rows)
     signal = strategy.samples.signal if strategy.samples is not None else None

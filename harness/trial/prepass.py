@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from harness.config.base import Scalar
 from harness.config.seeds import derive
 from harness.data.tokens import Batch
 from harness.distill import NUMERICS
-from harness.distill.score import Rows, score_rows, signal_functions
+from harness.distill.score import Rows, score_rows, signal_function
 from harness.models import head_of, trunk
 from harness.teacher.files import Indices
 from harness.teacher.interface import Teacher
@@ -153,5 +154,5 @@ def _position_scores(signal: Choice, batch: Batch, scorer: Scorer, seed: int) ->
         noise=noise,
     )
     teacher_head = scorer.teacher.head if teacher_hidden is not None and scorer.teacher is not None else None
-    scores = score_rows(names, signal_functions(signal), rows, student_head, teacher_head, chunk=scorer.chunk)
-    return scores[signal.name]
+    function = partial(signal_function, ranked_by=signal)
+    return score_rows(names, function, rows, student_head, teacher_head, chunk=scorer.chunk)[signal.name]

@@ -48,16 +48,7 @@ def identified(trial: Trial) -> dict[str, Any]:
 def finished_record(
     trial: Trial, stages: Stages, heldout: Heldout, scores: Scores, *, peak_gib: dict[str, float], started_at: str
 ) -> Record:
-    """Build the record of an evaluated trial.
-
-    Args:
-        trial: the trial.
-        stages: what came before the evaluation.
-        heldout: what held-out text says of the model.
-        scores: what the tasks say.
-        peak_gib: peak memory up to the evaluation, by device.
-        started_at: when the trial began.
-    """
+    """Build the record of an evaluated trial; peak memory, by device, is that up to the evaluation."""
     trained, taught, loaded = stages.trained, stages.taught, stages.loaded
     tally = trained.training.tally if trained is not None else None
     stored = _stored(stages)

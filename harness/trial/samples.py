@@ -82,12 +82,7 @@ def choose_samples(
 ) -> Chosen:
     """Choose the training sequences of a trial that uses the sample axis.
 
-    Args:
-        trial: the trial.
-        inputs: tokens, and the teacher's states of every training sequence where the prepass reads them.
-        results: where what trials share is kept.
-        student: returns the student as it is before training; called only if there is no prepass yet.
-        device: where models compute.
+    `student`, the model as it is before training, is called only if there is no prepass yet.
     """
     samples = trial.strategy.samples
     assert samples is not None, "only for trials that use the sample axis"

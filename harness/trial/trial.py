@@ -100,12 +100,7 @@ class Trial:
 
 
 def shows_enough(trial: Trial, had: Mapping[str, int] | None) -> bool:
-    """Tell whether diagnostics that a record has serve those a trial is asked for.
-
-    Args:
-        trial: the trial.
-        had: the record's settings, None for a record without diagnostics.
-    """
+    """Tell whether diagnostics that a record has, if any, serve those a trial is asked for."""
     wanted = trial.diagnostics
     return wanted is None or (had is not None and Diagnostics.model_validate(had).covers(wanted))
 
@@ -114,12 +109,6 @@ def make_trials(
     grid: Grid, workload: Workload, fingerprints: Mapping[str, str], facts: Facts = NO_FACTS
 ) -> list[Trial]:
     """Pair every strategy of a grid with every seed; a model evaluated as it is needs no seed.
-
-    Args:
-        grid: the grid.
-        workload: the workload it runs on.
-        fingerprints: what the workload's names stand for.
-        facts: what its models tell about what can be served.
 
     Raises:
         UserError: a strategy that the workload cannot serve.
@@ -145,12 +134,7 @@ def make_trials(
 
 
 def only(trials: list[Trial], *, labels: Iterable[str] = (), seeds: Iterable[int] | None = None) -> list[Trial]:
-    """Keep a part of a grid's trials.
-
-    Args:
-        trials: the grid's.
-        labels: keep strategies called, or beginning like, one of these, letter case aside; empty keeps all.
-        seeds: keep these seeds, and what has none; None keeps all.
+    """Keep a part of a grid's trials: strategies called, or beginning like, a label, and seeds; what has none stays.
 
     Raises:
         UnknownNameError: no strategy of the grid is called that.

@@ -184,6 +184,6 @@ def test_the_dry_run_names_what_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return function
 
-    monkeypatch.setattr(probe_module, "signal_functions", boom)
+    monkeypatch.setattr(probe_module, "signal_function", boom)
     with pytest.raises(UserError, match=r"signal 'kl' fails on a trial input: RuntimeError: out of luck"):
         probe(_strategy(signal="kl", policy="top", budget=0.3))

@@ -36,11 +36,7 @@ __all__ = [
 
 
 def check_strategy(strategy: Strategy, *, where: str = "strategy") -> None:
-    """Refuse a strategy that cannot mean what it says, whatever it is applied to.
-
-    Args:
-        strategy: the strategy.
-        where: how to name it in an error.
+    """Refuse a strategy, named `where` in an error, that cannot mean what it says, whatever it is applied to.
 
     Raises:
         UserError: the combination and the reason, or an option out of its range.

@@ -1,18 +1,9 @@
 """Whether a workload's resources can do what its other settings ask for, and a process with the GPUs it has."""
 
-from dataclasses import dataclass
-
 from harness.config.arithmetic import check_arithmetic
+from harness.config.errors import UserError
 from harness.config.legality.rule import Rule, enforce
 from harness.config.workload import Workload
-
-
-@dataclass(frozen=True)
-class _Process:
-    workload: Workload
-    num_gpus: int
-    alone: bool
-
 
 _RESOURCES: tuple[Rule[Workload], ...] = (
     Rule(
@@ -63,17 +54,6 @@ _RESOURCES: tuple[Rule[Workload], ...] = (
     ),
 )
 
-_GPUS: tuple[Rule[_Process], ...] = (
-    Rule(
-        lambda process: process.num_gpus < process.workload.resources.teacher_gpus + (not process.alone),
-        lambda process: (
-            f"resources.teacher_gpus is {process.workload.resources.teacher_gpus}"
-            f"{'' if process.alone else ', besides the student'}, "
-            f"and this process has {process.num_gpus} GPUs: lower it"
-        ),
-    ),
-)
-
 
 def check_resources(workload: Workload, where: str) -> None:
     """Refuse resources that contradict each other, or what is to be trained.
@@ -93,7 +73,9 @@ def check_gpus(workload: Workload, num: int, *, alone: bool) -> None:
     Raises:
         UserError: how many it takes and how many are there.
     """
-    enforce(_GPUS, _Process(workload, num, alone), "")
+    wanted, beside = workload.resources.teacher_gpus, "" if alone else ", besides the student"
+    if num < wanted + (not alone):
+        raise UserError(f"resources.teacher_gpus is {wanted}{beside}, and this process has {num} GPUs: lower it")
 
 
 def _micro_batches(workload: Workload) -> int:

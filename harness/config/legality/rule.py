@@ -23,12 +23,7 @@ class Rule(Generic[S]):
 
 
 def enforce(rules: Iterable[Rule[S]], subject: S, before: str) -> None:
-    """Refuse the first rule that is broken.
-
-    Args:
-        rules: a table, in order of precedence.
-        subject: what the table is about.
-        before: what the error says before the reason: where to look.
+    """Refuse the first rule that is broken; `before`, where to look, stands before its reason.
 
     Raises:
         UserError: the reason.

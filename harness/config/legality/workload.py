@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from harness.config.errors import UserError
 from harness.config.legality.components import teacher_reader
 from harness.config.legality.rule import Rule, enforce
 from harness.config.strategy import Method, Rollout, Strategy
@@ -53,20 +54,6 @@ class _Served(Generic[S]):
     workload: Workload
     facts: Facts
 
-
-_WORKLOAD: tuple[Rule[Workload], ...] = (
-    Rule(
-        lambda workload: not _fills_a_batch(num_sequences(workload), workload.optimisation),
-        lambda workload: _too_few(num_sequences(workload), workload.optimisation),
-    ),
-)
-
-_CONTEXT: tuple[Rule[_Served[Workload]], ...] = (
-    Rule(
-        lambda on: _too_short(on.workload, on.facts),
-        lambda on: _too_short(on.workload, on.facts)[0],
-    ),
-)
 
 _METHOD: tuple[Rule[_Served[Method]], ...] = (
     Rule(
@@ -129,25 +116,6 @@ _ROLLOUT: tuple[Rule[_Served[Rollout]], ...] = (
     ),
 )
 
-_TEACHER: tuple[Rule[_Served[Strategy]], ...] = (
-    Rule(
-        lambda on: on.workload.teacher is None and teacher_reader(on.of) is not None,
-        lambda on: (
-            f"{teacher_reader(on.of)} reads the teacher, and workload {on.workload.name!r} has none (teacher: null)"
-        ),
-    ),
-)
-
-_DIAGNOSTICS: tuple[Rule[Workload], ...] = (
-    Rule(
-        lambda workload: workload.resources.data_parallel > 1,
-        lambda workload: (
-            f"diagnostics look at a whole batch, and each of {workload.resources.data_parallel} processes sees a part: "
-            "set resources.data_parallel to 1"
-        ),
-    ),
-)
-
 
 def check_workload(workload: Workload, facts: Facts) -> None:
     """Refuse a workload whose sequences its own models cannot read.
@@ -155,7 +123,13 @@ def check_workload(workload: Workload, facts: Facts) -> None:
     Raises:
         UserError: the setting, its value and what is allowed.
     """
-    enforce(_CONTEXT, _Served(workload, workload, facts), f"workload {workload.name!r}: ")
+    length = workload.data.sequence_length
+    for model, limit in facts.contexts.items():
+        if length > limit:
+            raise UserError(
+                f"workload {workload.name!r}: data.sequence_length {length} is more than the {model}'s context of "
+                f"{limit} tokens"
+            )
 
 
 def check_diagnostics(workload: Workload) -> None:
@@ -164,16 +138,16 @@ def check_diagnostics(workload: Workload) -> None:
     Raises:
         UserError: the setting and what is allowed.
     """
-    enforce(_DIAGNOSTICS, workload, "")
+    num = workload.resources.data_parallel
+    if num > 1:
+        raise UserError(
+            f"diagnostics look at a whole batch, and each of {num} processes sees a part: set resources.data_parallel "
+            "to 1"
+        )
 
 
 def check(strategy: Strategy, workload: Workload, facts: Facts = NO_FACTS) -> None:
-    """Refuse a strategy that the workload cannot serve.
-
-    Args:
-        strategy: one that `check_strategy` let pass.
-        workload: what it is applied to.
-        facts: what the workload's models tell.
+    """Refuse a strategy that `check_strategy` let pass and the workload cannot serve.
 
     Raises:
         UserError: the strategy needs a teacher, prompts or room and the workload has none, or cannot be shared out.
@@ -181,8 +155,11 @@ def check(strategy: Strategy, workload: Workload, facts: Facts = NO_FACTS) -> No
     before = f"strategy {strategy.label!r}: "
     if strategy.rollout is not None:
         enforce(_ROLLOUT, _Served(strategy.rollout, workload, facts), before)
-    enforce(_TEACHER, _Served(strategy, workload, facts), before)
-    enforce(_WORKLOAD, workload, f"workload {workload.name!r}: ")
+    reader = teacher_reader(strategy) if workload.teacher is None else None
+    if reader is not None:
+        raise UserError(f"{before}{reader} reads the teacher, and workload {workload.name!r} has none (teacher: null)")
+    if not _fills_a_batch(num_sequences(workload), workload.optimisation):
+        raise UserError(f"workload {workload.name!r}: {_too_few(num_sequences(workload), workload.optimisation)}")
     if isinstance(strategy, Method):
         enforce(_METHOD, _Served(strategy, workload, facts), before)
 
@@ -197,16 +174,6 @@ def _too_few(num: int, optimisation: Optimisation) -> str:
 
 def _kept(method: Method, workload: Workload) -> int:
     return kept_samples(method, num_sequences(workload))
-
-
-def _too_short(workload: Workload, facts: Facts) -> list[str]:
-    """Name the models whose context is shorter than a training sequence."""
-    length = workload.data.sequence_length
-    return [
-        f"data.sequence_length {length} is more than the {model}'s context of {limit} tokens"
-        for model, limit in facts.contexts.items()
-        if length > limit
-    ]
 
 
 def _num_classes(method: Method) -> int:
