@@ -74,15 +74,12 @@ class Signals:
     def split(self, sizes: list[int]) -> list["Signals"]:
         """Cut a global batch's into those of its micro-batches."""
         scores = {name: laid.split(sizes) for name, laid in self.scores.items()}
-        heat = None if self.temperature is None else self.temperature.split(sizes)
-        preference = None if self.preference is None else self.preference.split(sizes)
+        without = [None] * len(sizes)
+        heats = without if self.temperature is None else self.temperature.split(sizes)
+        preferences = without if self.preference is None else self.preference.split(sizes)
         return [
-            Signals(
-                scores={name: parts[number] for name, parts in scores.items()},
-                temperature=None if heat is None else heat[number],
-                preference=None if preference is None else preference[number],
-            )
-            for number in range(len(sizes))
+            Signals(scores={name: parts[number] for name, parts in scores.items()}, temperature=heat, preference=each)
+            for number, (heat, each) in enumerate(zip(heats, preferences, strict=True))
         ]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from harness.config.errors import UserError, unknown
 from harness.records.layout import Results
+from harness.records.lock import owner_of
 from harness.teacher.files import Meta, read_meta, unfinished_files
 from harness.teacher.kind import KINDS
-from harness.teacher.store import building, owner_of
+from harness.teacher.store import building
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def _entry(results: Results, path: Path) -> CacheEntry:
         meta = None
     if meta is not None and meta.complete:
         state = "complete"
-    elif (owner := owner_of(results, path.name)) is not None:
+    elif (owner := owner_of(results.cache_locks, path.name)) is not None:
         state = owner
     elif meta is None:
         state = "damaged, or of another version" if (path / "meta.json").exists() else "unfinished"

@@ -165,8 +165,3 @@ def building(results: Results, name: str, *, timeout_s: float = -1.0) -> Iterato
             yield
     except lock.LockedError as error:
         raise UserError(f"cache {results.cache / name} is in use: {error}") from None
-
-
-def owner_of(results: Results, name: str) -> str | None:
-    """Say who holds a cache's lock and for how long, None if nobody does (a dead owner holds nothing)."""
-    return lock.owner_of(results.cache_locks, name)

@@ -155,19 +155,11 @@ class Keeper:
         stop: Callable[[], bool],
         group: Group = ALONE,
     ) -> None:
-        """Keep checkpoints of a trial.
+        """Keep checkpoints of the trial of an id.
 
-        Args:
-            results: where.
-            trial: its id.
-            conditions: what the last bits of the result depend on.
-            interval: how often to save.
-            micro_batch_size: sequences per forward pass.
-            device: where restored tensors go.
-            parts: what to save besides what training itself adds.
-            stop: asked after every step whether to save and stop.
-            group: the processes that train the student: the first one saves, with what the others have where it is
-                sharded.
+        `conditions` are what the last bits of the result depend on; `parts` are saved beside what training adds.
+        `stop` is asked after every step whether to save and stop. Of a group the first process saves, with what the
+        others have where the student is sharded; restored tensors go to `device`.
         """
         self.resumed_at: tuple[int, ...] = ()
         self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)

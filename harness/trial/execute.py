@@ -38,22 +38,10 @@ def run_trial(
     keep_student: KeepStudent | None = None,
     group: Group = ALONE,
 ) -> Outcome:
-    """Train and evaluate one trial.
+    """Train and evaluate one trial; arguments and errors as in `run_stages`.
 
-    Args:
-        trial: what to run.
-        results: where what trials share is kept.
-        on_step: called after every optimiser step.
-        keep: makes what saves and restores training; no checkpoints if None.
-        keep_student: handed the student once it is trained; its weights go with the process if None.
-        group: the processes that train the student together, of which this is the first; the others call
-            `run_stages` alone.
-
-    Raises:
-        UserError: bad input.
-        NotFiniteError: training diverged.
-        RankLostError: another process of the group ended.
-        Stopped: the keeper was asked to stop.
+    Of a group, this is the first process; the others call `run_stages` alone. `keep_student` is handed the student once
+    it is trained; its weights go with the process if None.
     """
     started_at = now()
     stages = run_stages(trial, results=results, on_step=on_step, keep=keep, group=group)

@@ -3,7 +3,7 @@
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,7 +18,6 @@ from harness.evaluate.evaluation import Scores
 from harness.evaluate.heldout import Heldout
 from harness.models import lora
 from harness.records.record import Cost, Record, Rollouts, Supervision
-from harness.teacher.interface import Teacher
 from harness.teacher.provide import Stored
 from harness.trial.stages import Stages, Taught
 from harness.trial.trial import Trial, core_digest
@@ -59,10 +58,12 @@ def finished_record(
         metrics=heldout.metrics | scores.metrics,
         selection=None if tally is None else _selection(tally),
         samples=stages.chosen.summary,
-        rollouts=None if tally is None or trial.strategy.rollout is None else _rollouts(tally),
+        rollouts=None
+        if tally is None or trial.strategy.rollout is None
+        else Rollouts(sequences=tally.rollouts, generated_tokens=tally.generated, ended=tally.ended),
         diagnostics=None if trained is None or trained.watch is None else trained.watch.settings.model_dump(),
         evaluation=scores.tasks,
-        teacher_in_training=_teacher_in_training(taught.teacher),
+        teacher_in_training="none" if taught.teacher is None else "model" if taught.teacher.online else "head",
         cost=Cost(
             wall_s=loaded.clock.wall_s,
             peak_gib=peak_gib,
@@ -110,10 +111,6 @@ def _selection(tally: Tally) -> Supervision:
     )
 
 
-def _rollouts(tally: Tally) -> Rollouts:
-    return Rollouts(sequences=tally.rollouts, generated_tokens=tally.generated, ended=tally.ended)
-
-
 def _stored(stages: Stages) -> dict[str, list[Stored[Any]]]:
     """Return what the trial reads from the disk besides the teacher's states, by kind."""
     taught, prepass = stages.taught, stages.chosen.prepass
@@ -137,12 +134,6 @@ def _shared_s(taught: Taught, stored: dict[str, list[Stored[Any]]]) -> dict[str,
     hidden = {} if taught.states is None else {"hidden": taught.states.build_s}
     reused = {name: [each.build_s for each in kept if not each.built] for name, kept in stored.items()}
     return hidden | {name: sum(seconds) for name, seconds in reused.items() if seconds}
-
-
-def _teacher_in_training(teacher: Teacher | None) -> Literal["none", "head", "model"]:
-    if teacher is None:
-        return "none"
-    return "model" if teacher.online else "head"
 
 
 def _seeds(trial: Trial) -> dict[str, int]:

@@ -42,11 +42,6 @@ class Chosen:
     num_samples: int
     prepass: Stored[Callable[[], Float[Tensor, " S"]]] | None = None
 
-    @classmethod
-    def every(cls, num_samples: int) -> "Chosen":
-        """Keep all of them."""
-        return cls(kept=None, num_samples=num_samples)
-
     @property
     def table(self) -> pd.DataFrame | None:
         """One row per training sequence: index, score (missing where the policy reads none), kept."""

@@ -162,7 +162,7 @@ def load(trial: Trial, results: Results) -> Loaded:
 def choose(trial: Trial, loaded: Loaded) -> Chosen:
     """Choose the sequences that the trial learns from."""
     if trial.strategy.samples is None:
-        return Chosen.every(len(loaded.inputs.train))
+        return Chosen(kept=None, num_samples=len(loaded.inputs.train))
     with loaded.clock.phase("prepass"):
         return choose_samples(
             trial, loaded.inputs, results=loaded.results, student=lambda: loaded.model, device=loaded.device

@@ -28,6 +28,7 @@ from harness.data.tokens import Batch, Tokens
 from harness.models import Head
 from harness.records import files as records
 from harness.records.layout import Results
+from harness.records.lock import owner_of
 from harness.teacher.kind import KINDS as NAMES
 from harness.teacher.kind import Kind
 from harness.teacher.kinds.draws import StoredDraws
@@ -37,7 +38,7 @@ from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.kinds.top_classes import TopClasses
 from harness.teacher.provide import open_stored, provide
 from harness.teacher.source import Source
-from harness.teacher.store import building, key_of, open_store, owner_of
+from harness.teacher.store import building, key_of, open_store
 from harness.trial.prepass import SampleScores
 from strategies.digest import digest_of
 
@@ -270,7 +271,7 @@ def test_a_failed_build_is_no_cache_and_the_next_one_continues_it(kind: str, tmp
     with pytest.raises(RuntimeError, match="out of memory"):
         build(kind, tmp_path, run=fails_late)
     assert opened(kind, tmp_path) is None
-    assert owner_of(caches_in(tmp_path), next(tmp_path.glob(f"{kind}-*")).name) is None
+    assert owner_of(caches_in(tmp_path).cache_locks, next(tmp_path.glob(f"{kind}-*")).name) is None
 
     def counted(batch: Batch) -> Tensor:
         seen.extend(batch.index.tolist())
@@ -456,7 +457,7 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
             if ready.exists():
                 break
             time.sleep(0.05)
-        owner = owner_of(Results(tmp_path), "hidden-x")
+        owner = owner_of(Results(tmp_path).cache_locks, "hidden-x")
         assert owner is not None
         assert f"process {holder.pid} on " in owner
         in_use = pytest.raises(UserError, match=f"is in use: built by process {holder.pid}")
@@ -465,7 +466,7 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
-    assert owner_of(Results(tmp_path), "hidden-x") is None
+    assert owner_of(Results(tmp_path).cache_locks, "hidden-x") is None
     with building(Results(tmp_path), "hidden-x", timeout_s=0.0):
         assert json.loads((Results(tmp_path).cache_locks / "hidden-x.owner.json").read_text())["pid"] == os.getpid()
 
