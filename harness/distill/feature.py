@@ -43,17 +43,9 @@ def feature_loss(
 ) -> Float[Tensor, ""]:
     """Return sum_m coefficient_m * weight * distance_m over hard supervised rows, as a graph.
 
-    Easy rows are compared too and count nothing: which ones they are is known on the device only, and a projection is
-    little beside a head.
-
-    Args:
-        objective: has the branch.
-        projection: one map per pair of layers.
-        student: the student's states, one tensor per pair.
-        teacher: the teacher's, without a graph.
-        places: where in the states the supervised rows are; None if they are all there is.
-        coefficient: weight of every row, its normaliser included.
-        score: what tells hard rows; None if all are.
+    There is one map, and one tensor of either model's states, per pair of layers; `places` says where in them the
+    supervised rows are, None if they are all there is. `score` tells hard rows, None if all are. Easy rows are compared
+    too and count nothing: which ones they are is known on the device only, and a projection is little beside a head.
     """
     feature = objective.strategy.feature
     assert feature is not None

@@ -109,16 +109,9 @@ def accumulate(
     """Add one global batch's gradients to the parameters, divided by the global denominator.
 
     The result does not depend on how the batch is split, nor on how many processes share it: losses are summed
-    undivided, and gradients divided once. Gradients are expected to be zero (or None) at the start.
-
-    Args:
-        core: models and settings.
-        micro_batches: the global batch, in order; of a group, each process computes its block and returns the whole.
-        state: the policy's state.
-        step: number of the step, from 0.
-        num_steps: steps of the whole run.
-        last_loss: the previous step's loss, None at the first.
-        observer: shown every micro-batch after its gradients are computed.
+    undivided, and gradients divided once. Gradients are expected to be zero (or None) at the start. Of a group, each
+    process computes its block of the micro-batches and returns the whole. Steps are numbered from 0; `last_loss` is the
+    previous one's. The observer is shown every micro-batch after its gradients are computed.
     """
     contexts = _contexts(core, micro_batches, step, num_steps, last_loss)
     tally = Tally()

@@ -192,16 +192,7 @@ class _Unread:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """What one step hands to the next; part of every checkpoint.
-
-    Attributes:
-        step: steps done.
-        state: the policy's state.
-        last_loss: the last step's loss.
-        tally: counts so far.
-        curve: rows of the steps read so far.
-        unread: the last step, if it has not been read.
-    """
+    """What one step hands to the next, the last one perhaps unread; part of every checkpoint."""
 
     step: int = 0
     state: Any = None
