@@ -178,11 +178,8 @@ def test_the_dry_run_refuses_what_a_policy_must_not_return(returned: Any, monkey
 
 
 def test_the_dry_run_names_what_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    def boom(signal: object) -> Any:
-        def function(name: str) -> Any:
-            raise RuntimeError("out of luck")
-
-        return function
+    def boom(name: str, ranked_by: object) -> Any:
+        raise RuntimeError("out of luck")
 
     monkeypatch.setattr(probe_module, "signal_function", boom)
     with pytest.raises(UserError, match=r"signal 'kl' fails on a trial input: RuntimeError: out of luck"):
