@@ -15,7 +15,6 @@ figures      every figure a grid's records can fill
 findings     sentences written by rule from the statistics
 settings     settings as one level of names and values
 comparison   two runs beside each other
-compared     the section that compares a run with another one
 document     what a report consists of, before it is written in any format
 compose      what a grid's report says, in reading order
 write        a document in every format a report has

@@ -21,21 +21,13 @@ RowNumbers = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class SeedValues:
-    """One label's finished values of one metric, in ascending order of seed.
+    """One label's finished values of one metric, in ascending order of seed."""
 
-    Attributes:
-        seeds: the trials' seeds; (None,) for a label without randomness.
-        trials: the trials' ids.
-        values: shape (S,), in the metric's own unit.
-        stderr: shape (S,), standard errors over items as recorded; nan where there is none.
-        num: items, or tokens, that the values are estimated from; the least over trials.
-    """
-
-    seeds: tuple[int | None, ...]
-    trials: tuple[str, ...]
-    values: Values
-    stderr: Values
-    num: int
+    seeds: tuple[int | None, ...]  # the trials' seeds; (None,) for a label without randomness
+    trials: tuple[str, ...]  # the trials' ids
+    values: Values  # shape (S,), in the metric's own unit
+    stderr: Values  # shape (S,), standard errors over items as recorded; nan where there is none
+    num: int  # items, or tokens, that the values are estimated from; the least over trials
 
     def rows(self, measured: Measured | None) -> RowNumbers | None:
         """Return the rows of the trials among those whose items are known; None if any is not."""
@@ -64,36 +56,24 @@ class SeedValues:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedLabels:
-    """Pairs of labels: their values of one metric over the seeds that both have.
+    """Pairs of labels: their values of one metric over the seeds that both have."""
 
-    Attributes:
-        differences: of each pair, shape (S,): the first minus the second; S is zero where they share no seed.
-        mean: shape (N,), mean differences.
-        reference: shape (N,), the second's mean over the shared seeds.
-        spread: estimated variance of the mean differences.
-        rows: rows of both sides' trials in `Measured.contributions`, shape (S,) each; None where items are not known.
-    """
-
+    # of each pair, shape (S,): the first minus the second; S is zero where they share no seed
     differences: tuple[Values, ...]
-    mean: Values
-    reference: Values
-    spread: Spread
+    mean: Values  # shape (N,), mean differences
+    reference: Values  # shape (N,), the second's mean over the shared seeds
+    spread: Spread  # estimated variance of the mean differences
+    # rows of both sides' trials in `Measured.contributions`, shape (S,) each; None where items are not known
     rows: tuple[tuple[RowNumbers, RowNumbers] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything finished of a grid, gathered once.
+    """Everything finished of a grid, gathered once."""
 
-    Attributes:
-        cells: by (label, metric), sorted by both.
-        measured: the metrics that the items give.
-        labels: every label, finished or not.
-    """
-
-    cells: dict[tuple[str, str], SeedValues]
-    measured: dict[str, Measured]
-    labels: frozenset[str]
+    cells: dict[tuple[str, str], SeedValues]  # by (label, metric), sorted by both
+    measured: dict[str, Measured]  # the metrics that the items give
+    labels: frozenset[str]  # every label, finished or not
 
     @property
     def metrics(self) -> list[str]:

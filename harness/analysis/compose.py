@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import archive, findings, settings
-from harness.analysis.compared import compare_runs
+from harness.analysis.comparison import compare_runs
 from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
@@ -26,12 +26,15 @@ def compose(
     # Where nothing was measured there is no main table.
     main = tables[:1] if tables and tables[0].name == "main" else ()
     warnings = findings.warnings(run)
-    headlines, differences = _split(findings.findings(run))
+    told = findings.findings(run)
+    # The headlines come first, as a list of points, and after them every difference of every metric.
+    headlines = len(told) == 1 or any(isinstance(block, Text) and block.points for block in told[:1])
+    question = re.sub(r"^hypothesis:\s*", "", run.manifest.hypothesis.strip(), flags=re.IGNORECASE)
     sections = [
         Section(title="Warnings", blocks=(Text(lines=warnings, points=True, warning=True),) if warnings else ()),
-        Section(title="Findings", blocks=headlines),
+        Section(title="Findings", blocks=told[:headlines]),
         Section(title="Results", blocks=(*main, *plots[:1])),
-        Section(title="Every difference", blocks=differences, folded=True),
+        Section(title="Every difference", blocks=told[headlines:], folded=True),
         Section(title="Further tables", blocks=tables[len(main) :]),
         Section(title="Further figures", blocks=plots[1:]),
         Section(title="What is noise", blocks=findings.noise(run)),
@@ -42,21 +45,10 @@ def compose(
     ]
     return Contents(
         title=run.manifest.grid,
-        lead=_sentence(run.manifest.hypothesis),
+        lead=question[:1].upper() + question[1:],
         facts=_facts(run),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def _split(told: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-    """Part the headlines, which come first as a list of points, from every difference of every metric."""
-    headlines = len(told) == 1 or any(isinstance(block, Text) and block.points for block in told[:1])
-    return told[:headlines], told[headlines:]
-
-
-def _sentence(hypothesis: str) -> str:
-    text = re.sub(r"^hypothesis:\s*", "", hypothesis.strip(), flags=re.IGNORECASE)
-    return text[:1].upper() + text[1:]
 
 
 def _facts(run: Run) -> tuple[tuple[str, str], ...]:
@@ -120,10 +112,7 @@ def _provenance(frames: Frames, folder: Path) -> Iterator[Block]:
     yield _trial_table(frames, hashes)
     tables = [(name, digest) for name, digest in hashes.items() if not name.endswith(".json")]
     if tables:
-        yield Text(
-            lines=("SHA-256 of the tables:", *(f"{name} {digest}" for name, digest in tables)),
-            points=False,
-        )
+        yield Text(lines=("SHA-256 of the tables:", *(f"{name} {digest}" for name, digest in tables)), points=False)
 
 
 def _setting_table(records: list[Record]) -> Table:

@@ -14,76 +14,45 @@ from harness.analysis.metrics import Direction, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of a table.
+    """One column of a table."""
 
-    Attributes:
-        heading: printed name with its unit, e.g. "Accuracy (%)".
-        direction: which way is better, None where neither is.
-        numeric: whether cells are numbers: aligned right, and sorted by value.
-        code: whether cells are ids, hashes or file names, which are printed in a typewriter face.
-    """
-
-    heading: str
-    direction: Direction | None = None
-    numeric: bool = True
-    code: bool = False
+    heading: str  # printed name with its unit, e.g. "Accuracy (%)"
+    direction: Direction | None = None  # which way is better, None where neither is
+    numeric: bool = True  # whether cells are numbers: aligned right, and sorted by value
+    code: bool = False  # whether cells are ids, hashes or file names, which are printed in a typewriter face
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One printed value.
+    """One printed value."""
 
-    Attributes:
-        text: the value in its printed unit, an em dash where there is none.
-        value: what it is sorted by; None sorts last.
-        mark: how it compares with the table's baseline; None for one that is not compared.
-        hint: shown where a format can (a tooltip), e.g. the interval behind a mark.
-    """
-
-    text: str
-    value: float | None = None
-    mark: Verdict | None = None
-    hint: str = ""
+    text: str  # the value in its printed unit, an em dash where there is none
+    value: float | None = None  # what it is sorted by; None sorts last
+    mark: Verdict | None = None  # how it compares with the table's baseline; None for one that is not compared
+    hint: str = ""  # shown where a format can (a tooltip), e.g. the interval behind a mark
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        name: its file's stem; a slug, unique in the document.
-        title: a few words.
-        columns: the columns; the first one names the rows.
-        rows: one tuple of cells per row, as long as `columns`.
-        caption: what a reader must know to read it, the rule behind its marks included.
-        numbers: the numbers behind it, unrounded and tidy, for the CSV file.
-    """
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    caption: str
-    numbers: pd.DataFrame
+    name: str  # its file's stem; a slug, unique in the document
+    title: str  # a few words
+    columns: tuple[Column, ...]  # the columns; the first one names the rows
+    rows: tuple[tuple[Cell, ...], ...]  # one tuple of cells per row, as long as `columns`
+    caption: str  # what a reader must know to read it, the rule behind its marks included
+    numbers: pd.DataFrame  # the numbers behind it, unrounded and tidy, for the CSV file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure.
+    """A figure."""
 
-    Attributes:
-        name: its files' stem; a slug, unique in the document.
-        title: a few words.
-        caption: what is shown, what bars and bands mean, where the numbers come from.
-        alt: what a reader who cannot see it should know.
-        figure: the drawing; None once it is saved.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    figure: Figure | None = None
+    name: str  # its files' stem; a slug, unique in the document
+    title: str  # a few words
+    caption: str  # what is shown, what bars and bands mean, where the numbers come from
+    alt: str  # what a reader who cannot see it should know
+    figure: Figure | None = None  # the drawing; None once it is saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +85,13 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: the grid's name.
-        lead: the question it was run to answer.
-        facts: what a reader asks first, as pairs of name and value: workload, split, trials, seeds, baseline.
-        sections: in reading order.
-    """
-
-    title: str
-    lead: str
+    title: str  # the grid's name
+    lead: str  # the question it was run to answer
+    # what a reader asks first, as pairs of name and value: workload, split, trials, seeds, baseline
     facts: tuple[tuple[str, str], ...] = ()
-    sections: tuple[Section, ...]
+    sections: tuple[Section, ...]  # in reading order
 
     @property
     def tables(self) -> tuple[Table, ...]:

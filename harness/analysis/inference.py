@@ -38,19 +38,13 @@ _WEIGHTS: Values = _W * 2 * ((_X + 1) / 2) ** 3
 
 @dataclass(frozen=True)
 class Spread:
-    """Estimated variance of N means, in two independent parts.
+    """Estimated variance of N means, in two independent parts."""
 
-    Attributes:
-        seeds: variance from the choice of seeds, with that of single answers; shape (N,). Zero where seed_df is zero.
-        seed_df: its degrees of freedom; zero where seeds do not vary.
-        items: variance from the choice of items that all seeds share, shape (N,). Zero where item_df is zero.
-        item_df: its degrees of freedom; zero where no items are known.
-    """
-
+    # variance from the choice of seeds, with that of single answers; shape (N,). Zero where seed_df is zero
     seeds: Values
-    seed_df: Values
-    items: Values
-    item_df: Values
+    seed_df: Values  # its degrees of freedom; zero where seeds do not vary
+    items: Values  # variance from the choice of items that all seeds share, shape (N,). Zero where item_df is zero
+    item_df: Values  # its degrees of freedom; zero where no items are known
 
     @property
     def error(self) -> Values:

@@ -23,20 +23,15 @@ Weighing = Callable[[Values], Values]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One metric of several trials over the same items.
+    """One metric of several trials over the same items."""
 
-    Attributes:
-        trials: row of each trial in `contributions`.
-        strata: the stratum of each item, shape (I,): the metric is the mean over strata.
-        contributions: shape (T, I): their mean (over strata of the means within) is the metric; for a metric that is no
-            mean, its linearisation at the trial's own value.
-        weigh: the metric under other weights of the items: (R, I) to (R, T), exact also where it is no mean. Weights
-            sum to the stratum's share within each stratum.
-    """
-
-    trials: dict[str, int]
-    strata: npt.NDArray[np.intp]
+    trials: dict[str, int]  # row of each trial in `contributions`
+    strata: npt.NDArray[np.intp]  # the stratum of each item, shape (I,): the metric is the mean over strata
+    # shape (T, I): their mean (over strata of the means within) is the metric; for a metric that is no mean,
+    # its linearisation at the trial's own value
     contributions: Values
+    # the metric under other weights of the items: (R, I) to (R, T), exact also where it is no mean. Weights sum
+    # to the stratum's share within each stratum
     weigh: Weighing
 
 

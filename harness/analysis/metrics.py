@@ -13,27 +13,16 @@ Verdict = Literal["better", "worse", "different", "not distinguishable", "untest
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """How one number is read and printed.
+    """How one number is read and printed."""
 
-    Attributes:
-        key: its name in a record or in the trial frame.
-        title: its name in tables and figures.
-        unit: printed after the title, empty for a pure number.
-        direction: which way is better, None where neither is.
-        scale: factor from the stored value to the printed one (100 for shares shown in percent).
-        decimals: decimals of a printed value; None prints three significant digits.
-        spread_decimals: decimals of a printed standard deviation or difference.
-        cost: True for what a trial cost; costs are reported but never tested.
-    """
-
-    key: str
-    title: str
-    unit: str = ""
-    direction: Direction | None = None
-    scale: float = 1.0
-    decimals: int | None = None
-    spread_decimals: int | None = None
-    cost: bool = False
+    key: str  # its name in a record or in the trial frame
+    title: str  # its name in tables and figures
+    unit: str = ""  # printed after the title, empty for a pure number
+    direction: Direction | None = None  # which way is better, None where neither is
+    scale: float = 1.0  # factor from the stored value to the printed one (100 for shares shown in percent)
+    decimals: int | None = None  # decimals of a printed value; None prints three significant digits
+    spread_decimals: int | None = None  # decimals of a printed standard deviation or difference
+    cost: bool = False  # True for what a trial cost; costs are reported but never tested
 
     @property
     def heading(self) -> str:

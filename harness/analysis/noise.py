@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.cells import Evidence, SeedValues, pair
-from harness.analysis.inference import Values, detectable, join
+from harness.analysis.inference import detectable, join
 from harness.analysis.measures import Measured, halves
 from harness.analysis.statistics import LEVEL
 
@@ -38,7 +38,8 @@ def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> p
     rows = []
     for metric in evidence.metrics:
         cells, measured = evidence.of(metric), evidence.measured.get(metric)
-        spreads = [(len(cell.values) - 1, cell.values.var(ddof=1)) for cell in cells.values() if _usable(cell.values)]
+        several = [cell.values for cell in cells.values() if len(cell.values) > 1 and np.isfinite(cell.values).all()]
+        spreads = [(len(values) - 1, values.var(ddof=1)) for values in several]
         df = sum(one for one, _ in spreads)
         pooled = math.sqrt(sum(one * variance for one, variance in spreads) / df) if df else math.nan
         stderr = np.concatenate([cell.stderr for cell in cells.values()])
@@ -55,10 +56,6 @@ def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> p
     columns = ["metric", "seed_std", "item_error", "num_items", "halves"]
     columns += ["family", "num_pairs", "covers", "detectable_one", "detectable"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _usable(values: Values) -> bool:
-    return len(values) > 1 and bool(np.isfinite(values).all())
 
 
 def _halves(metric: str, measured: Measured | None, seed: int) -> float:

@@ -24,6 +24,14 @@ def changed(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     return [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
 
 
+def _distinct(settings: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Collect the distinct values of every setting of several records, in the order they are met."""
+    values: dict[str, dict[str, None]] = {}
+    for key, value in (pair for one in settings for pair in one.items()):
+        values.setdefault(key, {})[value] = None
+    return {key: list(each) for key, each in values.items()}
+
+
 def workload(records: Iterable[Record]) -> dict[str, list[str]]:
     """Collect the distinct values of every setting of the records' workloads, in the order they are met."""
     return _distinct(flat(record.workload) for record in records)
@@ -31,13 +39,4 @@ def workload(records: Iterable[Record]) -> dict[str, list[str]]:
 
 def environment(records: Iterable[Record]) -> dict[str, list[str]]:
     """Collect the distinct values of every key in the records' environments, sorted."""
-    found = _distinct(record.environment for record in records)
-    return {key: sorted(found[key]) for key in sorted(found)}
-
-
-def _distinct(settings: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, dict[str, None]] = {}
-    for one in settings:
-        for key, value in one.items():
-            found.setdefault(key, {})[value] = None
-    return {key: list(values) for key, values in found.items()}
+    return {key: sorted(values) for key, values in sorted(_distinct(record.environment for record in records).items())}

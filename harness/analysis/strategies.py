@@ -24,43 +24,26 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True)
 class RowStrategy:
-    """One strategy.
+    """One strategy."""
 
-    Attributes:
-        model: whose scores these are, student or teacher.
-        trained: False for a model as it is.
-        regime: on_policy if training text comes from the student (the record's `rollout`), none if nothing is trained.
-        signal: what scores a position; None where nothing does.
-        policy: how scores become weights; None if nothing is trained.
-        budget: share of positions, in (0, 1]; None for a policy without one.
-        classes: the reduction of the teacher's distribution; None where it is whole.
-        sample_signal: what scores a sequence.
-        sample_policy: how sequences are chosen; None where all are used.
-        sample_budget: share of sequences, in (0, 1].
-        criterion: how rows are compared; None if nothing is trained.
-        source: the paper it comes from, and what else the grid says of it.
-        normaliser: what the weighted sum of losses is divided by.
-        plain: whether what is neither an axis nor a normaliser is as the paper has it: lambda 1, temperature 1.
-        flow: chunked or dense.
-        teacher: where the teacher's side comes from.
-    """
-
-    model: str
-    trained: bool
+    model: str  # whose scores these are, student or teacher
+    trained: bool  # False for a model as it is
+    # on_policy if training text comes from the student (the record's `rollout`), none if nothing is trained
     regime: Regime
-    signal: Named | None = None
-    policy: Named | None = None
-    budget: float | None = None
-    classes: Named | None = None
-    sample_signal: Named | None = None
-    sample_policy: Named | None = None
-    sample_budget: float | None = None
-    criterion: Named | None = None
-    source: str = ""
-    normaliser: str = "sequence_mean"
+    signal: Named | None = None  # what scores a position; None where nothing does
+    policy: Named | None = None  # how scores become weights; None if nothing is trained
+    budget: float | None = None  # share of positions, in (0, 1]; None for a policy without one
+    classes: Named | None = None  # the reduction of the teacher's distribution; None where it is whole
+    sample_signal: Named | None = None  # what scores a sequence
+    sample_policy: Named | None = None  # how sequences are chosen; None where all are used
+    sample_budget: float | None = None  # share of sequences, in (0, 1]
+    criterion: Named | None = None  # how rows are compared; None if nothing is trained
+    source: str = ""  # the paper it comes from, and what else the grid says of it
+    normaliser: str = "sequence_mean"  # what the weighted sum of losses is divided by
+    # whether what is neither an axis nor a normaliser is as the paper has it: lambda 1, temperature 1
     plain: bool = True
-    flow: str = "chunked"
-    teacher: str = "cached"
+    flow: str = "chunked"  # chunked or dense
+    teacher: str = "cached"  # where the teacher's side comes from
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.analysis.compared import compare_runs
-from harness.analysis.comparison import differences, match, pair_trials
+from harness.analysis.comparison import compare_runs, differences, match, pair_trials
 from harness.analysis.document import Table, Text
 from harness.analysis.frame import load
 from harness.analysis.read import Run
@@ -69,7 +68,7 @@ def test_trials_of_one_id_are_matched_without_a_record(tmp_path: Path) -> None:
     there = run(tmp_path / "b", "t", {"B": ("kl", [1.0])})
     assert match(here, there) == {"A": "B"}
     (pair,) = pair_trials(here, there, match(here, there))
-    assert pair.relation == "no record in this run"
+    assert pair["relation"] == "no record in this run"
 
 
 def test_differences_are_paired_by_seed(runs: tuple[Run, Run]) -> None:
@@ -125,7 +124,7 @@ def test_section_names_what_is_missing_and_what_changed(runs: tuple[Run, Run], t
     assert settings == {"torch": ("2.13.0", "2.14.0")}
 
     other = run(tmp_path / "c", "c", {"Entropy": ("entropy", THERE)}, rate=0.2, source="edited")
-    relation = pair_trials(runs[0], other, match(runs[0], other))[0].relation
+    relation = pair_trials(runs[0], other, match(runs[0], other))[0]["relation"]
     assert relation == "differs in workload optimisation.learning_rate, source of signal entropy"
 
 

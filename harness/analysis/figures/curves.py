@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.marks import counted, legend_below, span
-from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, multiples, rule
+from harness.analysis.figures.style import BLUE, GREY, INK, ORANGE, multiples
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -28,19 +28,12 @@ _DEEPEST = 1000.0  # the same ratio, beyond which one nearly vanishing loss woul
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One strategy's loss.
+    """One strategy's loss in nats, smoothed; T steps, S seeds."""
 
-    Attributes:
-        steps: shape (T,).
-        seeds: shape (S, T), smoothed, nats; nan where a trial has no finite value.
-        mean: shape (T,), over the seeds that have a finite value at that step.
-        ended: of each seed, the first step without a finite loss; None where there is none.
-    """
-
-    steps: Values
-    seeds: Values
-    mean: Values
-    ended: tuple[int | None, ...]
+    steps: Values  # shape (T,)
+    seeds: Values  # shape (S, T); nan where a trial has no finite value
+    mean: Values  # shape (T,), over the seeds that have a finite value at that step
+    ended: tuple[int | None, ...]  # of each seed, the first step without a finite loss
 
 
 def make(run: Run) -> tuple[Plot, ...]:
@@ -50,11 +43,18 @@ def make(run: Run) -> tuple[Plot, ...]:
         return ()
     window = smoothing(table)
     by_label = dict(iter(table.groupby("label", sort=False)))
-    found = {name: curve(by_label[name], window) for name in run.labels if name in by_label}
-    shown = dict(list(found.items())[:_MOST])
-    left_out = f" The first {_MOST} of {len(found)} strategies are shown." if len(found) > _MOST else ""
-    floor = _floor(shown)
-    cut = "" if floor is None else f" Losses below {floor:.2g} are drawn at {floor:.2g}."
+    curves = {name: curve(by_label[name], window) for name in run.labels if name in by_label}
+    shown = dict(list(curves.items())[:_MOST])
+    left_out = f" The first {_MOST} of {len(curves)} strategies are shown." if len(curves) > _MOST else ""
+    values = _finite(shown)
+    cut = ""
+    if values.size and 0 < values.min() < values.max() / _DEEPEST:
+        floor = float(values.max() / _DEEPEST)
+        cut = f" Losses below {floor:.2g} are drawn at {floor:.2g}."
+        shown = {
+            name: replace(one, seeds=one.seeds.clip(min=floor), mean=one.mean.clip(min=floor))
+            for name, one in shown.items()
+        }
     trials = span(len(one.seeds) for one in shown.values())
     return (
         Plot(
@@ -64,29 +64,14 @@ def make(run: Run) -> tuple[Plot, ...]:
             "trial(s) per strategy, one per seed, faint: single trials, a cross where one stops being finite. Each "
             "strategy minimises its own loss over its own positions: the curves show whether it trained, their "
             f"heights are no ranking.{left_out}{cut}",
-            alt=_alt(shown),
-            figure=_draw(shown if floor is None else _cut(shown, floor), run),
+            alt=_alt({name: curves[name] for name in shown}),
+            figure=_draw(shown, run),
         ),
     )
 
 
-def _floor(found: Mapping[str, Curve]) -> float | None:
-    """Return the least loss that is drawn where it lies; None if all are, or the axis will not be logarithmic."""
-    values = _finite(found)
-    if not values.size or values.min() <= 0 or values.max() / values.min() <= _DEEPEST:
-        return None
-    return float(values.max() / _DEEPEST)
-
-
-def _cut(found: Mapping[str, Curve], floor: float) -> dict[str, Curve]:
-    return {
-        name: replace(one, seeds=one.seeds.clip(min=floor), mean=one.mean.clip(min=floor))
-        for name, one in found.items()
-    }
-
-
-def _finite(found: Mapping[str, Curve]) -> Values:
-    values = np.concatenate([one.seeds.ravel() for one in found.values()])
+def _finite(curves: Mapping[str, Curve]) -> Values:
+    values = np.concatenate([one.seeds.ravel() for one in curves.values()])
     return np.asarray(values[np.isfinite(values)])
 
 
@@ -101,10 +86,9 @@ def curve(rows: pd.DataFrame, window: int) -> Curve:
     A trial's value counts from its first step on, over as many steps as there are; nothing is shown at a step whose own
     loss is not finite, and such a loss enters no mean.
     """
-    losses = rows.pivot(index="step", columns="trial_id", values="loss_nats")
-    losses = losses.astype("float64").where(np.isfinite)
+    losses = rows.pivot(index="step", columns="trial_id", values="loss_nats").astype("float64").where(np.isfinite)
     smooth = losses.rolling(window, min_periods=1).mean().where(losses.notna())
-    trials = [trial for trial in rows["trial_id"].unique() if trial in smooth]
+    trials = list(rows["trial_id"].unique())
     broken = rows[~np.isfinite(rows["loss_nats"].astype("float64"))].groupby("trial_id")["step"].min()
     return Curve(
         steps=smooth.index.to_numpy(dtype=np.float64),
@@ -127,7 +111,7 @@ def _draw(found: Mapping[str, Curve], run: Run) -> Figure:
             x, y = baseline.steps[some], baseline.mean[some]
             axes.plot(x, y, color=GREY, linewidth=0.9, linestyle=(0, (4, 1.5)), zorder=2)
         _panel(axes, one, ORANGE if own else BLUE)
-        axes.set_title(counted(run, name, len(one.seeds)), fontsize=7, color=INK)
+        axes.set_title(counted(run, name, len(one.seeds)), fontsize=7)
     # The lowest panel of each column carries the steps, also where the last row is not full.
     for place in range(columns):
         lowest = panels[max(range(place, len(found), columns))]
@@ -170,7 +154,7 @@ def _panel(axes: Axes, one: Curve, color: str) -> None:
     if not np.isfinite(one.mean).any():
         axes.text(0.5, 0.5, "not finite", transform=axes.transAxes, ha="center", fontsize=7, color=color)
     axes.plot(one.steps[some], one.mean[some], color=color, linewidth=1.3, zorder=4)
-    rule(axes, lines="both")
+    axes.grid()
 
 
 def _alt(found: Mapping[str, Curve]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.document import Plot
 from harness.analysis.figures.marks import PAIRED, Mark, at_edge, counted, intervals, legend_below, marks, row_height
-from harness.analysis.figures.style import INK, ORANGE, list_rows, multiples, rule
+from harness.analysis.figures.style import ORANGE, list_rows, multiples
 from harness.analysis.frame import Frames
 from harness.analysis.metrics import MetricInfo, describe
 from harness.analysis.read import Run
@@ -106,12 +106,13 @@ def _panel(axes: Axes, info: MetricInfo, numbers: pd.DataFrame, frames: Frames, 
         seeds = seeded.loc[seeded["label"] == name, "value"] * info.scale
         axes.plot(seeds, [y + 0.26] * len(seeds), "o", color=mark.color, alpha=0.45, markersize=2.4, mew=0, zorder=2)
     axes.set_xlim(low, high)
-    axes.set_title(info.better, color=INK)
+    axes.set_title(info.better)
     axes.set_xlabel(info.heading)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.tick_params(axis="y", length=0)
-    rule(axes, lines="y", bare=("top", "right", "left"))
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def _window(means: pd.Series, widths: pd.Series, seeded: set[str]) -> tuple[float, float]:

@@ -28,7 +28,8 @@ def heatmap(axes: Axes, values: Values, names: list[str], *, size: float, unit: 
     """
     import seaborn  # here: it loads a lot, and most reports have no square
 
-    written = [[_short(float(value)) for value in row] for row in values]
+    # Two digits without the leading zero, which small cells have no room for.
+    written = [["1" if value > 0.995 else f"{value:.2f}".removeprefix("0") for value in row] for row in values]
     bar = {"label": unit, "shrink": 0.6, "aspect": 25, "pad": 0.02}
     seaborn.heatmap(
         values, ax=axes, vmin=0.0, vmax=1.0, cmap="magma_r", square=True, annot=written, fmt="",
@@ -40,8 +41,3 @@ def heatmap(axes: Axes, values: Values, names: list[str], *, size: float, unit: 
     axes.tick_params(length=0)
     axes.tick_params(axis="x", rotation=90)
     axes.tick_params(axis="y", rotation=0)
-
-
-def _short(value: float) -> str:
-    """Two digits without the leading zero, which small cells have no room for."""
-    return "1" if value > 0.995 else f"{value:.2f}".removeprefix("0")

@@ -23,17 +23,11 @@ _REFERENCES: tuple[tuple[str, LineStyle], ...] = ((GREEN, LINES[1]), (PINK, LINE
 
 @dataclass(frozen=True)
 class Mark:
-    """What a label is drawn with.
+    """What a label is drawn with."""
 
-    Attributes:
-        color: hex colour.
-        line: style of its reference line, None for a label that has none.
-        marker: shape of its points.
-    """
-
-    color: str
-    line: LineStyle | None
-    marker: str = "o"
+    color: str  # hex colour
+    line: LineStyle | None  # style of its reference line, None for a label that has none
+    marker: str = "o"  # shape of its points
 
 
 def marks(run: Run) -> dict[str, Mark]:
@@ -64,16 +58,14 @@ def legend_below(figure: Figure, handles: Sequence[Line2D], *, note: str = "") -
     """Put a legend under the panels, in as many columns as its longest label allows; a long label is wrapped."""
     columns = _columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
     # The note is the legend's title because constrained layout keeps room for a legend, and for no other free text.
-    legend = figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, title=note or None
-    )
+    legend = figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=note or None)
     legend.get_title().set(fontsize=7, color=INK, ha="center")
     return legend
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], place: _Above) -> None:
     """Put a legend over the panels, at a corner that no title stands in."""
-    figure.legend(handles=handles, loc=place, ncols=2, frameon=False, labelcolor=INK)
+    figure.legend(handles=handles, loc=place, ncols=2)
 
 
 def legend_height(texts: Sequence[str], width: float) -> float:

@@ -13,7 +13,7 @@ from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
 from harness.analysis.figures.place import label_ends
 from harness.analysis.figures.source import last_step, names, rows, seeds_of, slug, step_of
-from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean
+from harness.analysis.figures.style import CYCLE, GREY, INK, MARKERS, multiples
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -29,7 +29,9 @@ def make(run: Run) -> tuple[Plot, ...]:
     if table.empty:
         return ()
     known = names(table, run)
-    known = [label for label in known if _selects(run, label)] or known
+    trials = run.frames.trials
+    partial = set(trials.loc[trials["realised_fraction"] < 1.0, "label"])
+    known = [label for label in known if label in partial] or known
     squares = tuple(_square(table[table["label"] == label], label) for label in known[:MOST_SQUARES])
     drawn = known[:MOST_ROWS]
     drift = table[table["label"].isin(drawn)]
@@ -46,23 +48,16 @@ def square(table: pd.DataFrame) -> tuple[Values, list[str]]:
         Shape (N, N), symmetric, 1 on the diagonal, nan where a pair was never compared; names in clustered order:
         selections that are much alike stand beside each other.
     """
-    mean = table.groupby(["first", "second"])["jaccard"].mean().reset_index()
-    found = sorted({*mean["first"], *mean["second"]})
-    values = np.full((len(found), len(found)), np.nan)
+    mean = table.groupby(["first", "second"])["jaccard"].mean().unstack()
+    names = sorted({*mean.index, *mean.columns})
+    half = mean.reindex(index=names, columns=names)
+    values = half.combine_first(half.T).to_numpy(copy=True)
     np.fill_diagonal(values, 1.0)
-    for first, second, value in zip(mean["first"], mean["second"], mean["jaccard"], strict=True):
-        row, column = found.index(first), found.index(second)
-        values[row, column] = values[column, row] = value
-    if len(found) > 2:
+    if len(names) > 2:
         distance = squareform(1.0 - np.nan_to_num(values), checks=False)
         order = leaves_list(linkage(distance, method="average", optimal_ordering=True))
-        values, found = values[np.ix_(order, order)], [found[place] for place in order]
-    return values, found
-
-
-def _selects(run: Run, label: str) -> bool:
-    shares = run.frames.trials.loc[run.frames.trials["label"] == label, "realised_fraction"]
-    return bool((shares < 1.0).any())
+        values, names = values[np.ix_(order, order)], [names[place] for place in order]
+    return values, names
 
 
 def _square(table: pd.DataFrame, label: str) -> Plot:
@@ -84,15 +79,10 @@ def _square(table: pd.DataFrame, label: str) -> Plot:
     own = ""
     if SELECTED in order:
         row = values[order.index(SELECTED)]
-        others = [
-            place for place, name in enumerate(order) if name not in {SELECTED, RANDOM} and np.isfinite(row[place])
-        ]
-        if others:
-            near, far = (order[pick(others, key=row.__getitem__)] for pick in (max, min))
-            own = (
-                f"Closest to what {label} selected is {near} ({row[order.index(near)]:.2f}), "
-                f"farthest {far} ({row[order.index(far)]:.2f})."
-            )
+        others = pd.Series(row, order).drop([SELECTED, RANDOM], errors="ignore").dropna()
+        if not others.empty:
+            own = f"Closest to what {label} selected is {others.idxmax()} ({others.max():.2f}), "
+            own += f"farthest {others.idxmin()} ({others.min():.2f})."
     return Plot(
         name=f"overlap-{slug(label)}",
         title=f"Overlap of selections, {label}",
@@ -106,21 +96,19 @@ def _square(table: pd.DataFrame, label: str) -> Plot:
 
 def _drift(table: pd.DataFrame, labels: list[str]) -> Plot:
     told = []
-    figure = Figure(figsize=(7.2, 0.5 + 1.95 * len(labels)), layout="constrained")
-    grid = figure.subplots(len(labels), 2, squeeze=False, sharex=True)
-    for label, (left, right) in zip(labels, grid, strict=True):
+    figure, grid = multiples((7.2, 0.5 + 1.95 * len(labels)), 2, 2 * len(labels), sharex=True)
+    for label, left, right in zip(labels, grid[::2], grid[1::2], strict=True):
         own, between = _over_steps(table[table["label"] == label])
         left.set_title(wrapped(label, 40), loc="left")
-        right.set_title("pairs of signals that moved most", loc="left", color=INK)
+        right.set_title("pairs of signals that moved most", loc="left")
         _lines(left, own)
         _lines(right, between[_movers(between)])
         left.set_ylabel("Jaccard with\nselected")
         if not own.empty and len(own) > 1:
             mover = _movers(own)[0]
             told.append(f"{label}: overlap with {mover} {own[mover].iloc[0]:.2f} to {own[mover].iloc[-1]:.2f}")
-    for axes in grid[-1]:
+    for axes in grid[-2:]:
         axes.set_xlabel("Training step")
-    clean(figure)
     return Plot(
         name="overlap-drift",
         title="Drift of the overlap",
@@ -170,5 +158,5 @@ def _lines(axes: Axes, lines: pd.DataFrame) -> None:
     axes.set_ylim(0.0, 1.03)
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.grid(axis="y")
     label_ends(axes, ends, gap=0.095, size=6.3)

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import printable, wrapped
 from harness.analysis.figures.source import listing, names, rows
-from harness.analysis.figures.style import CYCLE, FAINT, GREY, INK, MARKERS, clean
+from harness.analysis.figures.style import CYCLE, GREY, MARKERS
 from harness.analysis.read import Run
 
 # More lines in a panel hide one another; more panels do not fit a page.
@@ -100,13 +100,10 @@ def _figure(table: pd.DataFrame, errors: pd.DataFrame, sources: list[str], drawn
             for part, text in ((top, "Accuracy (%)"), (middle, "Share (%)")):
                 part.set_ylabel(text)
                 part.yaxis.set_label_coords(-0.19, 0.5)
-    clean(figure)
     return figure
 
 
-def _panel(
-    top: Axes, middle: Axes, below: Axes, table: pd.DataFrame, errors: pd.Series, drawn: list[str]
-) -> None:  # fmt: skip
+def _panel(top: Axes, middle: Axes, below: Axes, table: pd.DataFrame, errors: pd.Series, drawn: list[str]) -> None:
     top.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     handles = []
     for number, label in enumerate(drawn):
@@ -126,20 +123,12 @@ def _panel(
         told = _told(label, errors[label])
         handles.append(Line2D([], [], color=color, marker=marker, markersize=3.5, linewidth=1.0, label=told))
     top.set(xlim=(0, 100), ylim=(0, 100), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
-    top.grid(color=FAINT, linewidth=0.5)
+    top.grid()
     top.tick_params(labelbottom=False)
     middle.set(xlim=(0, 100), xticks=range(0, 101, 25))
     middle.set_ylim(0, None)
     middle.set_xlabel("Confidence (%)")
-    below.legend(
-        handles=handles,
-        loc="upper left",
-        frameon=False,
-        fontsize=7,
-        labelcolor=INK,
-        borderaxespad=0.0,
-        labelspacing=0.3,
-    )
+    below.legend(handles=handles, loc="upper left", fontsize=7, borderaxespad=0.0, labelspacing=0.3)
 
 
 def _told(label: object, error: float) -> str:

@@ -12,7 +12,7 @@ from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.heat import heatmap
 from harness.analysis.figures.marks import legend_above
 from harness.analysis.figures.source import jaccard, listing, names, rows, seeds_of
-from harness.analysis.figures.style import BLUE, clean, multiples
+from harness.analysis.figures.style import BLUE, multiples
 from harness.analysis.inference import Values
 from harness.analysis.read import Run
 
@@ -97,7 +97,6 @@ def _scores(table: pd.DataFrame, labels: list[str]) -> Plot:
         if kept.any():
             told.append(f"{label} keeps {kept.mean():.0%}, mean score {score[kept].mean():.3g} of {score.mean():.3g}")
     legend_above(figure, grid[0].get_legend_handles_labels()[0], "outside upper right")
-    clean(figure)
     more = table["label"].nunique() - len(labels)
     return Plot(
         name="samples-scores",

@@ -29,24 +29,16 @@ _CHAR = 0.602 * _SIZE / 72  # inches; every character of the font is 0.602 em wi
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One trial's look at one text.
+    """One trial's look at one text."""
 
-    Attributes:
-        label: the strategy.
-        seed: its seed, None where there is none.
-        step: the training step.
-        sequence: index of the held-out sequence.
-        tokens: one row per position, in order: token, nats (the student's entropy, missing where it is no target) and
-            one column per selection, its weight.
-        selections: those columns, the trial's own last.
-    """
-
-    label: str
-    seed: int | None
-    step: int
-    sequence: int
+    label: str  # the strategy
+    seed: int | None  # its seed, None where there is none
+    step: int  # the training step
+    sequence: int  # index of the held-out sequence
+    # one row per position, in order: token, nats (the student's entropy, missing where it is no target) and one
+    # column per selection, its weight
     tokens: pd.DataFrame
-    selections: tuple[str, ...]
+    selections: tuple[str, ...]  # those columns, the trial's own last
 
     @property
     def where(self) -> str:
@@ -128,7 +120,7 @@ def _in_order(shown: Shown) -> Plot:
         chosen = shown.tokens[name].to_numpy(float)[: len(places)]
         targets = np.isfinite(entropy[: len(places)])
         share = (chosen > 0).sum() / max(targets.sum(), 1)
-        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%} of these positions", loc="left", pad=3, color=INK)
+        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%} of these positions", loc="left", pad=3)
         _block(axes, texts, places, entropy, chosen, norm)
     bar = figure.add_axes((0.15 / width, 0.38 / height, 0.35, 0.09 / height))
     figure.colorbar(ScalarMappable(norm=norm, cmap=light()), cax=bar, orientation="horizontal")
@@ -189,7 +181,6 @@ def _sorted(shown: Shown) -> Plot:
     top.step(np.arange(len(entropy)), entropy, where="mid", color=ORANGE, linewidth=1.1)
     top.set_ylabel("Student entropy\n(nats)")
     top.set_ylim(0, None)
-    top.spines[["top", "right"]].set_visible(False)
     for row, name in enumerate(order):
         kept = np.flatnonzero(ranked[name].to_numpy(float) > 0)
         color = INK if name == "random" else ORANGE if name == OWN else BLUE
@@ -202,7 +193,7 @@ def _sorted(shown: Shown) -> Plot:
     below.set(ylim=(len(order) - 0.4, -0.6), xlim=(-1, len(entropy)))
     below.tick_params(axis="y", length=0)
     below.set_xlabel("Positions, from the student's most certain to its least certain")
-    below.spines[["top", "right", "left"]].set_visible(False)
+    below.spines["left"].set_visible(False)
     high, low = order[0], order[-2] if len(order) > 2 else order[0]
     return Plot(
         name="selection-sorted",

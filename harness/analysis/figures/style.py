@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from matplotlib import rcParams, style
 from matplotlib.axes import Axes
@@ -30,6 +29,14 @@ STYLE = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
     "text.parse_math": False,  # a label may contain a dollar sign
     "svg.hashsalt": "harness.analysis",
     "pdf.fonttype": 42,
@@ -92,20 +99,7 @@ def multiples(
     return figure, list(grid[:num])
 
 
-def rule(axes: Axes, *, lines: Literal["x", "y", "both"], bare: tuple[str, ...] = ("top", "right")) -> None:
-    """Draw faint lines at an axis' ticks, beneath all else, and take some of the frame away."""
-    axes.grid(axis=lines, color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[list(bare)].set_visible(False)
-
-
 def list_rows(axes: Axes, ticks: Sequence[str]) -> None:
     """Name rows of equal height, the first on top."""
     axes.set_yticks(range(len(ticks)), ticks)
     axes.set_ylim(len(ticks) - 0.5, -0.5)
-
-
-def clean(figure: Figure) -> None:
-    """Take the frames' upper and right lines away."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from harness.analysis.document import Plot
 from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.marks import PAIRED, Mark, in_turn, intervals, legend_below, legend_height
-from harness.analysis.figures.style import INK, multiples, rule
+from harness.analysis.figures.style import multiples
 from harness.analysis.figures.varied import Sweep, SweepLine, references, sweeps
 from harness.analysis.metrics import describe
 from harness.analysis.read import Run
@@ -115,7 +115,7 @@ def _lines(axes: Axes, key: str, lines: Sequence[SweepLine], run: Run) -> None:
                 x, [point.mean for point in own], reach, fmt="none", ecolor=(mark.color, 0.45), elinewidth=0.7
             )
     axes.set_ylabel(f"{info.heading}\n{info.better}".rstrip())
-    rule(axes, lines="y")
+    axes.grid(axis="y")
 
 
 def _across(axes: Axes, key: str, run: Run, against: Mapping[str, Mark]) -> None:
@@ -158,7 +158,7 @@ def _across(axes: Axes, key: str, run: Run, against: Mapping[str, Mark]) -> None
 
 def _settings(axes: Axes, heading: str, values: Sequence[float]) -> None:
     """Mark the values that were run along the axis, as many as have room."""
-    axes.set_xlabel(heading, color=INK)
+    axes.set_xlabel(heading)
     log = values[0] > 0 and values[-1] / values[0] >= _LOG_FROM
     if log:
         axes.set_xscale("log")

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -14,7 +13,7 @@ from harness.analysis.figures import glyphs
 from harness.analysis.figures.marks import legend_above
 from harness.analysis.figures.place import label_ends
 from harness.analysis.figures.source import last_step, listing, names, rows, seeds_of, step_of
-from harness.analysis.figures.style import BLUE, CYCLE, FAINT, GREY, INK, MARKERS, ORANGE, clean, multiples
+from harness.analysis.figures.style import BLUE, CYCLE, GREY, INK, MARKERS, ORANGE, multiples
 from harness.analysis.read import Run
 
 # Strategies of a figure; tokens at either end.
@@ -57,7 +56,7 @@ def keep_rates(table: pd.DataFrame, overall: float) -> pd.DataFrame:
 
 def _overall(table: pd.DataFrame, profile: pd.DataFrame, label: str) -> float:
     """Return the share selected over all looks, of the listed tokens only where the profile is absent."""
-    shares = profile[(profile["label"] == label) & (profile["quantity"] == "realised_fraction")]["value"]
+    shares = profile.query("label == @label and quantity == 'realised_fraction'")["value"]
     own = table[table["label"] == label]
     return float(shares.mean()) if len(shares) else float(own["num_kept"].sum() / max(own["num_seen"].sum(), 1))
 
@@ -80,7 +79,6 @@ def _tokens(table: pd.DataFrame, profile: pd.DataFrame, run: Run) -> Plot | None
             f"{label} keeps {overall[label]:.0%} of all positions, {best['rate']:.0%} of "
             f"{glyphs.token(best['token'])!r} and {worst['rate']:.0%} of {glyphs.token(worst['token'])!r}"
         )
-    clean(figure)
     return Plot(
         name="tokens-kept",
         title="Tokens kept more and less often than others",
@@ -120,19 +118,19 @@ def _entropies(profile: pd.DataFrame, run: Run) -> Plot | None:
     if not kinds or not labels:
         return None
     told = []
-    figure = Figure(figsize=(3.3 * len(kinds), 0.6 + 1.5 * len(labels)), layout="constrained")
-    grid = figure.subplots(len(labels), len(kinds), squeeze=False, sharex=True)
-    for label, line in zip(labels, grid, strict=True):
-        for kind, axes in zip(kinds, line, strict=True):
+    size = 3.3 * len(kinds), 0.6 + 1.5 * len(labels)
+    figure, grid = multiples(size, len(kinds), len(kinds) * len(labels), sharex=True)
+    for place, label in enumerate(labels):
+        line = grid[place * len(kinds) :]
+        for kind, axes in zip(kinds, line, strict=False):
             means = _histograms(axes, last[last["label"] == label], kind)
             if means is not None and kind == kinds[0]:
                 told.append(f"{label}: {means[1]:.2f} nats where it selects, {means[0]:.2f} everywhere")
         line[0].set_title(glyphs.wrapped(label, 48), loc="left")
         line[0].set_ylabel("Positions (%)")
-    for kind, axes in zip(kinds, grid[-1], strict=True):
+    for kind, axes in zip(kinds, grid[-len(kinds) :], strict=True):
         axes.set_xlabel(f"{kind.replace('_', ' ').capitalize()} (nats)")
-    legend_above(figure, grid[0][0].get_legend_handles_labels()[0], "outside upper right")
-    clean(figure)
+    legend_above(figure, grid[0].get_legend_handles_labels()[0], "outside upper right")
     return Plot(
         name="tokens-entropy",
         title="Entropy where positions are selected",
@@ -188,7 +186,6 @@ def _places(profile: pd.DataFrame, run: Run) -> Plot | None:
         most = max(float(np.max(line.get_ydata(), initial=0.0)) for line in axes.get_lines())
         axes.set_ylim(0, 1.08 * most or 1.0)
     legend_above(figure, list(handles.values()), "outside upper left")
-    clean(figure)
     told = [f"{label} {100 * share:.0f}%" for label, share in _first_tenth(means, labels).items()]
     return Plot(
         name="tokens-profile",
@@ -214,7 +211,7 @@ def _line(axes: Axes, table: pd.DataFrame, name: str, number: int, label: str) -
         series = table.groupby("step")["value"].mean() * (100 if name == "realised_fraction" else 1)
         (line,) = axes.plot(series, **style)
         _over_steps(axes, _OVER_STEPS[name])
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.grid(axis="y")
     return line
 
 
@@ -226,7 +223,7 @@ def _masses(axes: Axes, table: pd.DataFrame) -> None:
         ends.append((float(series.iloc[-1]), f"k = {size:g}", INK, ""))
     axes.set_ylim(0, 103)
     _over_steps(axes, "Teacher's top k mass (%)")
-    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.grid(axis="y")
     label_ends(axes, ends, gap=0.09)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from harness.analysis.figures.marks import Mark
 from harness.analysis.figures.style import GREY, INK
 from harness.analysis.read import Run
-from harness.analysis.strategies import RowStrategy
 
 # A setting's place in a record's strategy, its printed name, and whether it is a share.
 _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
@@ -25,30 +24,19 @@ _LEAST = 3  # values on one line at least: two points are a comparison, which ta
 
 @dataclass(frozen=True, kw_only=True)
 class SweepLine:
-    """Strategies that differ in one setting only.
+    """Strategies that differ in one setting only."""
 
-    Attributes:
-        name: what they have in common, unique in the figure.
-        labels: their labels by the setting's printed value, in ascending order.
-    """
-
-    name: str
-    labels: dict[float, str]
+    name: str  # what they have in common, unique in the figure
+    labels: dict[float, str]  # their labels by the setting's printed value, in ascending order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One setting that a grid varies.
+    """One setting that a grid varies."""
 
-    Attributes:
-        slug: part of the figure's name.
-        heading: of the axis, with its unit.
-        lines: in the manifest's order.
-    """
-
-    slug: str
-    heading: str
-    lines: tuple[SweepLine, ...]
+    slug: str  # part of the figure's name
+    heading: str  # of the axis, with its unit
+    lines: tuple[SweepLine, ...]  # in the manifest's order
 
 
 def sweeps(run: Run) -> Iterator[Sweep]:
@@ -77,21 +65,15 @@ def references(run: Run, one: Sweep) -> dict[str, Mark]:
     for label, method in run.methods.items():
         if not method.trained:
             found[label] = Mark(INK, (0, (1, 1.5))) if method.model == "teacher" else Mark(INK, (0, (5, 2)))
-        elif _full(method) or label == run.manifest.baseline:
+        elif label == run.manifest.baseline or (
+            method.plain and not method.axes and method.regime == "off_policy" and str(method.criterion) == "forward_kl"
+        ):
             found[label] = Mark(INK, "solid")
-        elif label not in swept and _random(method):
+        elif label not in swept and "random" in (
+            getattr(policy, "name", "") for policy in (method.policy, method.sample_policy)
+        ):
             found[label] = Mark(GREY, (0, (4, 1.5, 1, 1.5)))
     return found
-
-
-def _full(method: RowStrategy) -> bool:
-    plain = method.plain and not method.axes and method.regime == "off_policy"
-    return plain and method.criterion is not None and str(method.criterion) == "forward_kl"
-
-
-def _random(method: RowStrategy) -> bool:
-    position = method.policy is not None and method.policy.name == "random"
-    return position or (method.sample_policy is not None and method.sample_policy.name == "random")
 
 
 def _take(strategy: Mapping[str, Any], path: tuple[str, ...]) -> tuple[float | None, dict[str, Any]]:

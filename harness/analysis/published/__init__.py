@@ -57,13 +57,9 @@ _NORMALISERS: Mapping[str, str] = {"gls": "batch_mean"}
 
 @dataclass(frozen=True)
 class Figures:
-    """The published rows.
+    """The published rows."""
 
-    Attributes:
-        rows: the columns of `se_kd.csv`; empty text where a column does not apply.
-    """
-
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # the columns of `se_kd.csv`; empty text where a column does not apply
 
     def of(self, method: RowStrategy | None, *, task: bool = False, split: str = "test") -> pd.DataFrame:
         """Return the quality rows of a strategy, each metric once; empty if the paper has none like it.

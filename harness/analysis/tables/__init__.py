@@ -7,11 +7,20 @@ from harness.analysis import published
 from harness.analysis.document import Table
 from harness.analysis.read import Run
 from harness.analysis.tables.beside import published_tables
-from harness.analysis.tables.cost import cost_tables
+from harness.analysis.tables.cost import cost_table, head_table
 from harness.analysis.tables.evidence import comparison_table, noise_table, rank_table
 from harness.analysis.tables.matched import matched_table
 from harness.analysis.tables.methods import method_table
-from harness.analysis.tables.quality import main_table, other_table, paper_tables, spread_table
+from harness.analysis.tables.quality import (
+    importance_table,
+    main_table,
+    multi_axis_table,
+    other_table,
+    policy_table,
+    spread_table,
+    task_table,
+)  # fmt: skip
+from harness.analysis.tables.savings import runtime_table, storage_table
 
 __all__ = ["document_tables"]
 
@@ -30,14 +39,20 @@ def document_tables(run: Run) -> tuple[Table, ...]:
     figures = published.load()
     built = [
         main_table(run),
-        *paper_tables(run),
+        importance_table(run),
+        policy_table(run),
+        multi_axis_table(run),
+        task_table(run),
         comparison_table(run),
         rank_table(run),
         noise_table(run),
         spread_table(run),
         other_table(run),
         matched_table(run),
-        *cost_tables(run, figures),
+        cost_table(run),
+        storage_table(run, figures),
+        runtime_table(run, figures),
+        head_table(run, figures),
         *published_tables(run, figures),
         method_table(run),
     ]

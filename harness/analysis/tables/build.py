@@ -76,11 +76,10 @@ def _label(row: Any) -> str:
 STRATEGY = words("Strategy", _label)
 
 
-def _seed(row: Any) -> Cell:
-    return NOTHING if pd.isna(row["seed"]) else Cell(text=str(row["seed"]), value=float(row["seed"]))
-
-
-SEED: Filled = Column(heading="Seed"), _seed
+SEED: Filled = (
+    Column(heading="Seed"),
+    lambda row: NOTHING if pd.isna(row["seed"]) else Cell(text=str(row["seed"]), value=float(row["seed"])),
+)
 
 
 def number(value: float | None, text: str = "{:.3g}", *, hint: str = "") -> Cell:

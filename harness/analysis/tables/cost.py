@@ -1,6 +1,6 @@
 """Tables of cost: beside quality, and of the selective head."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -9,7 +9,6 @@ from harness.analysis.published import Figures
 from harness.analysis.read import Run
 from harness.analysis.tables.build import STRATEGY, build, figures, metric_column, words
 from harness.analysis.tables.reads import alone_seconds, flops, scaled, tokens_per_second
-from harness.analysis.tables.savings import runtime_table, storage_table
 from harness.records.record import Record
 
 MB = 1e6
@@ -101,11 +100,3 @@ def head_table(run: Run, published: Figures) -> Table | None:
         ),
         numbers=pd.DataFrame(rows)[["label", *kept]],
     )
-
-
-def cost_tables(run: Run, published: Figures) -> Iterator[Table | None]:
-    """Yield the tables of cost; None for those this grid cannot fill."""
-    yield cost_table(run)
-    yield storage_table(run, published)
-    yield runtime_table(run, published)
-    yield head_table(run, published)

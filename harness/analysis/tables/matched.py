@@ -7,6 +7,7 @@ cost; between two of them it is interpolated, linearly in the logarithm of the c
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,12 +26,8 @@ _METRICS = ("accuracy", "heldout_loss")
 _FEWEST = 3
 
 
-def _positions(record: Record) -> float | None:
-    return None if record.selection is None else float(record.selection.supervised_positions)
-
-
 _COSTS: dict[str, Callable[[Record], float | None]] = {
-    "supervised positions": _positions,
+    "supervised positions": lambda record: getattr(record.selection, "supervised_positions", None),
     "FLOPs": flops,
     "training seconds": alone_seconds,
 }
@@ -84,13 +81,14 @@ def _controls(run: Run) -> list[str]:
     baseline = run.methods.get(run.manifest.baseline or "")
     if baseline is None or not baseline.trained:
         return []
-    plain = replace(baseline, source="", sample_policy=None, sample_budget=None)
-    found = []
-    for label, one in run.methods.items():
-        random = one.sample_policy is None or one.sample_policy.name == "random"
-        if random and replace(one, source="", sample_policy=None, sample_budget=None) == plain:
-            found.append(label)
-    return found
+    # Whatever the baseline's own samples are, the others may be a random share.
+    other: dict[str, Any] = {"source": "", "sample_policy": None, "sample_budget": None}
+    return [
+        label
+        for label, one in run.methods.items()
+        if (one.sample_policy is None or one.sample_policy.name == "random")
+        and replace(one, **other) == replace(baseline, **other)
+    ]
 
 
 def _match(

@@ -4,6 +4,7 @@ import pandas as pd
 
 from harness.analysis.document import Table
 from harness.analysis.read import Run
+from harness.analysis.strategies import Named
 from harness.analysis.tables.build import STRATEGY, build, figures, words
 
 
@@ -52,9 +53,5 @@ def method_table(run: Run) -> Table | None:
             "states (cached), stored draws or classes (sampled, topk), or run beside the student (online). A source "
             "that says reconstructed was not written from the paper's own equations."
         ),
-        numbers=pd.DataFrame([{key: _plain(value) for key, value in row.items()} for row in rows]),
+        numbers=pd.DataFrame(rows).map(lambda value: str(value) if isinstance(value, Named) else value),
     )
-
-
-def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, bool | float) else str(value)

@@ -1,14 +1,14 @@
 """Tables of quality: the main one, and the paper's by what the grid's strategies vary."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from harness.analysis.document import Table
 from harness.analysis.metrics import COSTS, QUALITY, MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.strategies import RowStrategy
 from harness.analysis.tables.build import STRATEGY, Filled, build, figures, means, quality_table, seeds, spreads, words
-from harness.analysis.tables.reads import generated_tokens
+from harness.analysis.tables.reads import generated_tokens, scaled
 
 _QUALITY = [info.key for info in QUALITY]
 _COSTS = [info.key for info in COSTS]
@@ -98,7 +98,10 @@ def policy_table(run: Run) -> Table | None:
         _QUALITY,
         _with_references(run, rows),
         caption=f"How positions are selected when {signal} ranks them; rows without a signal are references.",
-        extra=[_part(run, "Policy", "policy"), figures("Budget (%)", lambda label: _budget(run.methods.get(label)))],
+        extra=[
+            _part(run, "Policy", "policy"),
+            figures("Budget (%)", lambda label: scaled(getattr(run.methods.get(label), "budget", None), 100)),
+        ],
     )
 
 
@@ -117,7 +120,9 @@ def multi_axis_table(run: Run) -> Table | None:
         extra=[
             _axis(run, "Positions", "position", lambda one: _joined(one.policy, one.signal, one.budget)),
             _axis(run, "Classes", "class", lambda one: str(one.classes)),
-            _axis(run, "Samples", "sample", _samples),
+            _axis(
+                run, "Samples", "sample", lambda one: _joined(one.sample_policy, one.sample_signal, one.sample_budget)
+            ),
         ],
     )
 
@@ -148,14 +153,6 @@ def task_table(run: Run) -> Table | None:
     )
 
 
-def paper_tables(run: Run) -> Iterator[Table | None]:
-    """Yield the paper's tables of quality; None for those this grid cannot fill."""
-    yield importance_table(run)
-    yield policy_table(run)
-    yield multi_axis_table(run)
-    yield task_table(run)
-
-
 def _with_references(run: Run, rows: Sequence[str]) -> list[str]:
     """Add, in the manifest's order, what every such table is read against: rows that no signal ranks positions of."""
     references = {label for label, one in run.methods.items() if one.signal is None and set(one.axes) <= {"position"}}
@@ -168,14 +165,6 @@ def _part(run: Run, heading: str, part: str) -> Filled:
 
 def _axis(run: Run, heading: str, axis: str, say: Callable[[RowStrategy], str]) -> Filled:
     return words(heading, lambda label: say(run.methods[label]) if axis in run.methods[label].axes else None)
-
-
-def _samples(one: RowStrategy) -> str:
-    return _joined(one.sample_policy, one.sample_signal, one.sample_budget)
-
-
-def _budget(one: RowStrategy | None) -> float | None:
-    return None if one is None or one.budget is None else 100 * one.budget
 
 
 def _joined(policy: object, signal: object, budget: float | None) -> str:

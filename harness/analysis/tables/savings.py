@@ -10,13 +10,7 @@ from harness.analysis.document import Column, Table
 from harness.analysis.published import Figures
 from harness.analysis.read import Run
 from harness.analysis.tables.build import STRATEGY, Filled, build, figures, number, seeds, words
-from harness.analysis.tables.reads import (
-    alone_seconds,
-    bytes_per_token,
-    own_seconds,
-    phase_seconds,
-    stored_share,
-)
+from harness.analysis.tables.reads import alone_seconds, bytes_per_token, own_seconds, phase_seconds, stored_share
 from harness.records.record import Record
 
 TOKENS = 100e9

@@ -9,51 +9,18 @@ from harness.analysis.write.marks import ARROWS, legend_text, sign
 # A float does not break across pages; above this many rows it would run off one.
 FLOAT_ROWS = 45
 
-_REPLACED = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "—": "---",
-    "–": "--",
-    "…": r"\ldots{}",
-    "“": "``",
-    "”": "''",
-    "‘": "`",
-    "’": "'",
-    "\u00a0": "~",
-}
+_PLAIN = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}", "—": "---", "–": "--", "…": r"\ldots{}",
+    "“": "``", "”": "''", "‘": "`", "’": "'", "\u00a0": "~",
+}  # fmt: skip
 _MATHS = {
-    "±": r"\pm",
-    "↑": r"\uparrow",
-    "↓": r"\downarrow",
-    "→": r"\rightarrow",
-    "≈": r"\approx",
-    "≤": r"\leq",
-    "≥": r"\geq",
-    "≠": r"\neq",
-    "×": r"\times",
-    "·": r"\cdot",
-    "−": "-",
-    "∞": r"\infty",
-    "∈": r"\in",
-    "†": r"^\dagger",
-    "‡": r"^\ddagger",
-    "²": "^2",
-    "°": r"^\circ",
-    "α": r"\alpha",
-    "β": r"\beta",
-    "λ": r"\lambda",
-    "ρ": r"\rho",
-    "σ": r"\sigma",
-    "τ": r"\tau",
-    "Δ": r"\Delta",
-}
-_TABLE = _REPLACED | {character: f"${command}$" for character, command in _MATHS.items()}
+    "±": r"\pm", "↑": r"\uparrow", "↓": r"\downarrow", "→": r"\rightarrow", "≈": r"\approx", "≤": r"\leq",
+    "≥": r"\geq", "≠": r"\neq", "×": r"\times", "·": r"\cdot", "−": "-", "∞": r"\infty", "∈": r"\in", "†": r"^\dagger",
+    "‡": r"^\ddagger", "²": "^2", "°": r"^\circ", "α": r"\alpha", "β": r"\beta", "λ": r"\lambda", "ρ": r"\rho",
+    "σ": r"\sigma", "τ": r"\tau", "Δ": r"\Delta",
+}  # fmt: skip
+_WRITTEN = str.maketrans(_PLAIN | {character: f"${command}$" for character, command in _MATHS.items()})
 
 
 def to_latex(table: Table) -> str:
@@ -69,7 +36,7 @@ def to_latex(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Escape what LaTeX would read as a command, and write signs beyond its fonts as commands."""
-    return "".join(_TABLE.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(_WRITTEN)
 
 
 def _float(spec: str, head: str, body: list[str], caption: str, label: str) -> list[str]:

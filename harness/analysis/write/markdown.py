@@ -11,7 +11,8 @@ _LINE_START = re.compile(r"^([#>+-]|\d{1,9}(?=[.)](?:\s|$)))")
 
 def to_markdown(document: Contents) -> str:
     """Write a whole document; its figures are expected in figures/<name>.svg."""
-    parts = [f"# {escape(document.title)}", _quote(document.lead)]
+    lead = [f"> {escape(line)}".rstrip() for line in document.lead.strip().splitlines()]
+    parts = [f"# {escape(document.title)}", "\n".join(lead)]
     parts += ["\n".join(f"- {escape(name)}: {escape(value)}" for name, value in document.facts)]
     parts += [_section(section) for section in document.sections]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -34,10 +35,6 @@ def escape(text: str) -> str:
 def _escape_start(match: re.Match[str]) -> str:
     # A number is a list's by the dot behind it; the dot is what can be escaped.
     return f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}"
-
-
-def _quote(text: str) -> str:
-    return "\n".join(f"> {escape(line)}".rstrip() for line in text.strip().splitlines())
 
 
 def _section(section: Section) -> str:
