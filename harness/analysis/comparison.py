@@ -265,6 +265,6 @@ def _setting_table(here: Run, there: Run) -> Table:
 def _settings(run: Run) -> dict[str, str]:
     records = [record for record in run.frames.records if record is not None]
     found = {key: str(getattr(run.manifest, key)) for key in ("grid", "split", "baseline", "command")}
-    lists = {f"workload.{key}": values for key, values in settings.workload(records).items()}
-    lists |= settings.environment(records) | {"distillation core": sorted({record.core for record in records})}
+    groups = settings.grouped(records)
+    lists = {f"workload.{key}": values for key, values in groups["workload"].items()} | groups["version"]
     return found | {key: "; ".join(values) for key, values in lists.items()}

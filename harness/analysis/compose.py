@@ -116,11 +116,8 @@ def _provenance(frames: Frames, folder: Path) -> Iterator[Block]:
 
 
 def _setting_table(records: list[Record]) -> Table:
-    groups = {
-        "version": {"distillation core": sorted({record.core for record in records})} | settings.environment(records),
-        "workload": settings.workload(records),
-    }
-    rows = [(kind, key, "; ".join(values)) for kind, group in groups.items() for key, values in group.items()]
+    groups = settings.grouped(records).items()
+    rows = [(kind, key, "; ".join(values)) for kind, group in groups for key, values in group.items()]
     return build(
         "settings",
         "Versions and workload",

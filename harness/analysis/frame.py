@@ -19,24 +19,20 @@ _IDENTITY = ("trial_id", "label", "seed")
 class Frames:
     """What a grid left behind, in the manifest's order.
 
-    Attributes:
-        metrics: one row per trial and metric: trial_id, label, seed, status, metric, value, stderr, num. Every trial
-            has a row for every metric that any trial of the grid measured; where this one did not, num is missing.
-        trials: one row per trial: trial_id, label, seed, status, realised_fraction, classes_per_position,
-            wall_<phase>_s, wall_total_s, peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind,
-            failure_message.
-        records: the records, one per trial, None where there is none.
-        tables: the tables beside the records, by their name in `harness.records.record.TABLES`: trial_id, label, seed,
-            then the table's own columns; all trials below one another, in the manifest's order. A table that no trial
-            has is absent. A trial that failed may have left one too.
-
     Units: seconds, GiB, shares in [0, 1]; metrics as in `harness.analysis.metrics`. seed is missing for a trial
     without randomness. status is "finished", "failed" (a record says why) or "missing" (there is no record).
     """
 
+    # one row per trial and metric: trial_id, label, seed, status, metric, value, stderr, num. Every trial has a
+    # row for every metric that any trial of the grid measured; where this one did not, num is missing
     metrics: pd.DataFrame
+    # one row per trial: trial_id, label, seed, status, realised_fraction, classes_per_position, wall_<phase>_s,
+    # wall_total_s, peak_gib, peak_device, flops_total, tokens, disk_bytes, failure_kind, failure_message
     trials: pd.DataFrame
-    records: tuple[Record | None, ...]
+    records: tuple[Record | None, ...]  # the records, one per trial, None where there is none
+    # the tables beside the records, by their name in `harness.records.record.TABLES`: trial_id, label, seed,
+    # then the table's own columns; all trials below one another, in the manifest's order. A table that no trial
+    # has is absent. A trial that failed may have left one too
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 

@@ -126,7 +126,9 @@ def tail(estimate: Values, spread: Spread, *, matching: bool = False) -> Values:
         (only_seeds, spread.seed_df, np.sqrt(spread.seeds)),
         (only_items, spread.item_df, np.sqrt(spread.items)),
     ):
-        ratio = _ratio(distance[chosen], error[chosen])
+        # Without spread, zero is certain and anything else impossible: a t of 0 and of infinity.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(distance[chosen] == 0, 0.0, distance[chosen] / error[chosen])
         result[chosen] = 2 * stdtr(df[chosen], -ratio)
     if both.any():
         result[both] = _mixture(distance[both], spread[both], matching=matching)
@@ -226,9 +228,3 @@ def _chi_square(df: float) -> Values:
 def _bound(variance: Values, df: Values, level: Values) -> Values:
     quantile = np.where(df > 0, stdtrit(np.maximum(df, 1), 1 - level / 4), 0.0)
     return np.asarray(quantile * np.sqrt(variance))
-
-
-def _ratio(distance: Values, error: Values) -> Values:
-    # Without spread, zero is certain and anything else impossible: a t of 0 and of infinity.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(distance == 0, 0.0, distance / error)

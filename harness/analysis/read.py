@@ -46,17 +46,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A grid that has run; tables, findings and figures take it, so that nothing is read or computed twice.
+    """A grid that has run; tables, findings and figures take it, so that nothing is read or computed twice."""
 
-    Attributes:
-        manifest: its trials and baseline.
-        frames: its records as frames.
-        seed: of resampling; see `statistics.compare` and `noise.noise_floor`.
-    """
-
-    manifest: Manifest
-    frames: Frames
-    seed: int = 0
+    manifest: Manifest  # its trials and baseline
+    frames: Frames  # its records as frames
+    seed: int = 0  # of resampling; see `statistics.compare` and `noise.noise_floor`
 
     @cached_property
     def labels(self) -> list[str]:

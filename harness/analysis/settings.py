@@ -1,7 +1,7 @@
 """Settings as one level of names and values, to be printed side by side."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.records.record import Record
@@ -32,9 +32,11 @@ def _distinct(settings: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     return {key: list(each) for key, each in values.items()}
 
 
-def workload(records: Iterable[Record]) -> dict[str, list[str]]:
-    """Collect the distinct values of every setting of the records' workloads, in the order they are met."""
-    return _distinct(flat(record.workload) for record in records)
+def grouped(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:
+    """Collect the distinct values of versions, and of every setting of the workload in the order they are met."""
+    core = {"distillation core": sorted({record.core for record in records})}
+    workload = _distinct(flat(record.workload) for record in records)
+    return {"version": core | environment(records), "workload": workload}
 
 
 def environment(records: Iterable[Record]) -> dict[str, list[str]]:

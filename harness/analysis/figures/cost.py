@@ -79,11 +79,8 @@ def _panel(
     trials = [(label, cost) for label, cost in trials if cost]
     parts = dict.fromkeys(part for _, cost in trials for part in cost)
     parts = dict.fromkeys([*(part for part in order if part in parts), *parts])
-    costs = pd.DataFrame(
-        [[cost.get(part, 0.0) for part in parts] for _, cost in trials],
-        index=[label for label, _ in trials],
-        columns=list(parts),
-    )
+    values = [[cost.get(part, 0.0) for part in parts] for _, cost in trials]
+    costs = pd.DataFrame(values, index=[label for label, _ in trials], columns=list(parts))
     return _Panel(heading=heading, costs=costs, hatch=hatch) if trials else None
 
 

@@ -141,18 +141,9 @@ def _across(axes: Axes, key: str, run: Run, against: Mapping[str, Mark]) -> None
             corner, align = ((1, 1), "top") if side == "▲" else ((1, 0), "bottom")
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
             axes.annotate(
-                text,
-                corner,
-                offset,
-                xycoords="axes fraction",
-                textcoords="offset points",
-                ha="right",
-                va=align,
-                fontsize=6.5,
-                color=against[name].color,
-                bbox=box,
-                zorder=6,
-            )
+                text, corner, offset, xycoords="axes fraction", textcoords="offset points", ha="right", va=align,
+                fontsize=6.5, color=against[name].color, bbox=box, zorder=6,
+            )  # fmt: skip
     axes.set_ylim(bottom, top)
 
 

@@ -91,10 +91,10 @@ def number(value: float | None, text: str = "{:.3g}", *, hint: str = "") -> Cell
 
 def seeds(run: Run) -> Filled:
     """Return the column of how many trials finished of how many planned, and what became of the others."""
-    trials = run.frames.trials
+    by_label = dict(iter(run.frames.trials.groupby("label")["status"]))
 
     def fill(row: Any) -> Cell:
-        status = trials.loc[trials["label"] == _label(row), "status"]
+        status = by_label[_label(row)]
         rest, done = counts(status, "failed", "missing"), int((status == "finished").sum())
         text = f"{done}/{len(status)}"
         return Cell(text=f"{text} ({rest})" if rest else text, value=float(done))

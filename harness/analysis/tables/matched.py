@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.document import Cell, Column, Table
-from harness.analysis.inference import Spread, decompose, half_width, holm, tail
+from harness.analysis.inference import Spread, decompose, half_width, holm, join, tail
 from harness.analysis.metrics import MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.statistics import verdict
@@ -136,19 +136,18 @@ def _points(
     return found
 
 
-def _compared(found: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tuple[Cell, dict[str, float]]]:
+def _compared(matched: Mapping[str, Matched | None], info: MetricInfo) -> dict[str, tuple[Cell, dict[str, float]]]:
     """Print the differences of one metric at one cost, corrected for their number."""
-    p = np.array([np.nan if one is None else tail(np.array([one.difference]), one.spread)[0] for one in found.values()])
-    corrected, _ = holm(p)
-    cells = {}
-    for (label, one), p_value in zip(found.items(), corrected, strict=True):
-        if one is None:
-            cells[label] = (NOTHING, {"difference": np.nan, "ci_half_width": np.nan, "p_corrected": np.nan})
-            continue
-        half = float(half_width(one.spread, 0.05, matching=True)[0])
-        text = info.show_difference(one.difference)
+    nothing = {"difference": np.nan, "ci_half_width": np.nan, "p_corrected": np.nan}
+    cells = dict.fromkeys(matched, (NOTHING, nothing))
+    known = {label: one for label, one in matched.items() if one is not None}
+    spread, differences = join([one.spread for one in known.values()]), [one.difference for one in known.values()]
+    corrected, _ = holm(tail(np.array(differences), spread))
+    halves = half_width(spread, 0.05, matching=True)
+    for label, difference, p_value, half in zip(known, differences, corrected.tolist(), halves.tolist(), strict=True):
+        text = info.show_difference(difference)
         if np.isfinite(half):
             text += f" ± {info.show_spread(half)}"
-        cell = Cell(text=text, value=one.difference * info.scale, mark=verdict(info, one.difference, p_value))
-        cells[label] = cell, {"difference": one.difference, "ci_half_width": half, "p_corrected": float(p_value)}
+        cell = Cell(text=text, value=difference * info.scale, mark=verdict(info, difference, p_value))
+        cells[label] = cell, {"difference": difference, "ci_half_width": half, "p_corrected": p_value}
     return cells
