@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from harness.analysis.figures.style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, multiples, rule
+from harness.analysis.figures.style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, multiples
 from harness.cost.accounting import CATEGORIES
 
 # By category.
@@ -59,7 +59,7 @@ def scaling(found: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_formatter(_PLAIN)
         axes.set_xticks([512, 2048, 8192, 32768], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
-        rule(axes, lines="x")
+        axes.grid(axis="x")
         axes.legend(frameon=False)
     return figure
 
@@ -85,7 +85,7 @@ def speedups(found: pd.DataFrame) -> Figure:
         axes.axvline(1.0, color=INK, linestyle=":", linewidth=1.0)
         axes.set_title(f"{pair}, B={setting['batch_size']}, L={setting['length']}, threads: {setting['threads']}")
         axes.set_xlabel("times faster than the default flow with a cached teacher")
-        rule(axes, lines="x")
+        axes.grid(axis="x")
     panels[0].invert_yaxis()
     return figure
 
@@ -142,7 +142,7 @@ def _bars(
         axes.bar_label(drawn, labels=texts, padding=4)
         axes.margins(x=0.12)
     axes.set_xlabel(xlabel)
-    rule(axes, lines="x")
+    axes.grid(axis="x")
 
 
 def _marks(axes: Axes, published: Mapping[str, float]) -> None:
