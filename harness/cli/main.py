@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.bench import bench_app
 from harness.cli.cache import cache_app
+from harness.cli.evaluate import evaluate
 from harness.cli.new import new_app
 from harness.cli.reproduce import reproduce
 from harness.cli.shared import (
@@ -246,6 +247,9 @@ def export(
     from harness.records.export import export as export_student
 
     typer.echo(str(export_student(Results(results), trial, to)))
+
+
+app.command()(evaluate)
 
 
 @app.command("list")

@@ -11,7 +11,7 @@ from harness.config.base import Frozen, Positive, Slug
 
 def _unset(value: object) -> bool:
     """Tell whether a field is as it was before it existed: left out of dumps, so that older trials keep their id."""
-    return value is None or value is False
+    return value is None or value is False or value == {}
 
 
 class ModelSource(Frozen):
@@ -30,7 +30,9 @@ class ModelSource(Frozen):
 
 
 class Pairs(Frozen):
-    """Prompts and answers instead of plain text: a pair to a sequence, padded; the answer and its end are the targets.
+    """Prompts and answers instead of plain text: a pair to a sequence, padded.
+
+    Targets are the answer and its end, and the prompt too if asked for.
 
     An answer that does not fit its sequence is cut, and has no end then.
 
@@ -39,6 +41,7 @@ class Pairs(Frozen):
         answer_field: the column that holds the answer.
         prompt_template: what the student reads, `{prompt}` replaced; as the evaluation asks it.
         answer_template: what follows, `{answer}` replaced.
+        prompt_targets: whether a prompt's tokens are targets as well, all but the first.
         halved: whether validation and test are the rows of even and of odd index of the one split `test`.
     """
 
@@ -46,6 +49,7 @@ class Pairs(Frozen):
     answer_field: str
     prompt_template: str = "{prompt}"
     answer_template: str = " {answer}"
+    prompt_targets: bool = Field(default=False, exclude_if=_unset)
     halved: bool = False
 
     @model_validator(mode="after")
@@ -155,20 +159,32 @@ class Evaluation(Frozen):
         suite: a suite's name, or a list of suites, lm-eval tasks and task files (see `harness.evaluate.suite`).
         num_items: the first items of each task, at most; null asks all there are.
         batch_size: sequences per evaluation batch.
-        data_files: a task's data (json, jsonl, parquet; relative to the workload file) instead of the hub's: one file,
-            halved between validation and test, or a file for each.
+        data_files: a task's data (json, jsonl, parquet; relative to the workload file) instead of the hub's: one file
+            for validation and test, or files by split: `test`, and `validation` and `train` (examples) where there are.
+        split: what is asked of a task with one split for validation and test: its items of even and of odd index
+            (`halves`), or all of them for test (`whole`), and for validation those of its training split.
+        validation: the tasks that a grid on validation asks instead, with the first so many items of each at most;
+            the suite if left out.
+        fewshot: examples before a question, by task, instead of as many as the task's definition says.
+        max_new_tokens: of a generated answer at most, by task, instead of what the task's definition says.
+        chat_template: whether prompts and examples are put as turns of the tokenizer's chat template.
     """
 
     suite: str | tuple[str, ...]
     num_items: Positive | None
     batch_size: Positive
     data_files: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    split: Literal["halves", "whole"] = Field(default="halves", exclude_if=lambda split: split == "halves")
+    validation: dict[str, Positive | None] | None = Field(default=None, exclude_if=_unset)
+    fewshot: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, exclude_if=_unset)
+    max_new_tokens: dict[str, Positive] = Field(default_factory=dict, exclude_if=_unset)
+    chat_template: bool = Field(default=False, exclude_if=_unset)
 
     @model_validator(mode="after")
-    def _file_or_both(self) -> "Evaluation":
+    def _has_test_files(self) -> "Evaluation":
         for task, files in self.data_files.items():
-            if isinstance(files, dict) and set(files) != {"validation", "test"}:
-                raise ValueError(f"data_files.{task}: give validation and test, or one file for both")
+            if isinstance(files, dict) and not {"test"} <= set(files) <= {"train", "validation", "test"}:
+                raise ValueError(f"data_files.{task}: give test, and validation and train where there are")
         return self
 
 

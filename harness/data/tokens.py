@@ -114,6 +114,7 @@ class Tokens:
         spans: where a pair's prompt and its whole text end (S, 2), memory-mapped; what follows is padding. None where
             documents are packed.
         cross_document_targets: whether the token after a separator is a target.
+        prompt_targets: whether a pair's prompt has targets too.
         tokens_per_byte: tokens of text per byte of text, separators not counted.
         key: hash of everything above.
     """
@@ -124,6 +125,7 @@ class Tokens:
     tokens_per_byte: float
     key: str
     spans: npt.NDArray[np.int32] | None = None
+    prompt_targets: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +135,7 @@ class Tokens:
         """How many positions of each sequence have a target."""
         if self.spans is not None:
             starts, ends = np.asarray(self.spans, dtype=np.int64).T
-            return np.asarray(ends - np.maximum(starts, 1))
+            return np.asarray(ends - (1 if self.prompt_targets else np.maximum(starts, 1)))
         num_valid = np.full(len(self), self.ids.shape[1] - 1, dtype=np.int64)
         if self.cross_document_targets:
             return num_valid
@@ -144,6 +146,7 @@ class Tokens:
         input_ids = torch.from_numpy(self.ids[index.numpy()].astype(np.int64))
         if self.spans is not None:
             starts, ends = torch.from_numpy(self.spans[index.numpy()].astype(np.int64)).T
+            starts = torch.zeros_like(starts) if self.prompt_targets else starts
             return with_continuation(input_ids, index=index, starts=starts, ends=ends)
         return with_targets(input_ids, index=index, separator=None if self.cross_document_targets else self.separator)
 
@@ -303,4 +306,5 @@ def _open(stored: Path, data: Data) -> Tokens:
         tokens_per_byte=float(meta["tokens_per_byte"]),
         key=f"{stored.name.rpartition('-')[2]}-{meta['sha256']}",
         spans=arrays.get("spans"),
+        prompt_targets=data.pairs is not None and data.pairs.prompt_targets,
     )

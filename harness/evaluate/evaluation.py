@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,17 @@ from harness.config.errors import UserError, unknown
 from harness.data.items import items as generate_items
 from harness.evaluate import ifeval
 from harness.evaluate.definitions import SuiteTask
-from harness.evaluate.rows import Row, RowSource, digest_of, find_source, load_from_hub, read_rows, to_dataset
+from harness.evaluate.rows import (
+    Row,
+    RowSource,
+    digest_of,
+    find_examples,
+    find_source,
+    load_from_hub,
+    read_rows,
+    shots_of,
+    to_dataset,
+)
 from harness.evaluate.scores import item_rows, reliability_table, summarise
 from harness.evaluate.suite import resolve_suite
 from harness.records.files import write_text
@@ -47,36 +57,62 @@ class Scores:
     tasks: dict[str, TaskEvaluation]
 
 
-def check_evaluation(evaluation: Evaluation, folder: Path, *, context: int | None = None) -> None:
+def check_evaluation(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    context: int | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> None:
     """Find out, before anything is loaded or trained, whether the tasks can be asked. Reads all local data files.
 
     Args:
         evaluation: the workload's evaluation section.
         folder: where relative paths are looked up.
         context: positions of the smaller model to be evaluated, None if not known.
+        tokenizer: the models', None if not known.
 
     Raises:
-        UnknownNameError: an unknown suite or task, or files for a task that is not asked; suggests the nearest.
-        UserError: a missing or misshapen file, a missing resource, or answers longer than the model's context.
+        UnknownNameError: an unknown suite or task, or a setting for a task that is not asked; suggests the nearest.
+        UserError: a missing or misshapen file, a missing resource, examples that cannot be had, answers longer than the
+            model's context, or no chat template.
     """
-    tasks = resolve_suite(evaluation.suite, folder)
-    names = {task.name for task in tasks if not task.generated}
-    for name in evaluation.data_files:
-        if name not in names:
-            raise unknown("task of evaluation.data_files", name, names)
-    for task in tasks:
+    tasks = _tasks(evaluation, folder)
+    for setting in ("data_files", "fewshot", "max_new_tokens"):
+        names = {name for name, task in tasks.items() if setting != "data_files" or not task.generated}
+        for name in getattr(evaluation, setting):
+            if name not in names:
+                raise unknown(f"task of evaluation.{setting}", name, names)
+    if evaluation.chat_template and tokenizer is not None and tokenizer.chat_template is None:
+        raise UserError("evaluation.chat_template: the tokenizer has no chat template")
+    for task in tasks.values():
+        longest = evaluation.max_new_tokens.get(task.name, task.definition.longest_answer)
         if task.generated and evaluation.num_items is None:
             raise UserError(f"evaluation.num_items is null: {task.name} is generated and has no last item")
+        if task.definition.longest_answer == 0 < longest:
+            raise UserError(f"evaluation.max_new_tokens.{task.name}: the task generates nothing")
         if task.verifies_instructions:
             ifeval.check_resources()
-        if context is not None and task.definition.longest_answer >= context:
+        if context is not None and longest >= context:
             raise UserError(
-                f"task {task.name!r} generates up to {task.definition.longest_answer} tokens, and a model's "
-                f"context is {context} tokens"
+                f"task {task.name!r} generates up to {longest} tokens, and a model's context is {context} tokens"
             )
+        examples, shots = find_examples(task, evaluation, folder), shots_of(task, evaluation)
         for source in _sources(task, evaluation, folder):
             if source.kind == "file":
-                read_rows(Path(source.place), task.name, task.columns)
+                num = len(read_rows(Path(source.place), task.name, task.columns))
+                if source == examples and num < shots:
+                    raise UserError(f"task {task.name!r} is asked with {shots} examples, and {source.place} has {num}")
+
+
+def check_split(evaluation: Evaluation, split: Split, folder: Path) -> None:
+    """Refuse to choose on validation by items that test asks too.
+
+    Raises:
+        UserError: as `harness.evaluate.rows.find_source`.
+    """
+    for task, _ in _asked(evaluation, split, folder):
+        find_source(task, split, evaluation, folder)
 
 
 def fingerprint(evaluation: Evaluation, folder: Path) -> str:
@@ -87,13 +123,16 @@ def fingerprint(evaluation: Evaluation, folder: Path) -> str:
     Raises:
         UserError: as `check_evaluation`.
     """
-    found = []
-    for task in resolve_suite(evaluation.suite, folder):
+    found: list[list[object]] = []
+    for task in _tasks(evaluation, folder).values():
         places = [
             (source.kind, digest_of(Path(source.place)) if source.kind == "file" else source.place, source.split)
             for source in _sources(task, evaluation, folder)
         ]
-        found.append([task.name, [digest_of(path) for path in task.definition.files], places])
+        files = [digest_of(path) for path in task.definition.files]
+        # Without examples as it was before there were any, so that older trials keep their id.
+        shots = [shots] if (shots := shots_of(task, evaluation)) else []
+        found.append([task.name, files, places, *shots])
     return hashlib.sha256(json.dumps([version("lm_eval"), found]).encode()).hexdigest()[:16]
 
 
@@ -116,17 +155,19 @@ def prepare_items(evaluation: Evaluation, folder: Path, split: Split, results: R
         UserError: a generated task that has fewer items, or a data set that cannot be had.
     """
     files: dict[str, Path] = {}
-    for task in resolve_suite(evaluation.suite, folder):
-        source = find_source(task, split, evaluation.data_files, folder)
+    for task, limit in _asked(evaluation, split, folder):
+        source, examples = find_source(task, split, evaluation, folder), find_examples(task, evaluation, folder)
         if source.kind == "generated":
-            assert evaluation.num_items is not None, "checked before anything runs"
-            rows = generate_items(task.name, split, evaluation.num_items)
-            if len(rows) != evaluation.num_items:
-                raise UserError(f"{task.name} has {len(rows)} {split} items, {evaluation.num_items} were asked for")
-            files[task.name] = results.items / f"{task.name}-{split}-{evaluation.num_items}.jsonl"
+            num = limit or evaluation.num_items
+            assert num is not None, "checked before anything runs"
+            rows = generate_items(task.name, split, num)
+            if len(rows) != num:
+                raise UserError(f"{task.name} has {len(rows)} {split} items, {num} were asked for")
+            files[task.name] = results.items / f"{task.name}-{split}-{num}.jsonl"
             _write_rows(files[task.name], rows)
-        elif source.kind == "hub":
-            load_from_hub(task, source)
+        for each in (source, examples):
+            if each is not None and each.kind == "hub":
+                load_from_hub(task, each)
     return files
 
 
@@ -139,15 +180,15 @@ def evaluate(
     split: Split,
     results: Results,
 ) -> Scores:
-    """Evaluate a model through lm-eval, zero-shot and greedily, with lm-eval's own prompts and scoring.
+    """Evaluate a model through lm-eval, greedily, with lm-eval's own prompts, examples and scoring.
 
     The model's mode, the random generators and the gradient settings are left as they were.
 
     A task whose data has a validation and a test split is asked from the one that `split` names. Where it has only one
-    (hellaswag, piqa, gsm8k, lambada, ifeval), the items of even index are validation and those of odd index are test,
-    so that a choice made on validation is not tested on the same items; scores are then those of half the official
-    split. An item's number is its index in the whole split, the same for every model, so that models can be compared
-    item by item.
+    (hellaswag, piqa, gsm8k, lambada, ifeval), `evaluation.split` says whether the items of even index are validation
+    and those of odd index test, or all are test and those of the training split validation: a choice made on
+    validation is never tested on the same items. An item's number is its index in the whole split, the same for every
+    model, so that models can be compared item by item; so are the examples before it.
 
     Args:
         model: a causal language model, on any device.
@@ -165,14 +206,14 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token; generated answers need one to end")
-    tasks = resolve_suite(evaluation.suite, folder)
+    asked = _asked(evaluation, split, folder)
     generated = prepare_items(evaluation, folder, split, results)
 
     # lm-eval takes seconds to import; naming suites and preparing items must not.
     from harness.evaluate.runner import Question, run
 
-    verified = any(task.verifies_instructions for task in tasks)
-    sources = {task.name: find_source(task, split, evaluation.data_files, folder) for task in tasks}
+    verified = any(task.verifies_instructions for task, _ in asked)
+    sources = {task.name: find_source(task, split, evaluation, folder) for task, _ in asked}
     with ifeval.resources(results.punkt) if verified else nullcontext("") as resources:
         questions = [
             Question(
@@ -180,32 +221,64 @@ def evaluate(
                 rows=_dataset(task, sources[task.name], generated),
                 start=1 if sources[task.name].half == "odd" else 0,
                 step=1 if sources[task.name].half is None else 2,
-                limit=evaluation.num_items,
+                limit=limit,
+                shots=shots_of(task, evaluation),
+                examples=_examples(task, sources[task.name], evaluation, folder, limit),
+                max_new_tokens=evaluation.max_new_tokens.get(task.name),
             )
-            for task in tasks
+            for task, limit in asked
         ]
-        answers = run(model, tokenizer, questions, batch_size=evaluation.batch_size)
-    rows = [
-        item_rows(task.name, task.measures, answer.samples, answer.items)
-        for task, answer in zip(tasks, answers, strict=True)
-    ]
-    items = pd.concat(rows, ignore_index=True)
-    asked = {
-        task.name: TaskEvaluation(
+        answers = run(
+            model, tokenizer, questions, batch_size=evaluation.batch_size, chat_template=evaluation.chat_template
+        )
+    rows, tasks = [], {}
+    for (task, _), answer in zip(asked, answers, strict=True):
+        rows.append(item_rows(task.name, task.measures, answer.samples, answer.items))
+        tasks[task.name] = TaskEvaluation(
             num_items=len(answer.items),
             wall_s=answer.wall_s,
             source=sources[task.name].kind,
             split=sources[task.name].split,
             half=sources[task.name].half,
             note=resources if task.verifies_instructions else "",
+            shots=shots_of(task, evaluation),
+            max_new_tokens=evaluation.max_new_tokens.get(task.name),
+            chat_template=evaluation.chat_template,
         )
-        for task, answer in zip(tasks, answers, strict=True)
-    }
-    return Scores(metrics=summarise(items), items=items, reliability=reliability_table(items), tasks=asked)
+    items = pd.concat(rows, ignore_index=True)
+    return Scores(metrics=summarise(items), items=items, reliability=reliability_table(items), tasks=tasks)
+
+
+def _asked(evaluation: Evaluation, split: Split, folder: Path) -> list[tuple[SuiteTask, int | None]]:
+    """Return the tasks that a split is asked, and the first so many items of each at most."""
+    if split == "test" or evaluation.validation is None:
+        return [(task, evaluation.num_items) for task in resolve_suite(evaluation.suite, folder)]
+    return [(task, num) for name, num in evaluation.validation.items() for task in resolve_suite((name,), folder)]
+
+
+def _tasks(evaluation: Evaluation, folder: Path) -> dict[str, SuiteTask]:
+    """Return the tasks of both splits, by name."""
+    return {task.name: task for split in ("test", "validation") for task, _ in _asked(evaluation, split, folder)}
 
 
 def _sources(task: SuiteTask, evaluation: Evaluation, folder: Path) -> list[RowSource]:
-    return [find_source(task, split, evaluation.data_files, folder) for split in SPLITS]
+    """Return where a task's validation and test rows and its examples come from; of what cannot be asked, none."""
+    sources = [find_source(task, "test", evaluation, folder)]
+    with suppress(UserError):
+        sources.insert(0, find_source(task, "validation", evaluation, folder))
+    examples = find_examples(task, evaluation, folder)
+    return sources if examples is None else [*sources, examples]
+
+
+def _examples(
+    task: SuiteTask, asked: RowSource, evaluation: Evaluation, folder: Path, limit: int | None
+) -> "Dataset | None":
+    source = find_examples(task, evaluation, folder)
+    if source is None:
+        return None
+    rows = _dataset(task, source, {})
+    # Items of the training split are no examples of themselves.
+    return rows.select(range(len(rows) if limit is None else limit, len(rows))) if source == asked else rows
 
 
 def _dataset(task: SuiteTask, source: RowSource, generated: Mapping[str, Path]) -> "Dataset":

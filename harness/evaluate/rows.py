@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.config import Split
+from harness.config import Evaluation, Split
 from harness.config.errors import UserError
 from harness.evaluate.definitions import Columns, SuiteTask
 
@@ -49,37 +49,72 @@ class RowSource:
     half: Half | None = None
 
 
-def find_source(task: SuiteTask, split: Split, files: Mapping[str, str | dict[str, str]], folder: Path) -> RowSource:
+def find_source(task: SuiteTask, split: Split, evaluation: Evaluation, folder: Path) -> RowSource:
     """Tell where the rows of a task's split come from.
 
-    Args:
-        task: the task.
-        split: validation or test.
-        files: local files by task, as `harness.config.Evaluation` has them.
-        folder: where relative files are looked up.
-
     Raises:
-        UserError: neither a file is given nor does the task name a data set and a split of it.
+        UserError: neither a file is given nor does the task name a data set and a split of it; or validation would ask
+            items that test asks.
     """
-    halves: Mapping[Split, Half] = {"validation": "even", "test": "odd"}
-    local = files.get(task.name)
     if task.generated:
         return RowSource(kind="generated", place=task.name, split=split)
-    if isinstance(local, dict):
-        return RowSource(kind="file", place=str(folder / local[split]), split=split)
+    places = _places(task, evaluation, folder)
+    if "validation" in places:
+        return places[split]
+    if evaluation.split == "halves":
+        return replace(places["test"], half="even" if split == "validation" else "odd")
+    if split == "validation" and "train" not in places:
+        raise UserError(
+            f"evaluation.split: whole tests all items of {task.name!r}, which has no other split to choose on: leave "
+            "it out of evaluation.validation, or set evaluation.split to halves"
+        )
+    return places["test" if split == "test" else "train"]
+
+
+def find_examples(task: SuiteTask, evaluation: Evaluation, folder: Path) -> RowSource | None:
+    """Tell where a task's examples come from; None where it has none, or its definition holds them.
+
+    Raises:
+        UserError: examples are asked for and there is no training split to draw them from.
+    """
+    shots = shots_of(task, evaluation)
+    if shots == 0 or (task.definition.config.get("fewshot_config") or {}).get("samples") is not None:
+        return None
+    source = None if task.generated else _places(task, evaluation, folder).get("train")
+    if source is None:
+        raise UserError(
+            f"task {task.name!r} is asked with {shots} examples and has no training split to draw them from: give "
+            f"evaluation.data_files.{task.name}.train, or set evaluation.fewshot.{task.name} to 0"
+        )
+    return source
+
+
+def shots_of(task: SuiteTask, evaluation: Evaluation) -> int:
+    """Return how many examples stand before a task's question."""
+    return evaluation.fewshot.get(task.name, int(task.definition.config.get("num_fewshot") or 0))
+
+
+def _places(task: SuiteTask, evaluation: Evaluation, folder: Path) -> dict[str, RowSource]:
+    """Return a task's splits, at least test; validation and train where they are others."""
+    local = evaluation.data_files.get(task.name)
+    if isinstance(local, str):
+        return {"test": RowSource(kind="file", place=str(folder / local), split="all")}
     if local is not None:
-        return RowSource(kind="file", place=str(folder / local), split="all", half=halves[split])
+        return {split: RowSource(kind="file", place=str(folder / path), split=split) for split, path in local.items()}
     config = task.definition.config
-    splits = [config[key] for key in ("validation_split", "test_split") if config.get(key) is not None]
-    if not splits or config.get("dataset_path") is None:
+    names = {split: config.get(f"{split}_split") for split in ("test", "validation")}
+    asked = dict.fromkeys(name for name in names.values() if name is not None)
+    if not asked or config.get("dataset_path") is None:
         raise UserError(
             f"task {task.name!r} names no data set with a validation or test split: give evaluation.data_files."
             f"{task.name}"
         )
+    splits = names if len(asked) == 2 else {"test": next(iter(asked))}
+    examples = config.get("fewshot_split") or config.get("training_split")
+    if examples is not None and examples not in asked:
+        splits |= {"train": examples}
     place = " ".join(str(config[key]) for key in ("dataset_path", "dataset_name") if config.get(key) is not None)
-    if len(set(splits)) == 2:
-        return RowSource(kind="hub", place=place, split=str(config[f"{split}_split"]))
-    return RowSource(kind="hub", place=place, split=str(splits[0]), half=halves[split])
+    return {split: RowSource(kind="hub", place=place, split=str(name)) for split, name in splits.items()}
 
 
 def read_rows(path: Path, task: str, columns: Columns) -> list[Row]:

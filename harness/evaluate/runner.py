@@ -32,16 +32,14 @@ from harness.models import evaluating
 # lm-eval's own defaults, so that what an official task draws stays official.
 _SEED, _NUMPY_SEED, _TORCH_SEED, _FEWSHOT_SEED = 0, 1234, 1234, 1234
 
-# Zero-shot on one split: of a definition's data only the rows handed over are left.
-_ONE_SPLIT: dict[str, Any] = {
+# Of a definition's data only the rows handed over are left.
+_SPLITS: dict[str, Any] = {
     "dataset_path": None,
     "dataset_name": None,
+    "dataset_kwargs": None,
     "training_split": None,
     "validation_split": None,
     "test_split": "items",
-    "fewshot_split": None,
-    "fewshot_config": None,
-    "num_fewshot": 0,
     "process_docs": None,
 }
 
@@ -56,6 +54,9 @@ class Question:
         start: the first item asked.
         step: from one item asked to the next.
         limit: items asked at most, all if None.
+        shots: examples before each item, drawn by lm-eval from `examples` under its own seed.
+        examples: rows to draw from; None where there are no examples or the definition holds them.
+        max_new_tokens: of an answer at most; as the definition says if None.
     """
 
     definition: Path
@@ -63,6 +64,9 @@ class Question:
     start: int = 0
     step: int = 1
     limit: int | None = None
+    shots: int = 0
+    examples: Dataset | None = None
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,9 @@ def run(
     questions: Sequence[Question],
     *,
     batch_size: int,
+    chat_template: bool = False,
 ) -> list[Answers]:
-    """Evaluate a model, zero-shot and greedily.
+    """Evaluate a model, with probabilities in float32 at least.
 
     Nothing is read from or written to anywhere else: rows are held in memory, not in a dataset cache.
 
@@ -96,6 +101,7 @@ def run(
         tokenizer: must have an end-of-sequence token.
         questions: the tasks.
         batch_size: sequences per forward pass; it changes speed and memory, not results.
+        chat_template: whether prompts are put as turns of the tokenizer's chat template, examples among them.
 
     Returns:
         The answers to each task, in the order asked.
@@ -105,11 +111,16 @@ def run(
     """
     with _as_found(model, tokenizer):
         with _level(logging.ERROR):  # lm-eval warns that a model in memory was passed, which is the point here
-            lm = _InMemory(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        return [ask(lm, question) for question in questions]
+            lm = _InMemory(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                softmax_dtype=torch.promote_types(model.dtype, torch.float32),
+            )
+        return [ask(lm, question, chat_template=chat_template) for question in questions]
 
 
-def ask(lm: LM, question: Question) -> Answers:
+def ask(lm: LM, question: Question, *, chat_template: bool = False) -> Answers:
     """Ask one task of anything that answers as lm-eval's models do."""
     started = time.perf_counter()
     config: dict[str, Any] = load_yaml(question.definition)
@@ -120,12 +131,30 @@ def ask(lm: LM, question: Question) -> Answers:
         if not items:
             raise UserError(f"task {config['task']!r} has {len(rows)} items, none of which is in the split asked for")
         asked = DatasetDict({"items": rows.select(items)})
-        config |= _ONE_SPLIT | {"custom_dataset": lambda **_: asked, "dataset_kwargs": None}
+        shown = dict(config.get("fewshot_config") or {}) if question.shots else {}
+        if question.examples is not None:
+            prepare = shown.get("process_docs") or config.get("process_docs")
+            asked["examples"] = prepare(question.examples) if prepare else question.examples
+            if len(asked["examples"]) < question.shots:
+                raise UserError(f"task {config['task']!r}: {question.shots} examples of {len(asked['examples'])} rows")
+            shown |= {"split": "examples", "process_docs": None}
+        config |= _SPLITS | {"custom_dataset": lambda **_: asked, "num_fewshot": question.shots}
+        config |= {"fewshot_config": shown or None, "fewshot_split": shown.get("split")}
+        if question.max_new_tokens is not None:
+            settings = config.get("generation_kwargs") or {}
+            config["generation_kwargs"] = settings | {"max_gen_toks": question.max_new_tokens}
         loaded = TaskManager(include_defaults=False).load([config])
         for task in loaded["tasks"].values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)
         # Not simple_evaluate: it also spends seconds on describing the machine and the git checkout.
-        results = evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+        results = evaluator.evaluate(
+            lm,
+            loaded,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
     (samples,) = results["samples"].values()
     return Answers(samples=samples, items=items, wall_s=time.perf_counter() - started)
 

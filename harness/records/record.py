@@ -142,6 +142,9 @@ class TaskEvaluation(_Frozen):
         half: which items of that split: those of even or of odd index, where one split serves as validation and test;
             None for all.
         note: what else a reader of the score must know.
+        shots: examples before each question.
+        max_new_tokens: of an answer at most; None where lm-eval's definition of the task says it.
+        chat_template: whether it was put as turns of the tokenizer's chat template.
     """
 
     num_items: int
@@ -150,6 +153,9 @@ class TaskEvaluation(_Frozen):
     split: str
     half: Literal["even", "odd"] | None = None
     note: str = ""
+    shots: int = Field(default=0, exclude_if=lambda value: not value)
+    max_new_tokens: int | None = Field(default=None, exclude_if=lambda value: not value)
+    chat_template: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class Failure(_Frozen):

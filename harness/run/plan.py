@@ -13,6 +13,7 @@ from harness.config.expand import load_grid
 from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
 from harness.distill.probe import probe, probe_shadows
+from harness.evaluate.evaluation import check_split
 from harness.models import layers_of
 from harness.models.shapes import num_layers, shape_model
 from harness.models.vocabulary import num_tokens
@@ -108,6 +109,7 @@ def make_plan(
         check_diagnostics(loaded)
         probe_shadows()
     digests = fingerprints(loaded)
+    check_split(loaded.evaluation, grid.split, loaded.folder)
     if loaded.lora is not None:
         shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
     if loaded.resources.shard_student:

@@ -32,6 +32,8 @@ def fingerprints(workload: Workload) -> dict[str, str]:
     }
     check_workload(workload, Facts(contexts=limits))
     # A row of a table may be the teacher as it is, so both must be able to answer.
-    evaluation.check_evaluation(workload.evaluation, workload.folder, context=min(limits.values()))
+    evaluation.check_evaluation(
+        workload.evaluation, workload.folder, context=min(limits.values()), tokenizer=student_tokenizer
+    )
     digest = evaluation.fingerprint(workload.evaluation, workload.folder)
     return hashes | {"evaluation": f"{EVALUATION}-{digest}"}

@@ -20,7 +20,6 @@ from harness.data.corpus import owned
 from harness.data.pairs import pairs
 from harness.data.text import fingerprint
 from harness.data.tokens import Tokens, prepare
-from harness.evaluate.definitions import find_official, read_definition
 from harness.records.layout import Results
 from harness.trial.execute import run_trial
 from harness.trial.identity import fingerprints
@@ -161,9 +160,30 @@ def test_ones_own_pairs_are_a_workload(
     assert record.metrics["heldout_loss"].value > 0
 
 
-def test_the_hubs_workload_is_read_as_it_is_asked() -> None:
+def test_a_prompts_tokens_are_targets_where_asked_for(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROWS)
+    given, both = (data(rows, num=8, **settings) for settings in ({}, {"prompt_targets": True}))
+    answers, whole = (padded(each, tokenizer, tmp_path) for each in (given, both))
+    batches = [each.batch(torch.arange(8)) for each in (answers, whole)]
+    assert batches[1].num_valid == tuple(whole.num_valid.tolist())
+    assert answers.spans is not None
+    # Every token but the first of the text, up to its end.
+    assert batches[1].num_valid == tuple((answers.spans[:, 1] - 1).tolist())
+    assert bool((batches[1].valid | ~batches[0].valid).all())
+    assert answers.key != whole.key
+
+
+def test_the_hubs_workload_trains_on_what_the_paper_does() -> None:
     workload = load_workload("qwen3_gsm8k")
-    assert workload.data.pairs is not None
-    asked = read_definition(find_official("gsm8k")).config
-    assert workload.data.pairs.prompt_template == asked["doc_to_text"].replace("{{question}}", "{prompt}")
-    assert (workload.seeds, workload.evaluation.suite) == ((1340, 1341, 1342), ("gsm8k",))
+    pairs_of = workload.data.pairs
+    assert pairs_of is not None
+    assert (pairs_of.prompt_template + pairs_of.answer_template, pairs_of.prompt_targets) == (
+        "{prompt}\n{answer}",
+        True,
+    )
+    assert (workload.seeds, workload.evaluation.suite) == ((1340, 1341, 1342), "paper")
+    assert (workload.optimisation.schedule, workload.optimisation.warmup) == ("constant", 0.0)
+    # One pair of models, one optimiser and one evaluation: "shared across all experiments".
+    other = load_workload("qwen3_fineweb")
+    for part in ("teacher", "student", "optimisation", "evaluation"):
+        assert getattr(workload, part) == getattr(other, part), part

@@ -37,7 +37,8 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def asked(*suite: str, **files: Any) -> Evaluation:
-    return Evaluation(suite=suite, num_items=None, batch_size=1, data_files=files)
+    shots = {"gsm8k": 0} if suite == ("gsm8k",) else {}
+    return Evaluation(suite=suite, num_items=None, batch_size=1, data_files=files, fewshot=shots)
 
 
 def without(row: dict[str, Any], column: str) -> dict[str, Any]:
@@ -111,6 +112,13 @@ def test_a_file_that_holds_no_rows_is_refused(name: str, content: str | None, me
         ({"data_files": {"gsm8k": "rows.jsonl"}}, "unknown task of evaluation.data_files 'gsm8k'"),
         ({"num_items": None}, "num_items is null: tiny_completion is generated"),
         ({"suite": ["ifeval"]}, "'ifeval' generates up to 1280 tokens, and a model's context is 1024"),
+        ({"fewshot": {"gsm8k": 5}}, "unknown task of evaluation.fewshot 'gsm8k'"),
+        ({"fewshot": {"tiny_lastword": 2}}, "'tiny_lastword' is asked with 2 examples and has no training split"),
+        (
+            {"suite": ["ifeval"], "fewshot": {"ifeval": 1}, "max_new_tokens": {"ifeval": 512}},
+            "'ifeval' is asked with 1",
+        ),
+        ({"suite": ["piqa"], "max_new_tokens": {"piqa": 5}}, "max_new_tokens.piqa: the task generates nothing"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -124,8 +132,14 @@ def test_what_cannot_be_asked_is_refused(changed: dict[str, Any], message: str, 
     [
         ({"num_items": 0}, "num_items: Input should be greater than or equal to 1"),
         ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1"),
-        ({"data_files": {"piqa": {"test": "a.json"}}}, "data_files.piqa: give validation and test, or one file for"),
-        ({"data_files": {"piqa": {"train": "a.json", "test": "b.json"}}}, "data_files.piqa: give validation and test"),
+        ({"data_files": {"piqa": {"validation": "a.json"}}}, "data_files.piqa: give test, and validation and train"),
+        (
+            {"data_files": {"piqa": {"test": "a.json", "dev": "b.json"}}},
+            "data_files.piqa: give test, and validation and train",
+        ),
+        ({"fewshot": {"piqa": -1}}, "fewshot.piqa: Input should be greater than or equal to 0"),
+        ({"max_new_tokens": {"ifeval": 0}}, "max_new_tokens.ifeval: Input should be greater than or equal to 1"),
+        ({"validation": {"piqa": 0}}, "validation.piqa: Input should be greater than or equal to 1"),
     ],
 )
 def test_wrong_fields_are_refused(changed: dict[str, Any], message: str) -> None:
@@ -138,7 +152,13 @@ def test_a_plan_refuses_a_wrong_file(
 ) -> None:
     jsonl(tmp_path / "rows.jsonl", [{"question": "1 + 1?"}])
     workload = write_workload(
-        evaluation={"suite": ["gsm8k"], "num_items": 4, "batch_size": 4, "data_files": {"gsm8k": "rows.jsonl"}}
+        evaluation={
+            "suite": ["gsm8k"],
+            "num_items": 4,
+            "batch_size": 4,
+            "fewshot": {"gsm8k": 0},
+            "data_files": {"gsm8k": "rows.jsonl"},
+        }
     )
     grid = write_grid(["no_kd"], workload=str(workload))
     with pytest.raises(UserError, match=r"rows\.jsonl, row 0: answer is missing; rows of gsm8k hold question \(text\)"):
@@ -150,7 +170,13 @@ def test_a_trial_is_identified_by_what_its_files_hold(
 ) -> None:
     def trial_id(name: str) -> str:
         workload = write_workload(
-            evaluation={"suite": ["gsm8k"], "num_items": 4, "batch_size": 4, "data_files": {"gsm8k": name}}
+            evaluation={
+                "suite": ["gsm8k"],
+                "num_items": 4,
+                "batch_size": 4,
+                "fewshot": {"gsm8k": 0},
+                "data_files": {"gsm8k": name},
+            }
         )
         return make_plan(write_grid(["no_kd"], workload=str(workload)), Results(tmp_path / "results")).trials[0].id
 
@@ -206,7 +232,7 @@ def task_of(name: str) -> SuiteTask:
     ],
 )
 def test_validation_and_test_never_share_items(task: str, validation: Any, test: Any) -> None:
-    sources = [find_source(task_of(task), split, {}, Path()) for split in ("validation", "test")]  # type: ignore[arg-type]
+    sources = [find_source(task_of(task), split, asked(task), Path()) for split in ("validation", "test")]  # type: ignore[arg-type]
     assert [(source.place, source.split, source.half) for source in sources] == [validation, test]
 
 
@@ -219,7 +245,7 @@ def test_without_files_the_official_data_set_is_asked_of_the_hub(monkeypatch: py
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     task = task_of("arc_easy")
-    rows = load_from_hub(task, find_source(task, "test", {}, Path()))
+    rows = load_from_hub(task, find_source(task, "test", asked("arc_easy"), Path()))
     assert calls == [(("allenai/ai2_arc", "ARC-Easy"), {"split": "test"})]
     assert len(rows) == len(ROWS["arc_easy"])
 

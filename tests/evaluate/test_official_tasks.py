@@ -37,12 +37,15 @@ class Answerer(LM):  # type: ignore[misc]
         super().__init__()
         self.answers = answers
 
+    def answer(self, prompt: str) -> str:
+        return self.answers.get(prompt[prompt.rfind("Question:") :] if "Question:" in prompt else prompt, "")
+
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        right = [self.answers.get(request.args[0]) == request.args[1] for request in requests]
+        right = [self.answer(request.args[0]) == request.args[1] for request in requests]
         return [(-0.5, True) if each else (-30.0, False) for each in right]
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        return [self.answers.get(request.args[0], "") for request in requests]
+        return [self.answer(request.args[0]) for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         raise NotImplementedError
@@ -64,7 +67,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     """The suite `paper` on local files in all three formats; both splits of every task are the whole file."""
     folder = tmp_path_factory.mktemp("official")
     names = {task: write(folder, task, rows, FORMATS.get(task, "jsonl")) for task, rows in ROWS.items()}
-    files: Any = {task: {"validation": name, "test": name} for task, name in names.items()}
+    files: Any = {task: {"train": name, "validation": name, "test": name} for task, name in names.items()}
     return Evaluation(suite="paper", num_items=None, batch_size=4, data_files=files), folder
 
 
@@ -76,7 +79,7 @@ def score(paper: tuple[Evaluation, Path], monkeypatch: pytest.MonkeyPatch, token
         evaluation, folder = paper
         monkeypatch.setattr(runner, "_InMemory", lambda **_: Answerer(answers))
         model: Any = torch.nn.Linear(1, 1)
-        model.device = torch.device("cpu")
+        model.device, model.dtype = torch.device("cpu"), torch.float32
         return evaluate(
             model,
             tokenizer,
@@ -197,8 +200,10 @@ def test_one_file_is_halved_by_index_and_items_keep_their_numbers(
 ) -> None:
     monkeypatch.setattr(runner, "_InMemory", lambda **_: Answerer(RIGHT))
     model: Any = torch.nn.Linear(1, 1)
-    model.device = torch.device("cpu")
-    evaluation = Evaluation(suite=("gsm8k",), num_items=3, batch_size=1, data_files={"gsm8k": "gsm8k.jsonl"})
+    model.device, model.dtype = torch.device("cpu"), torch.float32
+    evaluation = Evaluation(
+        suite=("gsm8k",), num_items=3, batch_size=1, data_files={"gsm8k": "gsm8k.jsonl"}, fewshot={"gsm8k": 0}
+    )
     asked = {}
     for split in ("validation", "test"):
         found = evaluate(model, tokenizer, evaluation, folder=paper[1], split=split, results=caches_in(paper[1]))  # type: ignore[arg-type]

@@ -1,11 +1,32 @@
 """Whether a workload's resources can do what its other settings ask for, and a process with the GPUs it has."""
 
+import math
+
 from harness.config.arithmetic import check_arithmetic
 from harness.config.errors import UserError
 from harness.config.legality.rule import Rule, enforce
 from harness.config.workload import Workload
 
+# Median of |w| for weights drawn as these models' are, normal with a standard deviation of 0.02.
+_TYPICAL_WEIGHT = 0.0135
+# Half the distance from there to the next number of bfloat16, which keeps 8 bits: a smaller step changes nothing.
+# Adam's steps are about as large as the learning rate.
+_LOST_BELOW = 2.0 ** (math.frexp(_TYPICAL_WEIGHT)[1] - 8) / 2
+
 _RESOURCES: tuple[Rule[Workload], ...] = (
+    Rule(
+        lambda workload: (
+            workload.resources.dtype == "bfloat16"
+            and workload.optimisation.learning_rate < _LOST_BELOW
+            and workload.lora is None
+            and "master_weights" not in workload.optimisation.model_fields_set
+        ),
+        lambda workload: (
+            f"optimisation.learning_rate {workload.optimisation.learning_rate:g} is below {_LOST_BELOW:.1e}, half the "
+            f"spacing of bfloat16 at a weight of {_TYPICAL_WEIGHT:g}, so most steps would round away: set "
+            "optimisation.master_weights to true (or to false, to have it so)"
+        ),
+    ),
     Rule(
         lambda workload: workload.resources.data_parallel > _micro_batches(workload),
         lambda workload: (
