@@ -67,13 +67,14 @@ def evaluate(
     from harness.config.errors import unknown
     from harness.evaluate.evaluation import check_evaluation
     from harness.evaluate.evaluation import evaluate as score
+    from harness.models.shapes import context_length
     from harness.records.layout import Results
 
     if dtype not in models.DTYPES:
         raise unknown("dtype", dtype, models.DTYPES)
     source, folder = ModelSource(path=model, revision=revision), Path()
     tokenizer = models.load_tokenizer(source, folder)
-    check_evaluation(settings, folder, context=models.context_length(source, folder), tokenizer=tokenizer)
+    check_evaluation(settings, folder, context=context_length(source, folder), tokenizer=tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = models.load_model(source, folder, dtype=models.DTYPES[dtype], device=device)
     scores = score(loaded, tokenizer, settings, folder=folder, split="test", results=Results(results))

@@ -33,7 +33,13 @@ def fingerprints(workload: Workload) -> dict[str, str]:
     check_workload(workload, Facts(contexts=limits))
     # A row of a table may be the teacher as it is, so both must be able to answer.
     evaluation.check_evaluation(
-        workload.evaluation, workload.folder, context=min(limits.values()), tokenizer=student_tokenizer
+        workload.evaluation,
+        workload.folder,
+        context=min(limits.values()),
+        # Only to see whether it has a chat template: loading one takes seconds.
+        tokenizer=models.load_tokenizer(workload.student, workload.folder)
+        if workload.evaluation.chat_template
+        else None,
     )
     digest = evaluation.fingerprint(workload.evaluation, workload.folder)
     return hashes | {"evaluation": f"{EVALUATION}-{digest}"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import workload_fields
 from hypothesis import HealthCheck, given, settings
@@ -437,3 +438,18 @@ def test_no_edit_of_a_grid_file_makes_another_error(
 
 def test_what_is_told_of_bad_input_stays_on_its_line() -> None:
     assert one_line("no key 'a\r\x1b[2Jb\n' in größe.yaml") == r"no key 'a\r\x1b[2Jb\n' in größe.yaml"
+
+
+def test_steps_that_bfloat16_would_round_away_are_refused_unless_asked_for(write_workload: WriteWorkload) -> None:
+    def load(**changes: Any) -> None:
+        load_workload(str(write_workload(resources__dtype="bfloat16", **changes)))
+
+    with pytest.raises(UserError, match=r"learning_rate 1e-05 is below 3\.1e-05.*master_weights to true"):
+        load(optimisation__learning_rate=1e-5)
+    load(optimisation__learning_rate=1e-5, optimisation__master_weights=True)
+    load(optimisation__learning_rate=1e-5, optimisation__master_weights=False)
+    load(optimisation__learning_rate=4e-5)
+    weights = torch.empty(100_000).normal_(std=0.02, generator=torch.Generator().manual_seed(0)).bfloat16()
+    lost = [float((weights - step == weights).float().mean()) for step in (1e-5, 2.9e-5, 6e-5)]
+    assert lost[0] > 0.75
+    assert lost[1] > 0.45 > lost[2]
