@@ -213,7 +213,7 @@ def _distilled(forward: Forward, state: Any) -> Distilled:
     with torch.no_grad():
         signals = lay_out(objective, row_scores(forward, Tally()), batch, context)
         selection, state = select(objective, signals, batch, context, state)
-    total = weighted_loss(supervise(forward, selection, signals))
+    total = torch.stack([weighted_loss(part) for part in supervise(forward, selection, signals)]).sum()
     divisor = denominator(objective, selection, batch)
     divisor = divisor.where(divisor > 0, 1.0)
     return Distilled(

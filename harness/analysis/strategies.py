@@ -86,6 +86,7 @@ def method(strategy: Mapping[str, Any]) -> RowStrategy:
             strategy.get("lambda", 1.0) == 1.0
             and _constant_one(strategy.get("temperature", 1.0))
             and not strategy.get("feature")
+            and not (position.get("frozen") or samples.get("filtered"))
         ),
         flow=strategy.get("flow", "chunked"),
         teacher=strategy.get("teacher", "cached"),

@@ -41,11 +41,14 @@ class Position(Frozen):
         signal: what scores a position; None for a policy that reads no scores.
         policy: how scores become weights.
         budget: share of valid positions to keep, in (0, 1]; None for a policy that has no budget.
+        frozen: whether positions are scored by the student as it was before training, which stays in memory beside it:
+            a mask that could have been stored. Diagnostics show the signals of the student in training.
     """
 
     signal: Choice | None = None
     policy: Choice
     budget: Share | None = None
+    frozen: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class Samples(Frozen):
@@ -56,11 +59,16 @@ class Samples(Frozen):
             None for a policy that reads no scores.
         policy: how scores become a subset.
         budget: share of the training sequences to keep, in (0, 1]; round(budget * sequences), at least 1.
+        filtered: None fills batches with kept sequences, so that steps are fewer. A number cuts all sequences into
+            groups of so many and leaves out of each what is not kept; a step takes batch_size / filtered groups that
+            have any left, so that it is smaller and there are more. 2 is the released code's, batch_size nearly as many
+            steps as without the axis.
     """
 
     signal: Choice | None = None
     policy: Choice
     budget: Share
+    filtered: Positive | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Feature(Frozen):
@@ -140,6 +148,7 @@ class AsItIs(Frozen):
 
     # What some methods do without, a model as it is does without too: readers ask for it without asking which it is.
     samples: ClassVar[None] = None
+    filtered: ClassVar[None] = None
     feature: ClassVar[None] = None
     rollout: ClassVar[None] = None
     stored: ClassVar[bool] = False
@@ -174,8 +183,10 @@ class Method(Frozen):
         normaliser: what the weighted sum of row losses is divided by. `sequence_mean` (the paper's): each sequence by
             its selection's own denominator, then the mean over sequences; `batch_mean`: one mean over all selected
             positions of the global batch; `all_positions`: each sequence by its valid positions; `sum`: nothing.
-        kd_weight: the paper's lambda, in [0, 1]; the rest of the loss is cross-entropy with the data at the selected
-            positions. Written `lambda` in YAML.
+        kd_weight: the paper's lambda, in [0, 1]; the rest of the loss is cross-entropy with the data. Written `lambda`
+            in YAML.
+        cross_entropy: where that rest is taken: None at the selected positions, with their weights; `all` as a mean
+            over every valid position of a sequence, whatever is selected.
         temperature: T of both distributions; the row loss is multiplied by T^2. A number, or a registered temperature,
             which gives every position its own.
         feature: a second branch of the loss, on hidden states; None without.
@@ -197,6 +208,7 @@ class Method(Frozen):
     classes: Choice | None = None
     normaliser: Normaliser = "sequence_mean"
     kd_weight: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 1.0
+    cross_entropy: Literal["all"] | None = Field(default=None, exclude_if=lambda value: value is None)
     temperature: Temperature = 1.0
     feature: Feature | None = None
     rollout: Rollout | None = None
@@ -232,6 +244,11 @@ class Method(Frozen):
     def budget(self) -> float:
         """Share of valid positions to keep; 1 for a policy that has no budget."""
         return 1.0 if self.position.budget is None else self.position.budget
+
+    @property
+    def filtered(self) -> int | None:
+        """Size of the groups that sequences are left out of; None where batches are filled."""
+        return None if self.samples is None else self.samples.filtered
 
     @property
     def preference(self) -> float | None:
@@ -297,4 +314,10 @@ def recorded(strategy: Strategy) -> dict[str, Any]:
     """Return a strategy as a record holds it: with the same keys, whether it is a method or a model as it is."""
     fields = {name: None if field.is_required() else field.default for name, field in Method.model_fields.items()}
     written = strategy.model_dump(mode="json")
-    return {Method.model_fields[name].alias or name: written.get(name, default) for name, default in fields.items()}
+    # Settings that are left out of dumps where they are unset are younger than records.
+    young = {name for name, field in Method.model_fields.items() if field.exclude_if is not None}
+    return {
+        Method.model_fields[name].alias or name: written.get(name, default)
+        for name, default in fields.items()
+        if name in written or name not in young
+    }

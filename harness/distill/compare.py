@@ -28,15 +28,16 @@ def row_losses(
     on_target: OnTarget | None = None,
     target_of: Callable[..., SparseTarget | None] | None = None,
 ) -> Float[Tensor, " N"]:
-    """Return lambda * T^2 * D(p, q) + (1 - lambda) * CE(y, q) for each row.
+    """Return lambda * T^2 * D(p, q) + (1 - lambda) * CE(y, q) for each row, or its first part where CE is everywhere.
 
     Both distributions of D are taken at temperature T, which may be the row's own, the cross-entropy at 1. A sparse
     target replaces p, and takes out of q the classes it has, without normalising q over them; `target_of` makes it, as
     `make_target` does, where the call is compiled.
     """
     kd_weight = objective.strategy.kd_weight
+    supervised = kd_weight < 1.0 and objective.strategy.cross_entropy is None
     total: Tensor | None = None
-    student_logprobs = log_probs(student_logits) if kd_weight < 1.0 else None
+    student_logprobs = log_probs(student_logits) if supervised else None
     if kd_weight > 0.0:
         temperature = temperature_of(objective, rows)
         target = (target_of or make_target)(objective, rows, teacher_logits)
@@ -56,7 +57,7 @@ def row_losses(
                 hot_teacher = heated(teacher_logits, temperature)
                 values["teacher_logits"], values["teacher_logprobs"] = hot_teacher, log_probs(hot_teacher)
         total = kd_weight * temperature**2 * objective.compare(values)
-    if kd_weight < 1.0:
+    if supervised:
         assert student_logprobs is not None
         cross_entropy = -(1.0 - kd_weight) * pick(student_logprobs, rows.targets)
         total = cross_entropy if total is None else total + cross_entropy

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.config import Choice, Method
+from harness.config.strategy import Position
 from harness.distill.score import signal_function
 from harness.teacher.kinds.scores import INPUTS
 from strategies.base import Policy, SparseTarget
@@ -59,6 +61,15 @@ class Objective:
     def preference(self) -> float | None:
         """Beta of a preference between the data's and the student's sequences; None without."""
         return self.strategy.preference
+
+    @cached_property
+    def everywhere(self) -> "Objective | None":
+        """Cross-entropy at every valid position, where it is taken there and not at the selected ones."""
+        if self.strategy.cross_entropy is None:
+            return None
+        position = Position(policy=Choice(name="all"))
+        alone = {"position": position, "kd_weight": 0.0, "cross_entropy": None, "classes": None, "feature": None}
+        return compile_strategy(self.strategy.model_copy(update=alone))
 
     @property
     def scores_read_teacher(self) -> bool:

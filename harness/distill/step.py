@@ -63,6 +63,7 @@ class Core:
         chunk: rows of logits that exist at a time.
         seed: the trial's seed, for selection noise.
         targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
+        scorer: the student as it was before training, where positions are scored by that; None for the one in training.
         projection: maps the student's hidden states to the teacher's size; None for an objective without that branch.
         compile: whether the losses of a chunk come from compiled kernels.
         group: the processes that share every global batch, and the student where they are `sharded`.
@@ -75,6 +76,7 @@ class Core:
     chunk: int
     seed: int
     targets: Targets | None = None
+    scorer: PreTrainedModel | None = None
     projection: torch.nn.ModuleList | None = None
     compile: bool = False
     group: Group = ALONE
@@ -127,10 +129,12 @@ def accumulate(
         if prepared:
             selection, signals = prepared[number]
         else:
-            signals = lay_out(core.objective, row_scores(forward, tally), batch, context)
+            apart = None if core.scorer is None else _scored_apart(core, batch, context, teacher, tally)
+            signals = lay_out(core.objective, row_scores(apart or forward, tally), batch, context)
+            del apart
             selection, state = select(core.objective, signals, batch, context, state)
         compared = supervise(forward, selection, signals)
-        branch = _feature_loss(core, student, teacher, compared, signals, tally)
+        branch = _feature_loss(core, student, teacher, compared[0], signals, tally)
         numerator += _add_gradients(core, compared, branch, tally)
         if signals.preference is not None:
             numerator += signals.preference.offset.sum()
@@ -200,6 +204,15 @@ def _forward(core: Core, batch: Batch, context: StepContext, student: States, te
     )
 
 
+@torch.no_grad()
+def _scored_apart(core: Core, batch: Batch, context: StepContext, teacher: States | None, tally: Tally) -> Forward:
+    """Pass a micro-batch through a trunk for its scores alone: the frozen student's, if there is one."""
+    model = core.student if core.scorer is None else core.scorer
+    tally.trunk_passes += len(batch.input_ids)
+    forward = _forward(core, batch, context, States(final=trunk(model, batch.input_ids)), teacher)
+    return forward if core.scorer is None else replace(forward, student_head=head_of(model, core.vocab_size))
+
+
 def _select_globally(
     core: Core, micro_batches: Sequence[Batch], contexts: Sequence[StepContext], state: Any, tally: Tally
 ) -> tuple[list[tuple[Selection, Signals]], Any]:
@@ -211,10 +224,8 @@ def _select_globally(
     with torch.no_grad():
         for number in core.group.block(len(micro_batches)):
             batch = micro_batches[number]
-            student = States(final=trunk(core.student, batch.input_ids))
-            tally.trunk_passes += len(batch.input_ids)
             teacher = _teacher_states(core, batch, tally)
-            pieces[number] = row_scores(_forward(core, batch, contexts[number], student, teacher), tally)
+            pieces[number] = row_scores(_scored_apart(core, batch, contexts[number], teacher, tally), tally)
     whole = Batch.joined(micro_batches)
     num_valid = [len(batch.places) for batch in micro_batches]
     context = replace(contexts[0], keys=torch.cat([each.keys for each in contexts]))
@@ -229,26 +240,30 @@ def _select_globally(
     return [(Selection(weight=weight, denom=denom), each) for weight, denom, each in parts], state
 
 
-def _add_gradients(core: Core, compared: Compared, branch: Tensor | None, tally: Tally) -> Tensor:
-    """Return the undivided loss of a micro-batch, and add its gradients to the student's."""
-    rows, counted = compared.rows, ClassCount()
-    tally.student_trained += len(rows)
-    tally.teacher_rows += len(rows) if rows.teacher is not None else 0
-    losses = compiled_losses() if core.compile else compared.losses
-    compared = replace(compared, losses=losses, on_target=counted.add)
+def _add_gradients(core: Core, compared: Sequence[Compared], branch: Tensor | None, tally: Tally) -> Tensor:
+    """Return the undivided loss of a micro-batch, of all its parts, and add its gradients to the student's."""
+    counted = ClassCount()
+    losses = compiled_losses() if core.compile else compared[0].losses
+    compared = [replace(part, losses=losses, on_target=counted.add) for part in compared]
+    tally.student_trained += sum(len(part.rows) for part in compared)
+    tally.teacher_rows += sum(len(part.rows) for part in compared if part.rows.teacher is not None)
     if core.objective.strategy.flow == "dense":
-        loss = dense_loss(compared)
+        loss = dense_loss(compared[0])
         (loss if branch is None else loss + branch).backward()
     else:
-        grad_hidden = torch.zeros_like(rows.student) if rows.student.requires_grad else None
-        grad_head = HeadGradient(core.student, core.vocab_size, single=len(rows) <= core.chunk)
+        single = len(compared) == 1 and len(compared[0].rows) <= core.chunk
+        grad_head = HeadGradient(core.student, core.vocab_size, single=single)
         add_to_head = grad_head.add if grad_head.wanted else None
-        loss = add_gradients(compared, grad_hidden=grad_hidden, add_to_head=add_to_head)
+        roots = [] if branch is None else [(branch, torch.ones_like(branch))]
+        loss = torch.zeros((), device=core.student.device)
+        for part in compared:
+            student = part.rows.student
+            grad_hidden = torch.zeros_like(student) if student.requires_grad else None
+            loss = loss + add_gradients(part, grad_hidden=grad_hidden, add_to_head=add_to_head)
+            roots += [] if grad_hidden is None else [(student, grad_hidden)]
         grad_head.narrow()
-        roots = [] if grad_hidden is None else [(rows.student, grad_hidden)]
-        roots += [] if branch is None else [(branch, torch.ones_like(branch))]
         if roots:
-            # One pass through the trunk for both.
+            # One pass through the trunk for all.
             torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
         grad_head.finish()
     tally.classes = tally.classes + counted.total

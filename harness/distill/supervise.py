@@ -4,7 +4,7 @@ What the training loop and `harness.api` share. A head may be anything with `log
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,7 +149,17 @@ def select(
     return selection, state
 
 
-def supervise(forward: Forward, selection: Selection, signals: Signals) -> Compared:
+def supervise(forward: Forward, selection: Selection, signals: Signals) -> list[Compared]:
+    """Gather what the loss needs: of the selected positions, or of all; then of the cross-entropy, if that is apart."""
+    parts, everywhere = [_gather(forward, selection, signals)], forward.objective.everywhere
+    if everywhere is not None:
+        weight = forward.batch.valid.double()
+        every = Selection(weight=weight * (1.0 - forward.objective.strategy.kd_weight), denom=weight.sum(dim=-1))
+        parts.append(_gather(replace(forward, objective=everywhere, targets=None), every, Signals(scores={})))
+    return parts
+
+
+def _gather(forward: Forward, selection: Selection, signals: Signals) -> Compared:
     """Gather what the loss needs of the selected positions, or of all where the flow is dense."""
     objective, batch, student = forward.objective, forward.batch, forward.student
     places = None if objective.strategy.flow == "dense" else _places(objective, selection, batch)
@@ -219,5 +229,6 @@ def denominator(objective: Objective, selection: Selection, batch: Batch) -> Ten
     if normaliser == "sum":
         return torch.zeros((), dtype=torch.float64, device=selection.denom.device)
     # A sequence of which nothing is selected has no mean of its own, but a mean of 0 over its valid positions.
-    counted = batch.valid.any(dim=-1) if normaliser == "all_positions" else selection.denom > 0
+    every = normaliser == "all_positions" or objective.everywhere is not None
+    counted = batch.valid.any(dim=-1) if every else selection.denom > 0
     return counted.sum().double()

@@ -73,6 +73,46 @@ def data_order(num_sequences: int, epochs: int, seed: int, only: Int[Tensor, " K
     return torch.cat(orders)
 
 
+def batches_of(
+    num_sequences: int,
+    optimisation: Optimisation,
+    seed: int,
+    *,
+    only: Int[Tensor, " K"] | None = None,
+    filtered: int | None = None,
+) -> tuple[Int[Tensor, " B"], ...]:
+    """Return the sequences of every optimiser step.
+
+    Args:
+        num_sequences: sequences of the data set.
+        optimisation: batch size and epochs.
+        seed: the trial's seed.
+        only: the sequences to train on, all if left out.
+        filtered: None fills whole batches; a number is that of `harness.config.strategy.Samples`.
+
+    Raises:
+        ValueError: less than one batch of data.
+    """
+    if filtered is None or only is None:
+        steps = count_steps(num_sequences if only is None else len(only), optimisation)
+        order = data_order(num_sequences, optimisation.epochs, seed, only)
+        return tuple(order[: steps * optimisation.batch_size].view(steps, -1))
+    order = data_order(num_sequences, optimisation.epochs, seed)
+    groups = [group for each in order.split(filtered) if len(group := each[torch.isin(each, only)])]
+    size = optimisation.batch_size // filtered
+    if len(groups) < size:
+        raise ValueError(f"{len(groups)} groups of kept sequences do not fill one batch of {size}")
+    return tuple(torch.cat(groups[at : at + size]) for at in range(0, len(groups) - size + 1, size))
+
+
+def expected_steps(num_sequences: int, num_kept: int, optimisation: Optimisation, filtered: int | None = None) -> int:
+    """Return how many steps there are, before it is known which sequences are kept: exact where batches are filled."""
+    if filtered is None:
+        return count_steps(num_kept, optimisation)
+    some_left = 1 - (1 - num_kept / num_sequences) ** filtered
+    return max(1, int(num_sequences * optimisation.epochs * some_left / optimisation.batch_size))
+
+
 def learning_rate(step: int, num_steps: int, optimisation: Optimisation) -> float:
     """Return the learning rate of a step: linear warm-up, then the schedule, which would reach zero at `num_steps`."""
     warmup = math.ceil(optimisation.warmup * num_steps)
@@ -91,6 +131,7 @@ def train(
     optimisation: Optimisation,
     *,
     only: Int[Tensor, " K"] | None = None,
+    filtered: int | None = None,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
     meter: AbstractContextManager[object] | None = None,
@@ -105,6 +146,7 @@ def train(
         tokens: the training sequences.
         optimisation: optimiser, schedule and batch sizes.
         only: indices of the sequences to train on, all if left out.
+        filtered: how batches are made of them, see `batches_of`.
         device: where the student is.
         on_step: called after every step with steps done, steps in all and the loss read last, nan at first.
         meter: entered around the first step's loss and gradients, to measure them.
@@ -116,8 +158,8 @@ def train(
         NotFiniteError: the loss or the gradient's norm is nan or infinite; names the step and the sequences.
         ValueError: less than one batch of sequences.
     """
-    num_steps = count_steps(len(tokens) if only is None else len(only), optimisation)
-    order = data_order(len(tokens), optimisation.epochs, core.seed, only)
+    batches = batches_of(len(tokens), optimisation, core.seed, only=only, filtered=filtered)
+    num_steps = len(batches)
     parameters = core.parameters
     optimiser = make_optimiser(parameters, optimisation, core.group)
     core.student.train()
@@ -125,7 +167,7 @@ def train(
     if keeper is not None:
         keeper.restore({"student": Weights(core.student), "optimiser": optimiser, "loop": loop})
     for step in range(loop.step, num_steps):
-        index = order[step * optimisation.batch_size : (step + 1) * optimisation.batch_size]
+        index = batches[step]
         rate = learning_rate(step, num_steps, optimisation)
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -10,7 +10,7 @@ from harness.config import Strategy, Workload
 from harness.config.legality import kept_samples
 from harness.data.tokens import Tokens
 from harness.distill.tally import Tally
-from harness.distill.train import count_steps, data_order
+from harness.distill.train import data_order, expected_steps
 from harness.models.operations import Shape, shape_of
 from harness.models.vocabulary import num_tokens
 from harness.trial.trial import Trial
@@ -195,9 +195,10 @@ def _predict_training(trial: Trial, num_valid: npt.NDArray[np.int64]) -> Tally:
     """Return what training will count, from the valid positions of every training sequence."""
     workload, strategy, objective = trial.workload, trial.method, trial.objective
     length, size = workload.data.sequence_length, workload.optimisation.batch_size
-    num_steps = count_steps(kept_samples(strategy, len(num_valid)), workload.optimisation)
+    num_kept, filtered = kept_samples(strategy, len(num_valid)), strategy.filtered
+    num_steps = expected_steps(len(num_valid), num_kept, workload.optimisation, filtered)
     pairs = 2 if objective.preference is not None else 1
-    sequences = num_steps * size * pairs
+    sequences = (num_kept * workload.optimisation.epochs if filtered else num_steps * size) * pairs
     # What the student will write itself is unknown, and so are the sequences that stand in its place.
     met = _met(trial, num_valid, sequences) if strategy.rollout is None else np.full(sequences, length - 1)
     valid = int(met.sum())
@@ -215,10 +216,10 @@ def _predict_training(trial: Trial, num_valid: npt.NDArray[np.int64]) -> Tally:
             valid=valid,
             supervised=supervised,
             student_scored=valid if reads_student else 0,
-            student_trained=supervised,
+            student_trained=supervised + (valid if strategy.cross_entropy is not None else 0),
             teacher_rows=valid * (objective.scores_read_teacher and not objective.stored_scores)
             + supervised * (objective.loss_reads_teacher and not strategy.stored),
-            trunk_passes=sequences if twice else 0,
+            trunk_passes=sequences if twice or strategy.position.frozen else 0,
             projected=supervised if objective.feature is not None else 0,
             teacher_passes=sequences * (1 + twice) * (objective.reads_teacher and strategy.teacher == "online"),
         )

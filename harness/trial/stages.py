@@ -224,6 +224,7 @@ def train_student(
             inputs.train,
             workload.optimisation,
             only=chosen.kept,
+            filtered=trial.method.filtered,
             device=loaded.device,
             on_step=on_step,
             meter=None if group.sharded else live,
@@ -259,6 +260,9 @@ def _core(trial: Trial, loaded: Loaded, taught: Taught, group: Group) -> Core:
         assert taught.teacher is not None, "an objective with a feature branch reads the teacher"
         sizes = int(loaded.model.config.hidden_size), taught.teacher.head.weight.shape[1]
         projection = make_projection(objective, *sizes, trial.seed or 0).to(loaded.model.device)
+    scorer = None
+    if trial.method.position.frozen:
+        scorer = _model(trial, trial.workload.student, loaded.device).requires_grad_(False)
     return Core(
         student=loaded.model,
         teacher=taught.teacher,
@@ -267,6 +271,7 @@ def _core(trial: Trial, loaded: Loaded, taught: Taught, group: Group) -> Core:
         chunk=loaded.chunk,
         seed=trial.seed or 0,
         targets=taught.targets.read if taught.targets is not None else None,
+        scorer=scorer,
         projection=projection,
         compile=trial.workload.resources.compile,
         group=group,

@@ -68,7 +68,7 @@ AT_KD = {"name": "at_kd", "hard_fraction": 0.5, "easy_weight": 0.2}
         ),
         (position(policy={"name": "top_k", "window": 1}), ["option of policy 'top_k' 'window'", "Known: none"]),
         (strategy(temprature=2), ["'temprature'", "Did you mean 'temperature'", "lambda"]),
-        (position(bugdet=0.1), ["'position.bugdet'", "Did you mean 'budget'", "Known: budget, policy, signal"]),
+        (position(bugdet=0.1), ["'position.bugdet'", "Did you mean 'budget'", "Known: budget, frozen, policy, signal"]),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(entry: Any, named: list[str], write_grid: WriteGrid) -> None:

@@ -26,6 +26,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bucket": {"lo": 0.2, "hi": 0.6},
     "curriculum": {"ramp": 0.41, "power": 1.0},
     "gls": {"capacity": 100},
+    "pos_rs_clipped": {"top": 0.1},
+    "pos_rs_softmax": {"estimate": "weighted"},
     "latf": {"decay": 0.99, "tolerance": 0.05, "step": 0.05, "floor": 0.1, "warmup": 0.05},
 }
 # In its first steps latf keeps everything.

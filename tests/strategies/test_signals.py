@@ -16,6 +16,8 @@ from strategies.registry import SIGNALS, TEACHER_INPUTS, Option, order_signals, 
 NAMES = list(SIGNALS)
 ROW_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "row"]
 BATCH_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "batch"]
+# Batch signals that compare the positions of a sequence, and not those of the whole batch.
+OF_A_SEQUENCE = ["kl_plus_student_entropy_z"]
 NUM, VOCAB, LENGTH = 24, 23, 6  # more classes than teacher_mass_on_student_top looks at
 
 
@@ -77,6 +79,9 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "jsd": lambda p, q, y: (_kl(p, (p + q) / 2) + _kl(q, (p + q) / 2)) / 2,
     "excess_loss": lambda p, q, y: np.log(p[y]) - np.log(q[y]),
     "student_entropy_normalised": lambda p, q, y: _entropy(q) / np.log(VOCAB),
+    "ce_ratio_plus_student_entropy_normalised": lambda p, q, y: (
+        np.log(q[y]) / np.log(p[y]) + _entropy(q) / np.log(VOCAB)
+    ),
     "teacher_mass_on_student_top": lambda p, q, y: sum(p[v] for v in sorted(range(VOCAB), key=lambda v: -q[v])[:16]),
 }
 
@@ -91,13 +96,45 @@ def _soft_or(parts: dict[str, np.ndarray]) -> np.ndarray:
     return 1 - (1 - h) * (1 - d)
 
 
+def _standardised_sum(parts: dict[str, np.ndarray], *, prefilter: float = 1.0) -> np.ndarray:
+    """Sum of standard scores over the `prefilter` share of each sequence's positions that has the highest entropy."""
+    found = np.zeros(NUM)
+    for start in range(0, NUM, LENGTH):
+        places = sorted(range(start, start + LENGTH), key=lambda t: -parts["student_entropy"][t])
+        inside, outside = np.split(np.array(places), [int(np.ceil(prefilter * LENGTH - 1e-6))])
+        for name in ("student_entropy", "kl"):
+            known = parts[name][inside]
+            found[inside] += (known - known.mean()) / known.std()
+        found[outside] = found[inside].min() - 1
+    return found
+
+
 BATCH_REFERENCES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     "tip_soft_or": _soft_or,
+    "kl_plus_student_entropy_z": _standardised_sum,
     "tip_q3": lambda parts: parts["kl"] * (1 - _scaled(parts["student_entropy_normalised"], 0, 0.98)),
     "teachability": lambda parts: (
         _scaled(parts["kl"], 0.05, 0.95) * _scaled(parts["teacher_mass_on_student_top"], 0.05, 0.95)
     ),
 }
+
+
+@pytest.mark.parametrize("options", [{}, {"prefilter": 0.6}, {"prefilter": 0.5}])
+def test_a_standardised_sum_equals_its_reference(options: dict[str, float]) -> None:
+    student, teacher, targets = logits(2)
+    parts = {name: score(name, student, teacher, targets) for name in ("student_entropy", "kl")}
+    laid = {name: each.view(-1, LENGTH) for name, each in parts.items()}
+    valid = torch.ones((NUM // LENGTH, LENGTH), dtype=torch.bool)
+    found = function("kl_plus_student_entropy_z")(**laid, valid=valid, **options).flatten().numpy()
+    wanted = _standardised_sum({name: each.numpy() for name, each in parts.items()}, **options)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_flat_part_of_a_standardised_sum_counts_for_nothing() -> None:
+    valid = torch.tensor([[True, True, True, False]])
+    rising, flat = torch.tensor([[1.0, 2.0, 3.0, torch.nan]]), torch.full((1, 4), 2.0)
+    found = function("kl_plus_student_entropy_z")(kl=rising, student_entropy=flat, valid=valid)
+    torch.testing.assert_close(found, torch.tensor([[-(1.5**0.5), 0.0, 1.5**0.5, 0.0]]))
 
 
 def test_every_row_signal_has_a_reference() -> None:
@@ -210,6 +247,8 @@ def test_the_order_of_the_vocabulary_does_not_matter(name: str) -> None:
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     student, teacher, targets = logits(7)
     order = torch.from_numpy(np.random.RandomState(1).permutation(NUM))
+    if name in OF_A_SEQUENCE:  # whole sequences change places
+        order = torch.arange(NUM).view(-1, LENGTH).flip(0).flatten()
     found = score(name, student[order], teacher[order], targets[order])
     torch.testing.assert_close(found, score(name, student, teacher, targets)[order], rtol=1e-12, atol=1e-14)
 

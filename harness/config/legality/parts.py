@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from harness.config.base import Choice
 from harness.config.errors import UserError
 from harness.config.legality.components import look_up
+from harness.config.legality.readings import check_readings
 from harness.config.legality.rule import Rule, enforce
 from harness.config.strategy import Feature, Method, Position, Rollout, Samples
 from strategies.registry import (
@@ -265,6 +266,7 @@ def check_method(method: Method, where: str) -> None:
         enforce(_FEATURE, _OnAxis(method, method.feature, distance), before)
     if method.rollout is not None:
         enforce(_ROLLOUT, _OnAxis(method, method.rollout, criterion), before)
+    check_readings(method, before)
     if method.stored:
         enforce(_STORED, method, before)
 

@@ -9,6 +9,10 @@ _SINGLE_STEP: tuple[Rule[Method], ...] = (
         "chooses training sequences, which is done before training: choose your data set's",
     ),
     Rule(
+        lambda method: method.position.frozen,
+        "scores by the student before training (position.frozen): leave it out",
+    ),
+    Rule(
         lambda method: method.feature is not None,
         "has a branch on hidden states, whose projection is trained along",
     ),

@@ -65,6 +65,20 @@ _METHOD: tuple[Rule[_Served[Method]], ...] = (
         ),
     ),
     Rule(
+        lambda on: on.of.filtered and on.workload.optimisation.batch_size % on.of.filtered,
+        lambda on: (
+            f"samples.filtered {on.of.filtered} cuts a batch into groups, and optimisation.batch_size "
+            f"{on.workload.optimisation.batch_size} of workload {on.workload.name!r} is not a multiple of it"
+        ),
+    ),
+    Rule(
+        lambda on: on.of.filtered and on.workload.resources.data_parallel > 1,
+        lambda on: (
+            "samples.filtered makes steps of one sequence or more, and resources.data_parallel "
+            f"{on.workload.resources.data_parallel} needs as many micro-batches in each: set it to 1"
+        ),
+    ),
+    Rule(
         lambda on: on.facts.vocab_size is not None and _num_classes(on.of) > on.facts.vocab_size,
         lambda on: (
             f"class policy {on.of.classes.name if on.of.classes else 'all'!r} cannot keep {_num_classes(on.of)} of "

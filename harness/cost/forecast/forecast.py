@@ -17,7 +17,7 @@ from harness.cost.forecast.gpus import Gpu, usable_gib
 from harness.cost.forecast.memory import Footprint, cache_footprint, footprint, fullest
 from harness.data import text
 from harness.data.tokens import Tokens, find_prepared
-from harness.distill.train import count_steps
+from harness.distill.train import expected_steps
 from harness.models.operations import shape_of
 from harness.models.vocabulary import read_vocabulary
 from harness.records.layout import Results
@@ -224,7 +224,7 @@ def _row(trials: Sequence[Trial], tokens: Tokens | None, steps: dict[str, Footpr
     return Row(
         label=strategy.label,
         num_trials=len(trials),
-        num_steps=count_steps(kept_samples(strategy, samples), workload.optimisation),
+        num_steps=expected_steps(samples, kept_samples(strategy, samples), workload.optimisation, strategy.filtered),
         flops=predict_flops(trial, tokens),
         exactness=exactness(trial, tokens),
         memory=memory,
