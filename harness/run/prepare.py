@@ -1,6 +1,7 @@
 """What trials share, prepared before they start, with a progress bar for each part."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,6 +21,7 @@ from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import device_of
 from harness.records.layout import Results
 from harness.run.plan import Plan, make_plan, reads_cache
+from harness.run.watchers import SECONDS_BETWEEN_LINES, time_left
 from harness.teacher.inputs import Inputs, JointBuild, prepare_inputs, prepare_tokens, teacher_source
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.live import provide_rows
@@ -41,7 +43,7 @@ def prepare_plan(
         spread: lets other processes build parts of the teacher's caches: `harness.run.cluster.spreading`.
     """
     digests = plan.todo[0].fingerprints
-    with _bars(console) as show:
+    with shown(console) as show:
         inputs = _prepare_inputs(
             plan.workload, digests, plan.grid.split, results, show, train=plan.needs_train_cache, spread=spread
         )
@@ -72,13 +74,16 @@ def build_caches(what: str, results: Results, console: Console) -> None:
         raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
     digests = fingerprints(workload)
     for split in splits:
-        with _bars(console) as show:
+        with shown(console) as show:
             _prepare_inputs(workload, digests, split, results, show, train=train)
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
-    """Show a progress bar for each thing that is built."""
+def shown(console: Console) -> Iterator[Progress]:
+    """Show a progress bar for each thing that is built; without a terminal, a line a minute."""
+    if not console.is_terminal:
+        yield lines(console)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
@@ -89,6 +94,21 @@ def _bars(console: Console) -> Iterator[Progress]:
             bars.update(tasks[name], completed=done)
 
         yield show
+
+
+def lines(console: Console) -> Progress:
+    """Return what says every minute how far a thing is that is built."""
+    first, said = dict[str, tuple[float, int]](), time.monotonic()
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        began, before = first.setdefault(name, (now, done))
+        if now - said >= SECONDS_BETWEEN_LINES and done > before:
+            said, left = now, (now - began) / (done - before) * (total - done)
+            console.print(f"{name}: {done} of {total}{time_left(left)}", highlight=False, markup=False, soft_wrap=True)
+
+    return show
 
 
 def _prepare_inputs(

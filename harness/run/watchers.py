@@ -20,6 +20,16 @@ from harness.records.layout import Results
 from harness.records.store import read_record
 from harness.trial.trial import Trial
 
+# Where there is no terminal to show bars on.
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def time_left(seconds: float) -> str:
+    """Say how long something will go on, to be added to a line; nothing if it is done."""
+    return (
+        f"; about {seconds / 60:.0f} min left" if seconds >= 90 else f"; about {seconds:.0f} s left" if seconds else ""
+    )
+
 
 class Watcher:
     """Told what happens to trials while they run; by itself it does nothing."""
@@ -84,11 +94,13 @@ class _Running:
     done: int = 0
     total: int = 0
     loss_nats: float | None = None
+    first: tuple[float, int] | None = None
+    said: float = 0.0
 
 
 @dataclass(kw_only=True)
 class TerminalWatcher(Watcher):
-    """Counts trials as they end and shows those that run.
+    """Counts trials as they end and shows those that run; where nobody watches, by a line a minute for each.
 
     Attributes:
         console: where to write.
@@ -115,6 +127,7 @@ class TerminalWatcher(Watcher):
         running = self._running.get(trial.id)
         if running is not None:
             running.done, running.total, running.loss_nats = done, total, loss_nats
+            self._say(trial, running)
         self._refresh()
 
     def ended(self, trial: Trial, error: str | None) -> None:
@@ -152,10 +165,29 @@ class TerminalWatcher(Watcher):
             yield self
             self._live = None
 
+    def _say(self, trial: Trial, running: _Running) -> None:
+        now = time.monotonic()
+        if running.first is None:
+            running.first = (now, running.done)
+        began, before = running.first
+        steps_per_s = (running.done - before) / (now - began) if now > began else 0.0
+        if (
+            self.console.is_terminal
+            or not steps_per_s
+            or now - max(running.since, running.said) < SECONDS_BETWEEN_LINES
+        ):
+            return
+        running.said = now
+        workload = trial.workload
+        tokens_per_s = steps_per_s * workload.optimisation.batch_size * workload.data.sequence_length
+        step, left = f"step {running.done} of {running.total}", (running.total - running.done) / steps_per_s
+        self._print(
+            Text(f"{trial.name}: {step}, loss {running.loss_nats:.4f}, {tokens_per_s:,.0f} tokens/s{time_left(left)}")
+        )
+
     def _eta(self) -> str:
         ended = self._finished + self._failed
-        left = (time.monotonic() - self._began) / ended * (self.total - ended)
-        return f"; about {left / 60:.0f} min left" if left >= 90 else (f"; about {left:.0f} s left" if left else "")
+        return time_left((time.monotonic() - self._began) / ended * (self.total - ended))
 
     def _print(self, text: Text) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
