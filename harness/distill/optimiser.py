@@ -82,6 +82,15 @@ def make_optimiser(
     return ShardedOptimiser(parameters, make, group) if group.sharded else make(parameters)
 
 
+def set_learning_rate(optimiser: torch.optim.Optimizer | MasterWeights | ShardedOptimiser, rate: float) -> None:
+    """Let an optimiser's next step be of a rate; torchao keeps it in a tensor, which its kernels read."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def _plain(parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> torch.optim.Optimizer:
     if optimisation.optimiser == "adamw":
         return torch.optim.AdamW(

@@ -4,6 +4,7 @@ A tree is taken apart into JSON and named tensors, and put together again. Nothi
 reading one can never run code, as unpickling could.
 """
 
+import importlib
 import math
 import random
 from abc import ABC, abstractmethod
@@ -17,7 +18,9 @@ from torch import Tensor
 from harness.config.errors import UserError
 
 # Lists stand for themselves in JSON; everything that JSON does not have is a mapping of one key.
-_TENSOR, _TUPLE, _DICT, _FLOAT = "tensor", "tuple", "dict", "float"
+_TENSOR, _TUPLE, _DICT, _FLOAT, _DTYPE, _COMPOSED = "tensor", "tuple", "dict", "float", "dtype", "composed"
+# Tensors made of other tensors, by class, and where from: named here, so that no file chooses what is imported.
+_COMPOSED_OF = {"OptimState8bit": "torchao.optim.subclass_8bit"}
 
 
 class Late(ABC):
@@ -32,8 +35,8 @@ def take_apart(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split a tree into JSON and tensors, bit for bit.
 
     Args:
-        tree: None, bool, int, float, str, tensors, and lists, tuples and dicts of these, keyed by text or whole
-            numbers.
+        tree: None, bool, int, float, str, dtypes, tensors (torchao's states of 8 bits among them), and lists, tuples
+            and dicts of these, keyed by text or whole numbers.
 
     Returns:
         The tree as JSON, in which each tensor is a reference, and the tensors by reference, on the CPU.
@@ -70,6 +73,13 @@ def put_together(payload: Any, tensors: Mapping[str, Tensor], device: torch.devi
         return tensors[inner].to(device)
     if kind == _FLOAT:
         return float(inner)
+    if kind == _DTYPE:
+        return getattr(torch, inner)
+    if kind == _COMPOSED:
+        name, parts, context = inner
+        composed = getattr(importlib.import_module(_COMPOSED_OF[name]), name)
+        parts, context = (put_together(each, tensors, device) for each in (parts, context))
+        return composed.__tensor_unflatten__(parts, context, None, None)
     if kind == _TUPLE:
         return tuple(put_together(item, tensors, device) for item in inner)
     assert kind == _DICT, "written by this module and sealed"
@@ -90,6 +100,12 @@ def _encode(tree: Any, tensors: dict[str, Tensor] | None, place: str) -> Any:
         read = tree.read() if isinstance(tree, Late) else tree.detach().to("cpu", copy=True)
         tensors[name] = read.contiguous()
         return {_TENSOR: name}
+    if type(tree) is torch.dtype:
+        return {_DTYPE: str(tree).removeprefix("torch.")}
+    if _COMPOSED_OF.get(type(tree).__name__) == type(tree).__module__:
+        names, context = tree.__tensor_flatten__()
+        parts = {name: getattr(tree, name) for name in names}
+        return {_COMPOSED: [type(tree).__name__, *(_encode(each, tensors, place) for each in (parts, context))]}
     if type(tree) in (list, tuple):
         items = [_encode(item, tensors, f"{place}[{number}]") for number, item in enumerate(tree)]
         return items if type(tree) is list else {_TUPLE: items}

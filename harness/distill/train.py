@@ -15,7 +15,7 @@ from harness.config import Optimisation
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
 from harness.distill.observe import Moment, Observer
-from harness.distill.optimiser import make_optimiser
+from harness.distill.optimiser import make_optimiser, set_learning_rate
 from harness.distill.rollout import Writer
 from harness.distill.shards import Weights, clip
 from harness.distill.state import Saver
@@ -169,8 +169,7 @@ def train(
     for step in range(loop.step, num_steps):
         index = batches[step]
         rate = learning_rate(step, num_steps, optimisation)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimiser, rate)
         optimiser.zero_grad(set_to_none=True)
         if writer is None:
             whole, written = tokens.batch(index), Tally()

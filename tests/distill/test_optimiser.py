@@ -1,5 +1,6 @@
 """Optimisers by name."""
 
+import json
 import sys
 from types import ModuleType
 from typing import Any
@@ -90,6 +91,40 @@ def test_float32_copies_go_on_from_a_checkpoint() -> None:
     take_steps(second, again, 2)
     for ours, theirs in zip(again, through, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("master_weights", [False, True])
+@pytest.mark.parametrize("package", ["torch", "torchao"])
+def test_every_optimiser_takes_the_rate_of_each_step(package: str, master_weights: bool) -> None:
+    changes = {"optimiser": {"torch": "adamw", "torchao": "adamw_8bit"}[package], "master_weights": master_weights}
+    weights = [torch.nn.Parameter(torch.ones(64, 64)), torch.nn.Parameter(torch.ones(3))]
+    made = make_optimiser(weights, OPTIMISATION.model_copy(update={**changes, "weight_decay": 0.0}))
+    expected = 1.0
+    with torch.compiler.set_stance("force_eager"):
+        for rate in (0.0, 0.125, 0.25):
+            optimiser.set_learning_rate(made, rate)
+            take_steps(made, weights, 1)
+            expected -= rate  # AdamW's step under a constant gradient is its rate
+            for weight in weights:
+                torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected), rtol=0, atol=1e-5)
+
+
+def test_states_of_eight_bits_come_back_from_a_checkpoint_as_they_went() -> None:
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 4096).view(64, 64).bfloat16())]
+    settings = OPTIMISATION.model_copy(update={"optimiser": "adamw_8bit"})
+    made, other = make_optimiser(weights, settings), make_optimiser(weights, settings)
+    weights[0].grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.compiler.set_stance("force_eager"):
+        made.step()
+    payload, tensors = take_apart(made.state_dict())
+    other.load_state_dict(put_together(json.loads(json.dumps(payload)), tensors, "cpu"))
+    (ours,), (theirs,) = (each.state_dict()["state"].values() for each in (made, other))
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert type(theirs[name]) is type(ours[name]) is not torch.Tensor
+        assert (theirs[name].signed, theirs[name].dtype) == (ours[name].signed, ours[name].dtype)
+        for part in ("codes", "scale", "qmap"):
+            assert torch.equal(getattr(theirs[name], part), getattr(ours[name], part))
+        assert ours[name].codes.unique().numel() > 1
 
 
 def test_an_optimiser_by_what_is_installed_is_decided_when_the_workload_is_read(

@@ -1,16 +1,17 @@
 """Checkpoints: training that stops and goes on ends bit for bit where training that did not stop ends."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Asked
+from conftest import Asked, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from sampling import cycled, sampled
 
 from harness.config import Optimisation
@@ -21,7 +22,11 @@ from harness.data.tokens import Tokens
 from harness.distill.state import StaleError, check_tree, put_together, take_apart
 from harness.distill.train import NotFiniteError, Training, train
 from harness.records.layout import Results
+from harness.run.attempt import run_and_write
+from harness.run.options import Options
+from harness.run.plan import make_plan
 from harness.trial.checkpoint import Interval, Keeper, Stopped, check, find, parse_interval
+from harness.trial.trial import Trial
 
 OPTIMISATION = Optimisation(
     learning_rate=0.01, betas=(0.9, 0.95), weight_decay=0.1, schedule="cosine", warmup=0.1, batch_size=4,
@@ -263,3 +268,44 @@ def test_a_tree_comes_back_as_it_went(tree: Any) -> None:
 def test_nothing_else_is_in_a_tree(odd: Any) -> None:
     with pytest.raises(TypeError, match=r"state\[0\]"):
         take_apart([odd])
+
+
+@pytest.fixture
+def eight_bits(
+    tmp_path: Path, tokenizer: Any, write_workload: Callable[..., Path], write_grid: Callable[..., Path]
+) -> Iterator[Trial]:
+    """A trial of 21 steps by torchao's AdamW as it is installed, of weights large enough to have states of 8 bits."""
+    small_model(64, seed=0, dtype=torch.float32, tied=True).save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    file = write_workload(
+        student={"path": str(tmp_path / "student")}, optimisation__optimiser="adamw_8bit", optimisation__epochs=7
+    )
+    plan = make_plan(write_grid(["sft"], workload=str(file)), Results(tmp_path / "none"))
+    with torch.compiler.set_stance("force_eager"):  # its kernels are compiled for a minute, to the same formulas
+        yield plan.todo[0]
+
+
+def test_a_trial_with_states_of_eight_bits_that_fails_goes_on_to_the_same_weights(
+    eight_bits: Trial, tmp_path: Path
+) -> None:
+    options = Options(checkpoint_every=Interval(steps=5), keep_students=True)
+    through, cut = Results(tmp_path / "through"), Results(tmp_path / "cut")
+    whole = run_and_write(eight_bits, through, options=options)
+
+    def fail(step: int, *_: object) -> None:
+        if step == 13:
+            raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        run_and_write(eight_bits, cut, options=options, on_step=fail)
+    newest = find(cut, eight_bits.id)
+    assert newest is not None
+    assert any(tensor.dtype == torch.uint8 and tensor.shape == (104, 64) for tensor in load_file(
+        newest[0] / "tensors.safetensors").values())  # fmt: skip
+    again = run_and_write(eight_bits, cut, options=options)
+    assert (again.history.resumed_at, again.history.attempts) == ((10,), 2)
+    assert again.environment["optimiser"] == "torchao.optim.AdamW8bit"
+    assert again.metrics == whole.metrics
+    ours, theirs = (load_file(each.student(eight_bits.id) / "model.safetensors") for each in (cut, through))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
