@@ -1,5 +1,6 @@
 """What reproducing a report found, on the terminal and as files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def show(console: Console, trials: Sequence[Reproduced]) -> None:
             table.add_column(heading, justify="right")
         for trial, each in differing:
             numbers = (f"{each.recorded:.9g}", f"{each.measured:.9g}", f"{each.size:+.2g}")
-            table.add_row(trial.name, each.metric, *numbers, f"{trial.spreads[each.metric]:.2g}")
+            spread = trial.spreads[each.metric]
+            table.add_row(trial.name, each.metric, *numbers, "-" if math.isnan(spread) else f"{spread:.2g}")
         console.print(table)
     num = sum(trial.equal for trial in trials)
     console.print(f"{num} of {len(trials)} trials are equal to the byte.", highlight=False)
