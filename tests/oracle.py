@@ -48,11 +48,17 @@ def reference(name: str, student: Tensor, teacher: Tensor, targets: Tensor, opti
     if name == "todi":
         up, down = (p / (p + q)).detach(), (q / (p + q)).detach()
         return (up * p * (p / q).log() + down * q * (q / p).log()).sum(-1)
+    if name == "dpkd":
+        rows = torch.arange(len(p))
+        t, s = p.argmax(-1), q.argmax(-1)
+        gap = (q[rows, t] / q[rows, s]).log() - (p[rows, t] / p[rows, s]).log()
+        return -(1 / (1 + (-options["beta"] * gap).exp())).log()
     if name == "csd":
-        w = {"teacher": p, "student": q.detach(), "uniform": torch.full_like(p, 1 / p.shape[1])}[options["weights"]]
+        known = {"teacher": p, "student": q.detach(), "uniform": torch.full_like(p, 1 / p.shape[1])}
+        w, v = known[options["first"]], known[options["second"]]
         d = teacher - student
         pairs = (d[:, :, None] - d[:, None, :]).square()
-        return (w[:, :, None] * w[:, None, :] * pairs).sum((1, 2)) / 2
+        return (w[:, :, None] * v[:, None, :] * pairs).sum((1, 2)) / 2
     return {
         "forward_kl": forward,
         "reverse_kl": reverse,

@@ -10,28 +10,31 @@ from strategies.registry import criterion
 # N = supervised positions, V = vocabulary
 
 
-@criterion("csd", source="arXiv:2509.25837 (CSD); reconstructed from the abstract", whole=True)
+@criterion("csd", source="arXiv:2509.25837 (CSD)", whole=True)
 def csd(
-    *, teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float[Tensor, "N V"], weights: str
+    *, teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float[Tensor, "N V"], first: str, second: str
 ) -> Float[Tensor, " N"]:
-    """Compare each row by 1/2 sum_ij w_i w_j (d_i - d_j)^2, d being the teacher's logits less the student's.
+    """Compare each row by 1/2 sum_ij w_i v_j (d_i - d_j)^2, d being the teacher's logits less the student's.
 
-    That is the variance of d under w, and it ignores a constant added to the logits, so log-probabilities do for them.
-    Derived from what the paper's abstract says; its own equation and scale may differ. No gradient passes through w.
+    Weights sum to 1, so that a constant added to the logits changes nothing and log-probabilities do for them. With
+    e = d - sum w d the double sum is 1/2 (sum w e^2 + sum v e^2). No gradient passes through w and v.
 
     Args:
         teacher_logprobs: log p.
         student_logprobs: log q.
-        weights: `teacher` (w = p, mode covering), `student` (w = q, mode seeking) or `uniform`.
+        first: w: `teacher` (p), `student` (q) or `uniform`. The paper's pairs are (student, student), for GSM8K
+            (teacher, student), and (uniform, student).
+        second: v, of the same three.
 
     Returns:
         Squared nats, in [0, inf); exactly 0 where the rows are equal.
     """
-    log_weight = _log_weight(weights, teacher_logprobs, student_logprobs.detach())
+    weights = [_log_weight(each, teacher_logprobs, student_logprobs.detach()) for each in (first, second)]
     # Left as inf - inf, a class without weight would turn the gradient of all others into nan.
-    gap = (teacher_logprobs - student_logprobs).masked_fill(log_weight == -torch.inf, 0.0)
-    centre = expectation(log_weight, gap)
-    return expectation(log_weight, (gap - centre[:, None]).square())
+    idle = (weights[0] == -torch.inf) & (weights[1] == -torch.inf)
+    gap = (teacher_logprobs - student_logprobs).masked_fill(idle, 0.0)
+    square = (gap - expectation(weights[0], gap)[:, None]).square()
+    return (expectation(weights[0], square) + expectation(weights[1], square)) / 2
 
 
 def _log_weight(weights: str, teacher: Float[Tensor, "N V"], student: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:

@@ -193,7 +193,10 @@ def test_loss_and_gradients_equal_the_dense_oracle(
 def test_any_criterion_is_compared_at_the_rows_own_temperature(
     choice: dict[str, Any], name: str, pair64: Pair, batch: Batch, make_core: Any
 ) -> None:
-    criterion = {"dkd": {"name": "dkd", "alpha": 1.0, "beta": 2.0}, "csd": {"name": "csd", "weights": "student"}}
+    criterion = {
+        "dkd": {"name": "dkd", "alpha": 1.0, "beta": 2.0},
+        "csd": {"name": "csd", "first": "teacher", "second": "student"},
+    }
     strategy = variant("full_kd", temperature=choice, criterion=criterion.get(name, name))
     if name == "reverse_kl":
         # The oracle's own formula of the reverse direction, not the component's.

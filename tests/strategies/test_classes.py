@@ -601,7 +601,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (TAIL, {"criterion": {"name": "dkd", "alpha": 1.0, "beta": 8.0}}, "'targets'"),
     (TAIL, {"criterion": {"name": "akl", "head": 0.5}}, "'akl' is about all of them one by one"),
     (TAIL, {"criterion": {"name": "eopd", "threshold": 0.8}}, "'eopd' is about all of them one by one"),
-    (TAIL, {"criterion": {"name": "csd", "weights": "teacher"}}, "'csd' is about all of them one by one"),
+    (
+        TAIL,
+        {"criterion": {"name": "csd", "first": "student", "second": "student"}},
+        "'csd' is about all of them one by one",
+    ),
     ({"name": "rs", "draws": 8}, {"criterion": "tvd"}, "without bias"),
     (TAIL, {"kd_weight": 0.0}, "lambda 0"),
     ({"name": "rs", "draws": 0}, {}, "draws must be at least 1, it is 0"),
