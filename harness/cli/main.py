@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,22 @@ from harness.cli.evaluate import evaluate
 from harness.cli.new import new_app
 from harness.cli.reproduce import reproduce
 from harness.cli.shared import (
+    Address,
+    Deterministic,
+    DiagnosticsEvery,
+    GridFile,
+    HowTaught,
+    MirrorUri,
+    OnCpu,
+    Only,
+    Pdf,
     Plugins,
+    Reports,
     ResultsFolder,
+    Sample,
+    Seeds,
+    Trackers,
+    WorkloadName,
     check_writable,
     command_line,
     console,
@@ -47,32 +62,6 @@ app.add_typer(new_app, name="new")
 app.add_typer(cache_app, name="cache")
 app.add_typer(bench_app, name="bench")
 
-GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
-Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
-Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
-Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
-WorkloadName = Annotated[
-    str | None,
-    typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),
-]
-Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 1337,1338.", metavar="N,N")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(help="Only this many strategies, drawn at random, always the same.", metavar="N"),
-]
-DiagnosticsEvery = Annotated[
-    int | None,
-    typer.Option(
-        "--diagnostics",
-        help="Look at every N-th step while training: overlap of signals, what is kept. Changes no result.",
-        metavar="N",
-    ),
-]
-
 
 @app.callback()
 def options(
@@ -92,6 +81,7 @@ def run(
     only: Only = None,
     sample: Sample = None,
     diagnostics: DiagnosticsEvery = None,
+    teacher: HowTaught = None,
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
     fresh: Annotated[
@@ -107,23 +97,17 @@ def run(
     keep_students: Annotated[
         bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
     ] = False,
-    address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
-    ] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(help="Object storage that the results folder is copied to, and completed from.", metavar="URI"),
-    ] = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
-    ] = None,
+    address: Address = None,
+    mirror: MirrorUri = None,
+    track: Trackers = None,
+    cpu: OnCpu = False,
     pdf: Pdf = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
     take_arithmetic(workload or str(grid))
     from harness.config.plugins import load_plugins
+    from harness.run.needs import check_needs
     from harness.run.options import Options, parse_trackers
     from harness.run.plan import make_plan, print_plan
     from harness.run.run import print_mirror_status, run_plan, sync_mirror
@@ -143,6 +127,7 @@ def run(
         trackers=parse_trackers(track or ("tensorboard",)),
         fresh=fresh,
         rebuild=rebuild,
+        cpu=cpu,
         pdf=pdf,
     )
     plan = make_plan(
@@ -153,8 +138,11 @@ def run(
         labels=tuple(only or ()),
         sample=sample,
         diagnostics=diagnostics,
+        teacher=teacher,
+        cpu=cpu,
         force=force or fresh,
         rebuild=rebuild,
+        admit=None if dry_run else partial(check_needs, results=place, options=options),
     )
     if dry_run:
         print_plan(terminal, plan, place)
@@ -176,6 +164,7 @@ def plan(
     seeds: Seeds = None,
     only: Only = None,
     sample: Sample = None,
+    teacher: HowTaught = None,
     plugin: Plugins = None,
     gpu: Annotated[
         str | None,
@@ -201,11 +190,16 @@ def plan(
 
         part = (seeds, only, sample) != (None, None, None)
         share = MFU if mfu is None else mfu
-        forecast_and_print(console(), grid, workload, gpu=gpu, mfu=share, results=place, steps=calibrate, part=part)
+        forecast_and_print(
+            console(), grid, workload, teacher=teacher, gpu=gpu, mfu=share, results=place, steps=calibrate, part=part
+        )
         return
     from harness.run.plan import make_plan, print_plan
 
-    checked = make_plan(grid, place, workload=workload, seeds=_seeds(seeds), labels=tuple(only or ()), sample=sample)
+    labels = tuple(only or ())
+    checked = make_plan(
+        grid, place, workload=workload, seeds=_seeds(seeds), labels=labels, sample=sample, teacher=teacher
+    )
     print_plan(console(), checked, place)
 
 

@@ -22,6 +22,54 @@ Plugins = Annotated[
 ]
 ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
 
+GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
+Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
+Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
+Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
+WorkloadName = Annotated[
+    str | None,
+    typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),
+]
+Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 1337,1338.", metavar="N,N")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(help="Only this many strategies, drawn at random, always the same.", metavar="N"),
+]
+HowTaught = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help="online: run the teacher in every trial where the grid reads its cache. Other trials, another table.",
+        metavar="online",
+    ),
+]
+DiagnosticsEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--diagnostics",
+        help="Look at every N-th step while training: overlap of signals, what is kept. Changes no result.",
+        metavar="N",
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
+]
+MirrorUri = Annotated[
+    str | None,
+    typer.Option(help="Object storage that the results folder is copied to, and completed from.", metavar="URI"),
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(help="tensorboard (the default), wandb, mlflow, or none; repeatable.", metavar="TRACKER"),
+]
+OnCpu = Annotated[
+    bool, typer.Option("--cpu", help="Train on the CPU what asks for a GPU, and say how long that takes.")
+]
+
 # The modules of the extra `train`, as they are imported; pyproject.toml names their distributions.
 TRAINING = (
     "accelerate", "datasets", "filelock", "fsspec", "huggingface_hub", "immutabledict", "jaxtyping", "langdetect",

@@ -1,7 +1,7 @@
 """From a grid file to its strategies: presets, overrides, sweeps."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,25 @@ def load_grid(path: Path) -> Grid:
     ]
     fields = {"name": path.stem, "hypothesis": first_comment(path), **payload, "strategies": resolved}
     return parse(Grid, fields, where=str(path))
+
+
+def taught(rows: Sequence[Strategy], teacher: str) -> tuple[Strategy, ...]:
+    """Let strategies that read the teacher's cached states run it instead.
+
+    How a strategy has its teacher is part of what identifies a trial, since a GPU rounds differently then.
+
+    Raises:
+        UserError: not `online`, or a strategy that cannot be trained so.
+    """
+    if teacher != "online":
+        raise UserError(f"--teacher is {teacher!r}; it takes online, which runs the teacher where its cache is read")
+    changed = tuple(
+        one.model_copy(update={"teacher": teacher}) if isinstance(one, Method) and one.teacher == "cached" else one
+        for one in rows
+    )
+    for one in changed:
+        check_strategy(one, where=f"{one.label} with --teacher {teacher}")
+    return changed
 
 
 @cache

@@ -212,7 +212,7 @@ class Resources(Frozen):
 
     Attributes:
         cpus: threads, of each process.
-        gpus: share of a GPU, asked for only where there is one, of each process.
+        gpus: share of a GPU of each process; a run without one is refused, unless it is told --cpu.
         teacher_gpus: GPUs of its own for a teacher that runs, its layers spread over them; 0 puts it on the student's.
             Where its cache is made there is no student.
         data_parallel: processes that train one student together, each on its share of every batch's micro-batches;

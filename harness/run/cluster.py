@@ -24,6 +24,7 @@ from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
 from harness.run.attempt import help_run
 from harness.run.guard import deaf, guarded, lives
+from harness.run.limits import available_cpus
 from harness.run.options import Options
 from harness.teacher.inputs import JointBuild, build_part
 from harness.teacher.provide import Spread
@@ -110,11 +111,6 @@ def _look_after(processes: Collection[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-
-
-def available_cpus() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loopback_interface() -> str:

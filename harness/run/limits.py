@@ -13,6 +13,11 @@ _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def available_cpus() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_share(num_side_by_side: int) -> int:
     """Return the bytes that one of several trials may take: what the machine, or the container, holds for each."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,7 @@
 """What a grid would do and what it would cost, before anything is trained."""
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from harness.config import Diagnostics, Grid, Workload
 from harness.config.errors import UserError
-from harness.config.expand import load_grid
+from harness.config.expand import load_grid, taught
 from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
 from harness.distill.probe import probe, probe_shadows
@@ -73,8 +74,11 @@ def make_plan(
     labels: tuple[str, ...] = (),
     sample: int | None = None,
     diagnostics: int | None = None,
+    teacher: str | None = None,
+    cpu: bool = False,
     force: bool = False,
     rebuild: bool = False,
+    admit: Callable[[Sequence[Trial]], None] | None = None,
 ) -> Plan:
     """Read and check a grid and everything it names, and find out which trials are missing.
 
@@ -87,27 +91,26 @@ def make_plan(
         sample: keep only this many of the grid's strategies, besides those that train nothing and the baseline; drawn
             without replacement, the same ones every time.
         diagnostics: look at every so many steps while training, instead of what the grid says.
+        teacher: `online` for every strategy that would read the teacher's cached states.
+        cpu: ask for no GPU.
         force: run finished trials again.
         rebuild: run trials again whose record is damaged; without it they are refused.
+        admit: refuses trials that could not end. It is asked once: before what a workload names is looked for, which
+            may have to be fetched; or of the missing trials alone, where the folder has some that ran.
 
     Raises:
         UserError: anything that would go wrong later: a wrong file, an impossible combination, a missing model, a
             broken plug-in.
         UnknownNameError: a name nobody registered.
     """
-    grid = load_grid(path)
-    loaded = load_workload(workload or grid.workload)
-    if workload is not None and workload != grid.workload:
-        # Another question: its table must not replace the grid's own.
-        grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
-    if sample is not None:
-        grid = _sampled(grid, sample)
-    if diagnostics is not None:
-        grid = _watched(grid, diagnostics)
+    grid, loaded = _question(path, workload, sample, diagnostics, teacher, cpu=cpu)
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         check_diagnostics(loaded)
         probe_shadows()
+    new = not results.trials.exists()
+    if admit is not None and new:
+        admit(only(make_trials(grid, loaded, {}), labels=labels, seeds=seeds))
     digests = fingerprints(loaded)
     check_split(loaded.evaluation, grid.split, loaded.folder)
     if loaded.lora is not None:
@@ -121,8 +124,32 @@ def make_plan(
         unique.setdefault(trial.id, trial)  # the first row's name and source stand in the record
     chosen = tuple(trial for trial in unique.values() if trial.id in wanted)
     todo = tuple(trial for trial in chosen if force or not _done(results, trial, rebuild=rebuild))
+    if admit is not None and not new:
+        admit(todo)
     rows = tuple((trial.strategy.label, trial) for trial in trials)
     return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), chosen=chosen, todo=todo, rows=rows)
+
+
+def _question(
+    path: Path, workload: str | None, sample: int | None, diagnostics: int | None, teacher: str | None, *, cpu: bool
+) -> tuple[Grid, Workload]:
+    """Read a grid and its workload, and change them as the command line asks."""
+    grid = load_grid(path)
+    loaded = load_workload(workload or grid.workload)
+    if cpu:
+        resources = loaded.resources.model_copy(update={"gpus": 0.0, "teacher_gpus": 0})
+        loaded = loaded.model_copy(update={"resources": resources})
+    if workload is not None and workload != grid.workload:
+        # Another question: its table must not replace the grid's own.
+        grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
+    if teacher is not None:
+        changed = {"strategies": taught(grid.strategies, teacher), "name": f"{grid.name}-{teacher}"}
+        grid = grid.model_copy(update=changed)
+    if sample is not None:
+        grid = _sampled(grid, sample)
+    if diagnostics is not None:
+        grid = _watched(grid, diagnostics)
+    return grid, loaded
 
 
 def _facts(grid: Grid, workload: Workload) -> Facts:

@@ -18,6 +18,7 @@ from harness.config.strategy import read_strategy
 from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry, Record
 from harness.records.store import read_manifest, read_record, read_table
+from harness.run.needs import check_needs
 from harness.run.options import Options
 from harness.run.plan import Plan, make_plan
 from harness.run.run import run_missing
@@ -35,11 +36,15 @@ class Command:
         grid: the grid's file.
         workload: instead of the grid's, None for that one.
         diagnostics: at every so many steps, None for what the grid says.
+        teacher: `online` for every strategy that would read the teacher's cached states.
+        cpu: whether it asks for no GPU.
     """
 
     grid: Path
     workload: str | None = None
     diagnostics: int | None = None
+    teacher: str | None = None
+    cpu: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,14 @@ def plan_again(
         UnknownNameError: no row of the report is called that.
     """
     try:
-        plan = make_plan(command.grid, results, workload=command.workload, diagnostics=command.diagnostics)
+        plan = make_plan(
+            command.grid,
+            results,
+            workload=command.workload,
+            diagnostics=command.diagnostics,
+            teacher=command.teacher,
+            cpu=command.cpu,
+        )
     except (UserError, UnknownNameError) as error:
         raise UserError(f"{original.folder} cannot be reproduced: {first_line(error)}") from None
     entries = _chosen(original, only)
@@ -150,7 +162,9 @@ def run_again(
     Raises:
         UserError: a trial did not finish; names the first and its reason.
     """
-    run_missing(plan, results, console, Options(trackers=()))
+    options = Options(trackers=())
+    check_needs(plan.todo, results, options)
+    run_missing(plan, results, console, options)
     outcomes = []
     for trial in plan.todo:
         entry, recorded = records[trial.id]

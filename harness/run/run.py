@@ -111,11 +111,14 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     from harness.run.cluster import spreading
     from harness.run.leftovers import resolve_leftovers
+    from harness.run.needs import hours_on_cpu
     from harness.run.prepare import prepare_plan
 
     for source in (plan.workload.teacher, plan.workload.student):
         if source is not None and source.trust_remote_code:
             console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
+    if options.cpu and any(trial.strategy.train for trial in plan.todo):
+        console.print(hours_on_cpu(plan.todo), highlight=False, soft_wrap=True)
     resolve_leftovers(plan, results, console, options)
     message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     spread = spreading(plan.workload, results, address=options.address, message=message)

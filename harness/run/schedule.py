@@ -14,9 +14,10 @@ from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
 from harness.run.attempt import Reason, record_lost, run_and_write
-from harness.run.cluster import available_cpus, gathered, leaving, make_loggers, ray, session, tell_all, told, tune
+from harness.run.cluster import gathered, leaving, make_loggers, ray, session, tell_all, told, tune
 from harness.run.guard import guarded, interruptible
-from harness.run.limits import count_oom_kills, memory_share
+from harness.run.limits import available_cpus, count_oom_kills, memory_share
+from harness.run.needs import gpus_of
 from harness.run.options import Options
 from harness.run.plan import Plan
 from harness.run.watchers import Endings, Failed, Watcher
@@ -123,31 +124,23 @@ def _who(trial: Trial) -> dict[str, Any]:
 
 def _resources(trials: Sequence[Trial]) -> dict[str, float]:
     """Return what each process of a trial occupies: enough for any of them."""
-    resources, wanted = trials[0].workload.resources, _gpus(trials)
-    # A GPU that is asked for where there is none leaves trials pending for ever, without a word.
-    gpus = wanted if ray.cluster_resources().get("GPU", 0) >= min(wanted, 1) else 0
-    return {"CPU": float(resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
-
-
-def _gpus(trials: Sequence[Trial]) -> float:
-    """Return the GPUs of a process, a teacher's own among them if one of the trials runs it."""
-    resources = trials[0].workload.resources
-    runs = any(trial.strategy.train and trial.strategy.teacher == "online" for trial in trials)
-    return resources.gpus + (resources.teacher_gpus if runs else 0)
+    gpus = gpus_of(trials)
+    return {"CPU": float(trials[0].workload.resources.cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
 def _check_gpus(trials: Sequence[Trial]) -> None:
     """Refuse a trial that would wait for ever for GPUs.
 
     Raises:
-        UserError: there are GPUs, but too few.
+        UserError: there are too few.
     """
-    resources, each = trials[0].workload.resources, _gpus(trials)
+    resources, each = trials[0].workload.resources, gpus_of(trials)
     there = ray.cluster_resources().get("GPU", 0)
-    if 0 < there < each * resources.data_parallel:
+    if there < each * resources.data_parallel:
         raise UserError(
             f"a trial takes {resources.data_parallel} processes (resources.data_parallel) of {each:g} GPUs "
-            f"(resources.gpus, resources.teacher_gpus), and there are {there:g}: lower one in the workload"
+            f"(resources.gpus, resources.teacher_gpus), and there are {there:g}: lower one in the workload, or "
+            "give --cpu"
         )
 
 

@@ -93,6 +93,7 @@ VALUES = {
     "--sequences": "5",
     "--sizes": "1x2",
     "--steps": "3",
+    "--teacher": "online",
     "--threads": "1",
     "--to": "there",
     "--track": "none",

@@ -86,3 +86,11 @@ def _targets(strategy: Method, workload: Workload, sequences: int) -> Cached:
     lengths = 1 if draws.draws < 1 << 8 else 2
     num_bytes = positions * draws.draws * record + sequences * length * lengths
     return Cached(kind="sampled", what=what, num_bytes=num_bytes, at_most=True)
+
+
+def size_of(num_bytes: int) -> str:
+    """Write a size as disks are sold: TB, GB, MB or kB of powers of ten, to three digits."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"

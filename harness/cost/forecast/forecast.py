@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.config import Method, Workload
+from harness.config import Method, Strategy, Workload
 from harness.config.errors import UserError
-from harness.config.expand import load_grid, presets
+from harness.config.expand import load_grid, presets, taught
 from harness.config.legality import check, kept_samples
 from harness.config.workloads import load_workload
 from harness.cost.accounting import GIB
@@ -127,6 +127,7 @@ def make_forecast(
     grid: Path | None,
     workload: str | None,
     *,
+    teacher: str | None = None,
     gpu: Gpu | None,
     mfu: float = MFU,
     results: Results,
@@ -138,6 +139,7 @@ def make_forecast(
     Args:
         grid: a grid file; the paper's main rows if None.
         workload: instead of the grid's.
+        teacher: `online` for every strategy that would read the teacher's cached states.
         gpu: what it would run on.
         mfu: the share of the GPU's peak that is taken to be reached, in (0, 1].
         results: where packed text is looked for; with it, operations are exact.
@@ -151,7 +153,7 @@ def make_forecast(
     """
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu is a share of the GPU's peak, in (0, 1]; it is {mfu:g}")
-    loaded, trials, name = _trials(grid, workload)
+    loaded, trials, name = _trials(grid, workload, teacher)
     tokens = _packed(loaded, results)
     by_label = {trial.strategy.label: [each for each in trials if each.strategy == trial.strategy] for trial in trials}
     rows, steps = [], dict[str, Footprint]()
@@ -185,14 +187,19 @@ def _existing(folder: Path) -> Path:
     return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
 
 
-def _trials(grid: Path | None, workload: str | None) -> tuple[Workload, list[Trial], str]:
+def _trials(grid: Path | None, workload: str | None, teacher: str | None) -> tuple[Workload, list[Trial], str]:
     if grid is None and workload is None:
         raise UserError("harness plan takes a grid file, or --workload NAME for the paper's main strategies on it")
     question = None if grid is None else load_grid(grid)
     loaded = load_workload(workload or (question.workload if question is not None else ""))
     if question is not None:
+        if teacher is not None:
+            question = question.model_copy(update={"strategies": taught(question.strategies, teacher)})
         return loaded, make_trials(question, loaded, {}), question.name
-    strategies = [presets()[name] for name in PRESETS if loaded.teacher is not None] or [presets()["sft"]]
+    strategies: Sequence[Strategy] = [presets()[name] for name in PRESETS if loaded.teacher is not None]
+    strategies = strategies or [presets()["sft"]]
+    if teacher is not None:
+        strategies = taught(strategies, teacher)
     for strategy in strategies:
         check(strategy, loaded)
     trials = [

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from harness.config import Choice, Method, Optimisation, Position, Workload
 from harness.cost.accounting import ACTIVATIONS, Entry, Ledger, adam8bit_bytes, bytes_of, states_of, take_step
-from harness.cost.rig import Rig, Setting, make_rig
+from harness.cost.rig import Setting, make_rig
 from harness.cost.shapes import Pair, build, shapes_only
 from harness.cost.variants import Variant
-from harness.distill.optimiser import make_optimiser
+from harness.distill.optimiser import MasterWeights, make_optimiser
 from harness.distill.shards import ShardedOptimiser
 from harness.models import DTYPES, layers_of, trunk
 from harness.models.shapes import configuration
@@ -65,8 +65,7 @@ def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Foo
         rig = make_rig(variant, setting)
         ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
         # States of 8 bits are entered by their size: they may not be installed here, and what they take is known.
-        optimiser = make_optimiser(rig.core.parameters, workload.optimisation.model_copy(update={"optimiser": "adamw"}))
-        assert not isinstance(optimiser, ShardedOptimiser), "one process counts for all"
+        optimiser = _stand_in(rig.core.parameters, workload)
         states = states_of(optimiser, rig.core.parameters)
         over, layers = 1, list[torch.nn.Module]()
         if workload.resources.shard_student:
@@ -75,7 +74,7 @@ def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Foo
         ledger.register(states, "optimizer", "student", over=over)
         ledger.register(sharded, "parameters", "student", over=over)
         take_step(rig, optimiser, ledger)
-        state = _state_bytes(states, rig, workload.optimisation)
+        state = _state_bytes(states, rig.core.parameters, workload.optimisation)
         shared_out = bytes_of(*sharded)
         return _read(
             ledger,
@@ -86,6 +85,22 @@ def footprint(strategy: Method, workload: Workload, *, fake: bool = True) -> Foo
             checkpoint=state + bytes_of(*rig.core.parameters),
             fetched=_fetched(layers),
         )
+
+
+def checkpoint_size(workload: Workload) -> int:
+    """Return the bytes of an unfinished trial's checkpoint, but for a projection of features, without taking a step."""
+    pair = setting_of(workload).pair
+    with shapes_only(fake=True):
+        student = build(pair.student, dtype=pair.dtype, lora=workload.lora)
+        parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        states = states_of(_stand_in(parameters, workload), parameters)
+        return _state_bytes(states, parameters, workload.optimisation) + bytes_of(*parameters)
+
+
+def _stand_in(parameters: Sequence[torch.nn.Parameter], workload: Workload) -> torch.optim.Optimizer | MasterWeights:
+    optimiser = make_optimiser(parameters, workload.optimisation.model_copy(update={"optimiser": "adamw"}))
+    assert not isinstance(optimiser, ShardedOptimiser), "one process counts for all"
+    return optimiser
 
 
 def _fetched(layers: Sequence[torch.nn.Module]) -> int:
@@ -172,12 +187,12 @@ def setting_of(workload: Workload, *, device: str = "cpu", whole: bool = False) 
     )
 
 
-def _state_bytes(states: list[Tensor], rig: Rig, optimisation: Optimisation) -> int:
+def _state_bytes(states: Sequence[Tensor], parameters: Sequence[torch.nn.Parameter], optimisation: Optimisation) -> int:
     """Return what the optimiser really keeps, 8-bit states in the place of those that stood for them."""
     if optimisation.optimiser == "adamw":
         return bytes_of(*states)
-    masters = 4 * sum(each.numel() for each in rig.core.parameters) if optimisation.master_weights else 0
-    return masters + adam8bit_bytes(rig.core.parameters)
+    masters = 4 * sum(each.numel() for each in parameters) if optimisation.master_weights else 0
+    return masters + adam8bit_bytes(parameters)
 
 
 def _read(ledger: Ledger, *, state: int, teacher: int, parameters: int, checkpoint: int, fetched: int) -> Footprint:

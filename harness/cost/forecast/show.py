@@ -9,6 +9,7 @@ from rich.table import Table
 from harness.config.errors import UserError
 from harness.cost.accounting import GIB
 from harness.cost.forecast.calibrate import measure_step_s
+from harness.cost.forecast.disk import size_of
 from harness.cost.forecast.forecast import Forecast, Row, make_forecast
 from harness.cost.forecast.gpus import gpu_named, usable_gib
 from harness.records.layout import Results
@@ -21,6 +22,7 @@ def forecast_and_print(
     grid: Path | None,
     workload: str | None,
     *,
+    teacher: str | None = None,
     gpu: str | None,
     mfu: float,
     results: Results,
@@ -33,6 +35,7 @@ def forecast_and_print(
         console: where to print.
         grid: a grid file; the paper's main rows if None.
         workload: instead of the grid's.
+        teacher: `online` for every strategy that would read the teacher's cached states.
         gpu: a GPU of the table; hours and what fits are left out if None.
         mfu: the share of its peak that is taken to be reached.
         results: where packed text is looked for.
@@ -49,6 +52,7 @@ def forecast_and_print(
         found = make_forecast(
             grid,
             workload,
+            teacher=teacher,
             gpu=None if gpu is None else gpu_named(gpu),
             mfu=mfu,
             results=results,
@@ -117,15 +121,15 @@ def _lines(found: Forecast) -> list[str]:
         verdict = "" if fits else ", which does not fit"
         lines.append(f"Building the teacher's caches takes {_gib(found.cache_bytes)} GiB{verdict}.")
     disk = sorted(found.disk.values(), key=lambda each: -each.num_bytes)
-    parts = [f"{each.kind} {'at most ' if each.at_most else ''}{_size(each.num_bytes)}" for each in disk]
-    lines.append(f"On disk {_size(sum(each.num_bytes for each in disk))}: {', '.join(parts)}.")
+    parts = [f"{each.kind} {'at most ' if each.at_most else ''}{size_of(each.num_bytes)}" for each in disk]
+    lines.append(f"On disk {size_of(sum(each.num_bytes for each in disk))}: {', '.join(parts)}.")
     if sum(each.num_bytes for each in disk) > found.free_bytes:
         lines.append(
-            f"Only {_size(found.free_bytes)} are free there. A strategy with `teacher: online` stores no hidden states "
+            f"Only {size_of(found.free_bytes)} are free there. `--teacher online` stores no hidden states "
             "and runs the teacher in every trial; `teacher: sampled` (class policy rs) stores draws instead."
         )
     largest = max((row.memory.checkpoint for row in found.rows if row.memory is not None), default=0)
-    lines.append(f"A trial that is under way has a checkpoint of up to {_size(largest)} besides.")
+    lines.append(f"A trial that is under way has a checkpoint of up to {size_of(largest)} besides.")
     others = sum(found.fits(row) is False for row in found.rows) - 1
     for row in found.rows:
         if row.changes:
@@ -138,10 +142,3 @@ def _lines(found: Forecast) -> list[str]:
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.3g}"
-
-
-def _size(num_bytes: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes / 1e3:.3g} kB"
