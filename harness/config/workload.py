@@ -223,7 +223,8 @@ class Resources(Frozen):
         dtype: of weights and activations; statistics and losses are float32 at least.
         logit_memory_mib: ceiling of what one chunk of logits and its temporaries may occupy.
         checkpoint_activations: whether the student's backward pass computes activations anew instead of keeping them.
-        compile: whether the numbers of a chunk are computed by kernels that torch.compile makes.
+        compile: whether the numbers of a chunk are computed by kernels that torch.compile makes; `peak_gib.step` is
+            left out of the record then.
         arithmetic: which of a processor's instructions the libraries use (`harness.config.arithmetic`): `pinned` to
             AVX2, for the same digits on every machine of a vendor, `compatible` for both vendors', slower, or `native`.
     """

@@ -144,9 +144,13 @@ def weighted_loss(compared: Compared) -> Float[Tensor, ""]:
     return result
 
 
-@functools.cache
 def compiled_losses() -> RowLosses:
-    """Return `row_losses` as kernels that torch.compile makes at their first use, for any number of rows."""
+    """Return `row_losses` as kernels that torch.compile makes at their first use, for any number of rows.
+
+    What this process has compiled before is forgotten: of one function so many variants are kept, and the criteria of a
+    grid are more; the rest would run uncompiled, without a word.
+    """
+    torch._dynamo.reset()
     # Its noise relies on integers that wrap, which generated kernels refuse.
     target_of = torch.compiler.disable(make_target)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from harness.config.annotations import PreTrainedModel
 from harness.data.tokens import Batch
-from harness.distill.compare import ClassCount
+from harness.distill.compare import ClassCount, row_losses
 from harness.distill.feature import feature_loss
 from harness.distill.group import ALONE, Group
-from harness.distill.loss import Compared, HeadGradient, add_gradients, compiled_losses, dense_loss
+from harness.distill.loss import Compared, HeadGradient, RowLosses, add_gradients, dense_loss
 from harness.distill.objective import Objective
 from harness.distill.observe import Observer, Seen
 from harness.distill.shards import own
@@ -65,7 +65,7 @@ class Core:
         targets: returns ready-made sparse targets, so that the loss reads no teacher; None to make them chunk by chunk.
         scorer: the student as it was before training, where positions are scored by that; None for the one in training.
         projection: maps the student's hidden states to the teacher's size; None for an objective without that branch.
-        compile: whether the losses of a chunk come from compiled kernels.
+        losses: `row_losses`, or `compiled_losses()` of this trial.
         group: the processes that share every global batch, and the student where they are `sharded`.
     """
 
@@ -78,7 +78,7 @@ class Core:
     targets: Targets | None = None
     scorer: PreTrainedModel | None = None
     projection: torch.nn.ModuleList | None = None
-    compile: bool = False
+    losses: RowLosses = row_losses
     group: Group = ALONE
 
     @property
@@ -243,8 +243,7 @@ def _select_globally(
 def _add_gradients(core: Core, compared: Sequence[Compared], branch: Tensor | None, tally: Tally) -> Tensor:
     """Return the undivided loss of a micro-batch, of all its parts, and add its gradients to the student's."""
     counted = ClassCount()
-    losses = compiled_losses() if core.compile else compared[0].losses
-    compared = [replace(part, losses=losses, on_target=counted.add) for part in compared]
+    compared = [replace(part, losses=core.losses, on_target=counted.add) for part in compared]
     tally.student_trained += sum(len(part.rows) for part in compared)
     tally.teacher_rows += sum(len(part.rows) for part in compared if part.rows.teacher is not None)
     if core.objective.strategy.flow == "dense":

@@ -14,9 +14,11 @@ from harness.config import ModelSource
 from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.encode import token_text
+from harness.distill.compare import row_losses
 from harness.distill.diagnostics import Watch
 from harness.distill.feature import make_projection
 from harness.distill.group import ALONE, Group
+from harness.distill.loss import compiled_losses
 from harness.distill.rollout import Writer
 from harness.distill.shards import Weights, assemble, shard
 from harness.distill.state import Resumable
@@ -91,8 +93,7 @@ class Trained:
         training: counts, curve and the policy's state.
         flops: operations by purpose, of all processes together.
         watch: diagnostics, None without.
-        live: bytes of tensors in the first step, None if not in one process: what a sharded student's layers fetch and
-            drop is not seen.
+        live: bytes of tensors in the first step, None where not all are seen: layers are sharded, or losses compiled.
     """
 
     model: PreTrainedModel
@@ -217,6 +218,8 @@ def train_student(
     if workload.resources.checkpoint_activations:
         models.compute_activations_anew(model)
     live = LiveBytes()
+    # What sharded layers fetch and compiled kernels write is not seen there, and nothing is compiled inside it.
+    counted = not (group.sharded or workload.resources.compile)
     watch = _watch(trial, core, loaded, live)
     with clock.phase("train"):
         training = train(
@@ -227,7 +230,7 @@ def train_student(
             filtered=trial.method.filtered,
             device=loaded.device,
             on_step=on_step,
-            meter=None if group.sharded else live,
+            meter=live if counted else None,
             observer=watch,
             keeper=None if keep is None else keep(loaded.device, _parts(clock, live, watch, core), group),
             writer=_writer(trial, loaded),
@@ -239,7 +242,7 @@ def train_student(
         training=training,
         flops=_price(trial, training, inputs, chosen),
         watch=watch,
-        live=None if group.sharded else live,
+        live=live if counted else None,
     )
 
 
@@ -273,7 +276,7 @@ def _core(trial: Trial, loaded: Loaded, taught: Taught, group: Group) -> Core:
         targets=taught.targets.read if taught.targets is not None else None,
         scorer=scorer,
         projection=projection,
-        compile=trial.workload.resources.compile,
+        losses=compiled_losses() if trial.workload.resources.compile else row_losses,
         group=group,
     )
 
