@@ -171,7 +171,7 @@ def plan(
         typer.Option(help="What would it take on this GPU? Hours, memory, disk, from shapes alone.", metavar="NAME"),
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="Share of the GPU's peak that training reaches; 0.35 if left out.")
+        float | None, typer.Option(help="Share of the GPU's peak that training reaches; 0.2 if left out.")
     ] = None,
     calibrate: Annotated[
         int, typer.Option(help="Train so many steps on the device that is here, and predict from them.", min=0)

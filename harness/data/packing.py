@@ -168,8 +168,7 @@ def check_known(ids: list[int], tokenizer: PreTrainedTokenizerBase, named: str) 
     Raises:
         UserError: there is one; names the place.
     """
-    beyond = [token for token in ids if not 0 <= token < len(tokenizer)]
-    if beyond:
-        raise UserError(
-            f"{named}: the tokenizer gives token {beyond[0]}, which is outside its vocabulary of {len(tokenizer)}"
-        )
+    size = len(tokenizer)  # counts added tokens anew each time
+    if ids and not 0 <= min(ids) <= max(ids) < size:
+        beyond = next(token for token in ids if not 0 <= token < size)
+        raise UserError(f"{named}: the tokenizer gives token {beyond}, which is outside its vocabulary of {size}")

@@ -1,5 +1,6 @@
 """Where a trial computes, and how much of it at a time."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,13 @@ _LIVE_COPIES = 14
 def device_of(workload: Workload) -> str:
     """Return where a trial computes: a GPU if the workload asks for one and there is one."""
     return "cuda" if workload.resources.gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def release_memory() -> None:
+    """Give back what models that are no longer used held, so that other processes find a GPU as they expect it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def chunk_rows(vocab_size: int, logit_memory_mib: int, itemsize: int = 4) -> int:

@@ -74,6 +74,8 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     env = {"TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} | arithmetic.environment()
+    # Chunks of logits differ in size, and blocks of fixed sizes would not be used again.
+    env["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if address is None:
         # The processes of a trial listen where Ray does.
         env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = loopback_interface()
@@ -333,7 +335,8 @@ def build_together(
             ray.cancel(each, force=True)
 
 
-@ray.remote(max_retries=_RETRIES)
+# A process ends with its one call: where GPUs are asked for by `.options`, Ray keeps it, and what it holds on them.
+@ray.remote(max_retries=_RETRIES, max_calls=1)
 def _build(part: JointBuild, numbers: Sequence[int], results: Results) -> None:
     torch.set_num_threads(part.workload.resources.cpus)
     build_part(part, numbers, results=results)

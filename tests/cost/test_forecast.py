@@ -210,7 +210,10 @@ def test_what_does_not_fit_says_what_would(
     changes = {each.what: each for each in tight.rows[most].changes}
     assert not changes["optimisation.micro_batch_size: 1"].fits
     assert changes["optimisation.micro_batch_size: 1"].gib < tight.rows[most].memory.total / GIB  # type: ignore[union-attr]
-    assert changes["--gpu l4"].fits
+    assert changes["--gpu t4"].fits, "which has float32"
+    half = changed(load_workload(longer), resources__dtype="bfloat16")
+    told = changes_that_help(presets()["full_kd"], half, tight.rows[most].memory, none)  # type: ignore[arg-type]
+    assert "--gpu a10" in {each.what for each in told}, "the smallest with bfloat16"
     print_forecast(console, tight)
     printed = capsys.readouterr().out
     assert "does not fit. In GiB: optimisation.micro_batch_size: 1 gives" in printed
@@ -250,7 +253,11 @@ def test_the_table_of_gpus_is_in_order() -> None:
     assert gpu_named("h100").peak("bfloat16") == 989.4e12
     assert usable_gib(gpu_named("h100")) < gpu_named("h100").memory_gib < usable_gib(gpu_named("h200"))
     for gpu in GPUS.values():
-        assert gpu.tflops["bfloat16"] > gpu.tflops["float32"] >= gpu.tflops["float64"] > 0
+        has_bfloat16 = gpu.name != "t4"
+        assert (gpu.tflops["bfloat16"] > gpu.tflops["float32"]) == has_bfloat16
+        assert gpu.tflops["float32"] >= gpu.tflops["float64"] > 0
+    with pytest.raises(UserError, match="t4 has no bfloat16 arithmetic to speak of"):
+        gpu_named("t4").peak("bfloat16")
     with pytest.raises(UnknownNameError, match="h100"):
         gpu_named("h10")
 

@@ -1,19 +1,24 @@
 """Scores stored before training: the same as computed while training, without the teacher's head at every position."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import caches_in
 from rich.console import Console
 
 from harness.cost.forecast.disk import caches
 from harness.distill.objective import compile_strategy
+from harness.models.devices import release_memory
 from harness.records.layout import Results
 from harness.records.record import Record
 from harness.run.plan import make_plan
 from harness.run.prepare import prepare_plan
+from harness.teacher import live
 from harness.teacher.kinds.scores import SignalScores
 from harness.trial.execute import run_trial
 from harness.trial.flops import predict_flops
@@ -126,10 +131,24 @@ def test_predictions_hold(signal: str, make_trial: Callable[..., Trial], tmp_pat
     assert predicted.num_bytes == pytest.approx(record.cost.disk_bytes["scores"], rel=0.05)
 
 
-def test_a_run_scores_before_its_trials_start(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
+def test_a_run_scores_before_its_trials_start_and_lets_go_of_the_teacher(
+    make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_trial()
+    models: list[weakref.ref[torch.nn.Module]] = []
+    load = live.models.load_model
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(live.models, "load_model", noted)
     plan = make_plan(tmp_path / "question.yaml", Results(tmp_path / "results"))
     prepare_plan(plan, Results(tmp_path / "results"), Console(quiet=True))
     assert len(list((tmp_path / "results" / "cache").glob("scores-*"))) == 1
+    release_memory()
+    assert models
+    assert not any(model() is not None for model in models)
     trial = plan.trials[0]
     assert trial.id != replace(trial, strategy=trial.strategy.model_copy(update={"teacher": "online"})).id

@@ -74,7 +74,11 @@ def changes_that_help(strategy: Method, workload: Workload, found: Footprint, gp
     )
     changes += islice((each for each in shared_out if each.fits), 1)
     helpful = [each for each in changes if each.gib < found.total / GIB]
-    larger = sorted((other.memory_gib, name) for name, other in GPUS.items() if usable_gib(other) * GIB >= found.total)
+    larger = sorted(
+        (other.memory_gib, name)
+        for name, other in GPUS.items()
+        if usable_gib(other) * GIB >= found.total and other.tflops[resources.dtype]
+    )
     if larger:
         helpful.append(Change(what=f"--gpu {larger[0][1]}", gib=found.total / GIB, fits=True))
     return tuple(helpful)
