@@ -15,9 +15,11 @@ from harness.cli.evaluate import evaluate
 from harness.cli.new import new_app
 from harness.cli.reproduce import reproduce
 from harness.cli.shared import (
+    AcceptCheckpoints,
     Address,
     Deterministic,
     DiagnosticsEvery,
+    Fresh,
     GridFile,
     HowTaught,
     MirrorUri,
@@ -25,6 +27,7 @@ from harness.cli.shared import (
     Only,
     Pdf,
     Plugins,
+    Rebuild,
     Reports,
     ResultsFolder,
     Sample,
@@ -84,12 +87,9 @@ def run(
     teacher: HowTaught = None,
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start the chosen trials over; what they have goes to results/trash.")
-    ] = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Start trials over whose record or checkpoint is damaged.")
-    ] = False,
+    fresh: Fresh = False,
+    rebuild: Rebuild = False,
+    accept_checkpoints: AcceptCheckpoints = False,
     checkpoint_every: Annotated[
         str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
     ] = "10m",
@@ -127,6 +127,7 @@ def run(
         trackers=parse_trackers(track or ("tensorboard",)),
         fresh=fresh,
         rebuild=rebuild,
+        accept_checkpoints=accept_checkpoints,
         cpu=cpu,
         pdf=pdf,
     )

@@ -23,6 +23,14 @@ Plugins = Annotated[
 ResultsFolder = Annotated[Path, typer.Option(help="Where trials and caches are kept.", metavar="DIR")]
 
 GridFile = Annotated[Path, typer.Argument(help="Grid file, e.g. grids/position_axis.yaml.", metavar="GRID")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start the chosen trials over; what they have goes to results/trash.")
+]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Start trials over whose record or checkpoint is damaged.")]
+AcceptCheckpoints = Annotated[
+    bool,
+    typer.Option("--accept-checkpoints", help="Go on from another GPU's or torch's checkpoints, to other last digits."),
+]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
 Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
 Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]

@@ -181,12 +181,14 @@ class History(_Frozen):
         resumed_at: steps after which training went on from a checkpoint, in order.
         micro_batch_sizes: sequences per forward pass, in the order used. More than one, or one below the workload's,
             after running out of memory: sums are then rounded in another order, in the last bits.
+        accepted: what differed where training went on from another machine's checkpoint, as the user allowed.
     """
 
     attempts: int = 1
     failures: tuple[str, ...] = ()
     resumed_at: tuple[int, ...] = ()
     micro_batch_sizes: tuple[int, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 class Record(_Frozen):

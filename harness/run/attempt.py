@@ -137,13 +137,14 @@ def _keeper(
     return Keeper(
         results,
         trial=trial.id,
-        conditions=conditions(trial, options),
+        conditions=conditions(trial, options) | machine_conditions(trial),
         interval=options.checkpoint_every,
         micro_batch_size=trial.workload.optimisation.micro_batch_size,
         device=device,
         parts=parts,
         stop=stop,
         group=group,
+        accept=options.accept_checkpoints,
     )
 
 
@@ -172,19 +173,22 @@ def lock_name(trial_id: str) -> str:
 
 
 def conditions(trial: Trial, options: Options) -> dict[str, str]:
-    """Return what a trial's last bits depend on besides its id; a checkpoint of other ones is not gone on from."""
-    resources, device = trial.workload.resources, device_of(trial.workload)
-    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    """Return what a trial's last bits depend on besides its id and the machine."""
+    resources = trial.workload.resources
     return {
         "core": core_digest(),
-        "torch": version("torch"),
         "transformers": version("transformers"),
-        "device": f"{device} {kind}",
         "deterministic": str(options.deterministic),
         "diagnostics": "none" if trial.diagnostics is None else trial.diagnostics.model_dump_json(),
-        **{name: str(value) for name, value in resources.model_dump(exclude={"gpus", "dtype"}).items()},
-        "arithmetic": described(device),
+        **{name: str(value) for name, value in resources.model_dump(exclude={"gpus", "dtype", "arithmetic"}).items()},
     }
+
+
+def machine_conditions(trial: Trial) -> dict[str, str]:
+    """Return what a trial's last bits depend on of the machine that computes: this one."""
+    device = device_of(trial.workload)
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    return {"torch": version("torch"), "device": f"{device} {kind}", "arithmetic": described(device)}
 
 
 def record_lost(trial: Trial, results: Results, reason: Reason, error: BaseException) -> None:
@@ -263,6 +267,7 @@ def _history(earlier: Record | None, trial: Trial, keepers: list[Keeper]) -> His
     attempt = History(
         resumed_at=keepers[-1].resumed_at if keepers else (),
         micro_batch_sizes=keepers[-1].micro_batch_sizes if keepers else (size,) if trial.strategy.train else (),
+        accepted=keepers[-1].accepted if keepers else (),
     )
     if earlier is None or earlier.failure is None:
         return attempt

@@ -21,8 +21,8 @@ _SECONDS_FOR_A_LOCK = 1.0
 def resolve_leftovers(plan: Plan, results: Results, console: Console, options: Options) -> None:
     """Look at records and checkpoints that an earlier run left of the trials to run, before anything is started.
 
-    A checkpoint that is whole stays, and its trial goes on from it; what is started over moves to
-    the trash.
+    A checkpoint that is whole stays, and its trial goes on from it; what is started over moves to the trash. Whether it
+    is of this machine is for the worker to say: this one may have no GPU.
 
     Raises:
         UserError: a checkpoint is damaged and nobody asked to rebuild; or another process runs the trial.

@@ -23,6 +23,7 @@ class Options:
         trackers: what shows losses and metrics while trials run: `TRACKERS`.
         fresh: start over: records and checkpoints of the chosen trials go to the trash.
         rebuild: the same for damaged records and checkpoints only; without it they are refused.
+        accept_checkpoints: go on from checkpoints of another machine (GPU, torch, arithmetic); the record says so.
         cpu: whether trials are to train on the CPU, although their workload asks for a GPU.
         pdf: whether the report's figures are written as PDF too.
     """
@@ -35,6 +36,7 @@ class Options:
     trackers: tuple[str, ...] = ("tensorboard",)
     fresh: bool = False
     rebuild: bool = False
+    accept_checkpoints: bool = False
     cpu: bool = False
     pdf: bool = False
 

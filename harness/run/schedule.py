@@ -78,10 +78,17 @@ def second_attempt(trial: Trial, failed: Mapping[str, Failed]) -> Trial | None:
     multiple = resources.data_parallel if resources.shard_student else 1
     halved = range(1, settings.micro_batch_size // 2 + 1)
     sizes = [size for size in halved if settings.batch_size % (size * multiple) == 0]
-    if not sizes:
+    evaluation = trial.workload.evaluation
+    if not sizes and evaluation.batch_size == 1:
         return None
-    smaller = settings.model_copy(update={"micro_batch_size": sizes[-1]})
-    return replace(trial, workload=trial.workload.model_copy(update={"optimisation": smaller}))
+    # Which of the two ran out is not known, and neither changes what is computed.
+    changes = {
+        "optimisation": settings.model_copy(
+            update={"micro_batch_size": sizes[-1] if sizes else settings.micro_batch_size}
+        ),
+        "evaluation": evaluation.model_copy(update={"batch_size": max(evaluation.batch_size // 2, 1)}),
+    }
+    return replace(trial, workload=trial.workload.model_copy(update=changes))
 
 
 def _fit(relay: "_Relay", options: Options, storage: Path, loggers: Sequence[tune.Callback]) -> None:

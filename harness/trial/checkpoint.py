@@ -36,6 +36,8 @@ from harness.records.layout import Results
 _REMEDY = "`harness run GRID --rebuild` moves it to results/trash and starts its trial over"
 _STATE, _TENSORS = "state.json", "tensors.safetensors"
 _COPIED = ("student", "optimiser")
+# Conditions that are of the machine on which training goes on, which need not be the one that asks.
+MACHINE = ("arithmetic", "device", "torch")
 # Saving takes at most one part in so many of the time, whatever the interval.
 _SECONDS_PER_SECOND_SAVED = 20.0
 
@@ -53,6 +55,7 @@ class State(Sealed):
         conditions: what the last bits of the result depend on; compared when training goes on.
         resumed_at: steps after which training went on from earlier checkpoints.
         micro_batch_sizes: sequences per forward pass, in the order used.
+        accepted: conditions that differed where training went on all the same.
         parts: the state of every part, taken apart.
         files: the tensors' file.
     """
@@ -63,6 +66,7 @@ class State(Sealed):
     conditions: dict[str, str]
     resumed_at: tuple[int, ...]
     micro_batch_sizes: tuple[int, ...]
+    accepted: tuple[str, ...] = ()
     parts: Any
     files: dict[str, File]
 
@@ -112,11 +116,14 @@ def find(results: Results, trial: str) -> tuple[Path, State] | None:
     return newest, state
 
 
-def check(results: Results, trial: str, conditions: Mapping[str, str]) -> int | None:
+def check(results: Results, trial: str, conditions: Mapping[str, str], *, accept: bool = False) -> int | None:
     """Check every byte of a trial's newest checkpoint and return its step; None if there is none.
 
+    Conditions of the machine are compared if they are given and not to be accepted as they are: only where training
+    goes on are they known.
+
     Raises:
-        UserError: it is damaged; names the file.
+        UserError: it is damaged, or of another machine; names the file.
         StaleError: it was made under other conditions; names the first that differs.
     """
     newest = find(results, trial)
@@ -127,11 +134,20 @@ def check(results: Results, trial: str, conditions: Mapping[str, str]) -> int | 
         problem = file.problem_at(path / name)
         if problem is not None:
             raise UserError(f"checkpoint {path / name} {problem}; {_REMEDY}")
-    for name in sorted(conditions.keys() | state.conditions.keys()):
-        then, now = state.conditions.get(name), conditions.get(name)
-        if then != now:
-            raise StaleError(f"checkpoint {path} was made with {name} {then}, and now it is {now}")
+    here = not accept and not conditions.keys().isdisjoint(MACHINE)
+    for name, then, now in _differing(state, conditions):
+        said = f"checkpoint {path} was made with {name} {then}, and now it is {now}"
+        if name not in MACHINE:
+            raise StaleError(said)
+        if here:
+            raise UserError(f"{said}; --accept-checkpoints goes on from it, to other last digits, --fresh starts over")
     return state.step
+
+
+def _differing(state: State, conditions: Mapping[str, str]) -> list[tuple[str, str | None, str | None]]:
+    """Return the conditions that differ, by name, with what they were and are."""
+    both = ((name, state.conditions.get(name), conditions.get(name)) for name in conditions.keys() | state.conditions)
+    return sorted(each for each in both if each[1] != each[2])
 
 
 class Keeper:
@@ -140,6 +156,7 @@ class Keeper:
     Attributes:
         resumed_at: steps after which training went on from a checkpoint, this time included.
         micro_batch_sizes: sequences per forward pass, in the order used, this time included.
+        accepted: conditions of the machine that differed, and with which training went on all the same.
     """
 
     def __init__(
@@ -154,16 +171,19 @@ class Keeper:
         parts: Mapping[str, Resumable],
         stop: Callable[[], bool],
         group: Group = ALONE,
+        accept: bool = False,
     ) -> None:
         """Keep checkpoints of the trial of an id.
 
         `conditions` are what the last bits of the result depend on; `parts` are saved beside what training adds.
         `stop` is asked after every step whether to save and stop. Of a group the first process saves, with what the
-        others have where the student is sharded; restored tensors go to `device`.
+        others have where the student is sharded; restored tensors go to `device`. `accept` goes on from another
+        machine's checkpoint.
         """
         self.resumed_at: tuple[int, ...] = ()
         self.micro_batch_sizes: tuple[int, ...] = (micro_batch_size,)
-        self._results, self._trial, self._conditions = results, trial, dict(conditions)
+        self.accepted: tuple[str, ...] = ()
+        self._results, self._trial, self._conditions, self._accept = results, trial, dict(conditions), accept
         self._folder = results.checkpoints(trial)
         self._interval, self._device, self._stop = interval, device, stop
         self._parts: dict[str, Resumable] = {**parts, "generators": Generators(device)}
@@ -174,13 +194,13 @@ class Keeper:
         """Add parts, and bring all back to the newest checkpoint if there is one.
 
         Raises:
-            UserError: the checkpoint is damaged; names the file.
+            UserError: the checkpoint is damaged, or of another machine; names the file.
             StaleError: it was made under other conditions, or holds other parts.
         """
         self._parts |= parts
         if self._group.rank == 0:
             clear_litter(self._folder)
-        if check(self._results, self._trial, self._conditions) is None:
+        if check(self._results, self._trial, self._conditions, accept=self._accept) is None:
             return
         newest = find(self._results, self._trial)
         assert newest is not None, "just checked"
@@ -193,6 +213,10 @@ class Keeper:
             device = "cpu" if name in _COPIED else self._device
             part.load_state_dict(put_together(saved[name], tensors, device))
         self.resumed_at = (*state.resumed_at, state.step)
+        lines = (
+            f"step {state.step}: {name} {then} -> {now}" for name, then, now in _differing(state, self._conditions)
+        )
+        self.accepted = (*state.accepted, *lines)
         if state.micro_batch_sizes[-1:] == self.micro_batch_sizes:
             self.micro_batch_sizes = state.micro_batch_sizes
         else:
@@ -255,6 +279,7 @@ class Keeper:
                     conditions=self._conditions,
                     resumed_at=self.resumed_at,
                     micro_batch_sizes=self.micro_batch_sizes,
+                    accepted=self.accepted,
                     parts=parts,
                     files={_TENSORS: File(bytes=size, sha256=checksum(partial / _TENSORS))},
                 )

@@ -191,6 +191,8 @@ def test_a_second_attempt_has_micro_batches_for_all_processes(
     again = second_attempt(trial, {trial.id: Failed(reason="memory", line="no room")})
     assert again is not None
     assert again.workload.optimisation.micro_batch_size == size
+    assert (trial.workload.evaluation.batch_size, again.workload.evaluation.batch_size) == (4, 2)
+    assert again.id == trial.id
 
 
 @pytest.mark.parametrize(

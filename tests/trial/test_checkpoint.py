@@ -11,6 +11,7 @@ import torch
 from conftest import Asked, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from safetensors.torch import load_file
 from sampling import cycled, sampled
 
@@ -309,3 +310,27 @@ def test_a_trial_with_states_of_eight_bits_that_fails_goes_on_to_the_same_weight
     ours, theirs = (load_file(each.student(eight_bits.id) / "model.safetensors") for each in (cut, through))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_gpu_workers_checkpoint_stays_where_the_driver_has_none_and_is_gone_on_from_if_accepted(
+    workload_file: Path, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.run import attempt
+    from harness.run.leftovers import resolve_leftovers
+
+    results, here = Results(tmp_path / "results"), attempt.machine_conditions
+    plan = make_plan(write_grid(["sft"], workload=str(workload_file)), results)
+    trial = plan.todo[0]
+    with monkeypatch.context() as faked:
+        faked.setattr(attempt, "machine_conditions", lambda trial: here(trial) | {"device": "cuda NVIDIA H200"})
+        with pytest.raises(Stopped):
+            run_and_write(trial, results, stop=Asked(2))
+    resolve_leftovers(plan, results, Console(quiet=True), Options())
+    assert find(results, trial.id) is not None
+    device = here(trial)["device"]
+    with pytest.raises(UserError, match=rf"made with device cuda NVIDIA H200, and now it is {device}; --accept"):
+        run_and_write(trial, results)
+    assert find(results, trial.id) is not None
+    record = run_and_write(trial, results, options=Options(accept_checkpoints=True))
+    assert record.history.accepted == (f"step 2: device cuda NVIDIA H200 -> {device}",)
+    assert record.history.resumed_at == (2,)
