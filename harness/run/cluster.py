@@ -80,6 +80,7 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
         # The processes of a trial listen where Ray does.
         env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = loopback_interface()
     common["runtime_env"] = {"env_vars": env}
+    over = threading.Event()
     if address is not None:
         ray.init(address=address, **common)
     else:
@@ -90,25 +91,27 @@ def session(num_cpus: int, address: str | None, scratch: Path) -> Iterator[None]
         with deaf():
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **place, **common)
         own = set(psutil.Process().children()) - before
-        threading.Thread(target=_look_after, args=(own,), daemon=True).start()
+        threading.Thread(target=_look_after, args=(own, over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         ray.shutdown()
 
 
-def _look_after(processes: Collection[psutil.Process]) -> None:
+def _look_after(processes: Collection[psutil.Process], over: threading.Event) -> None:
     """End with Ray's own processes: this one if one of them is killed, and they once this one has let go of them.
 
     Without a node every call of Ray waits, or fails in its own way. Deaf as they are, Ray would wait a second for each.
     """
     needed = [process for process in processes if process.name() in _NODE]
-    while ray.is_initialized():
-        if not all(map(lives, needed)) and ray.is_initialized():
+    while not over.wait(_SECONDS_BETWEEN_SIGNS_OF_LIFE):
+        if not all(map(lives, needed)) and not over.is_set():
             terminal = Console(stderr=True)
             terminal.show_cursor()
             terminal.print(_NODE_LOST, highlight=False, markup=False, soft_wrap=True)
             os._exit(1)
+    while ray.is_initialized():
         time.sleep(_SECONDS_BETWEEN_SIGNS_OF_LIFE)
     for process in processes:
         with suppress(psutil.Error):
