@@ -2,12 +2,15 @@
 
 import importlib
 import inspect
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import typer
 
@@ -40,6 +43,20 @@ CARRIES_OUT = {
     **{f"harness.cost.bench.run.run_{name}": None for name in
        ("paper_scale", "memory", "flops", "scaling", "step", "grid", "storage")},
     "torch.set_num_threads": None,
+    "harness.cli.shared.set_arithmetic": None,
+    "harness.cli.reproduce.set_arithmetic": None,
+    "harness.run.reproduce.read_report": "the report",
+    "harness.run.reproduce.plan_again": ("a plan", {}),
+    "harness.run.reproduce.run_again": (),
+    "harness.analysis.write.reproduced.show": None,
+    "harness.analysis.write.reproduced.write": None,
+    "secrets.randbelow": 4,
+    "harness.models.load_tokenizer": "a tokenizer",
+    "harness.models.load_model": "a model",
+    "harness.models.fingerprint": "a digest",
+    "harness.models.shapes.context_length": 8,
+    "harness.evaluate.evaluation.check_evaluation": None,
+    "harness.evaluate.evaluation.evaluate": SimpleNamespace(metrics={}, tasks={}, items=pd.DataFrame()),
 }  # fmt: skip
 
 # Ways to call a command without an option: each is tried, so that what one way takes cannot be ignored by another.
@@ -48,6 +65,8 @@ CALLS: dict[str, list[list[str]]] = {
     "run": [["g.yaml"]],
     "plan": [["g.yaml"], ["g.yaml", "--gpu", "h100"], ["--workload", "tiny"]],
     "report": [["results/g"], ["reports/g"]],
+    "reproduce": [["reports/g"]],
+    "evaluate": [["model"]],
     "export": [["abc"]],
     "list": [[], ["signals"]],
     "doctor": [[]],
@@ -66,19 +85,25 @@ CALLS: dict[str, list[list[str]]] = {
 # What an option is tried with, and is not by default; none of these is a flag.
 VALUES = {
     "--address": "10.0.0.1:6379",
+    "--arithmetic": "native",
     "--batch-size": "7",
     "--calibrate": "3",
     "--checkpoint-every": "17",
     "--compare": "results/other",
     "--counted": "small",
+    "--data-files": "piqa=rows.jsonl",
     "--destination": "there",
     "--diagnostics": "5",
+    "--dtype": "bfloat16",
+    "--fewshot": "piqa=1",
     "--gpu": "a100",
     "--grid": "other.yaml",
     "--length": "33",
     "--logit-memory-mib": "11",
+    "--max-new-tokens": "ifeval=7",
     "--mfu": "0.5",
     "--mirror": "memory://mirror",
+    "--num-items": "3",
     "--only": "Full KD",
     "--optimizer": "none",
     "--pair": "small",
@@ -86,18 +111,23 @@ VALUES = {
     "--plugin": "mine.py",
     "--reports": "elsewhere",
     "--results": "others",
+    "--revision": "abc",
     "--rounds": "2",
     "--rows": "3",
     "--sample": "2",
+    "--seed": "9",
     "--seeds": "1,2",
     "--sequences": "5",
     "--sizes": "1x2",
     "--steps": "3",
+    "--suite": "piqa",
+    "--table": "there/table",
     "--teacher": "online",
     "--threads": "1",
     "--to": "there",
     "--track": "none",
-    "--workload": "other",
+    "--trials": "2",
+    "--workload": "tiny_math",
 }
 
 
@@ -120,6 +150,8 @@ OPTIONS = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options")
     (folder / "reports" / "g" / "records").mkdir(parents=True)
+    (folder / "reports" / "g" / "manifest.json").write_text(json.dumps({"command": "harness run g.yaml"}))
+    (folder / "g.yaml").write_text("{workload: tiny, strategies: [se_kd]}")
     return folder
 
 
@@ -138,10 +170,9 @@ def outcome(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def writer(name: str, function: Any, result: object) -> Any:
         def write(*args: Any, **kwargs: Any) -> object:
             arguments = inspect.signature(function).bind(*args, **kwargs).arguments
-            # A console is another object each time.
-            calls.append(
-                f"{name}({ {key: value for key, value in arguments.items() if key not in ('console', 'command')} })"
-            )
+            # A console is another object each time, a temporary folder another one.
+            said = {key: value for key, value in arguments.items() if key not in ("console", "command")}
+            calls.append(re.sub(r"(harness-reproduce-)\w+", r"\1", f"{name}({said})"))
             return result
 
         return write
