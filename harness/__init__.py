@@ -1,5 +1,6 @@
 """The harness: grids of strategies, run as trials through one shared distillation core."""
 
+import logging
 import os
 
 from harness.config import arithmetic
@@ -8,3 +9,6 @@ from harness.config import arithmetic
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 arithmetic.begin()
+# transformers imports torchao where it is installed, which says at length what it lacks for kernels not used here.
+for name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(name).setLevel(logging.ERROR)
