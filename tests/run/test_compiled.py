@@ -14,7 +14,8 @@ ENTRIES = ["full_kd", {"preset": "full_kd", "criterion": "reverse_kl", "label": 
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    # -P: beside the script lies tests/strategies.
+    command = [sys.executable, "-P", SCRIPT, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
