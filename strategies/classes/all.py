@@ -18,6 +18,11 @@ def all_classes(*, teacher_logprobs: Float[Tensor, "N V"]) -> SparseTarget:
 
     Args:
         teacher_logprobs: log p.
+
+    Provenance:
+        Code: none: a definition
+        Deviation: none known
+        Test: tests/strategies/test_classes.py::test_keeping_every_class_is_the_forward_kl
     """
     ids = torch.arange(teacher_logprobs.shape[-1], device=teacher_logprobs.device).expand_as(teacher_logprobs)
     return SparseTarget(ids=ids, weight=teacher_logprobs.exp(), log_weight=teacher_logprobs)

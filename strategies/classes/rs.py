@@ -45,6 +45,13 @@ def rs(
         draws: number of draws; the number of distinct classes is smaller.
         proposal: exponent of r, above 0; 1 draws from p itself, less looks further into the tail.
         seed: of the draws. They belong to the data, so that every trial and every cache meets the same ones.
+
+    Provenance:
+        Code: SE-KD3x sekd/training/offline_cache.py:709-726
+        Deviation: of the paper's own code nothing was read: at 9d0f381 its repository, akhilkedia/RandomSamplingKD,
+            announces it. SE-KD's code draws 50 (offline_cache.py:29) and stores 17 bits of a class, which Qwen3's
+            vocabulary exceeds; counts and classes are exact here
+        Test: tests/strategies/test_classes.py::test_the_mean_gradient_over_draws_is_the_full_gradient
     """
     ids, counts = draw(teacher_logprobs, streams(seed, keys), draws=draws, proposal=proposal)
     if proposal == 1.0:

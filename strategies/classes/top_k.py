@@ -27,6 +27,11 @@ def top_k(*, teacher_logprobs: Float[Tensor, "N V"], num: int, renormalise: bool
         num: classes kept, at most the vocabulary.
         renormalise: whether the kept weights are scaled to sum to 1. The sum is then a KL from a sharper teacher:
             never negative, but above 0 where the student equals the teacher.
+
+    Provenance:
+        Code: none: the paper's code is announced, not released
+        Deviation: none known
+        Test: tests/strategies/test_classes.py::test_a_truncated_sum_is_no_divergence
     """
     log_weight, ids = teacher_logprobs.topk(num, dim=-1)
     if renormalise:

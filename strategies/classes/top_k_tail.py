@@ -20,6 +20,11 @@ def top_k_tail(*, teacher_logprobs: Float[Tensor, "N V"], num: int) -> SparseTar
     Args:
         teacher_logprobs: log p.
         num: classes kept, at most the vocabulary; with the whole vocabulary there is no tail.
+
+    Provenance:
+        Code: none: the paper's code is announced, not released
+        Deviation: none known
+        Test: tests/strategies/test_classes.py::test_a_tail_bucket_loses_divergence_but_never_adds_or_turns_negative
     """
     log_weight, ids = teacher_logprobs.topk(num, dim=-1)
     if num == teacher_logprobs.shape[-1]:

@@ -27,6 +27,11 @@ def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarge
     Args:
         teacher_logprobs: log p.
         mass: share of the row's mass, in (0, 1]; 1 keeps every class that adds to the sum in float64.
+
+    Provenance:
+        Code: none: a rule for decoding, used as a target here
+        Deviation: probabilities are not renormalised, as they are where tokens are sampled
+        Test: tests/strategies/test_classes.py::test_top_p_keeps_the_smallest_prefix_that_reaches_the_mass
     """
     log_weight, ids = teacher_logprobs.sort(dim=-1, descending=True, stable=True)
     probs = log_weight.double().exp()

@@ -17,9 +17,8 @@ def akl(
 ) -> Float[Tensor, " N"]:
     """Compare each row by w KL(p || q) + (1 - w) KL(q || p), w being the head's share of sum_v |p - q|.
 
-    The head is the most likely classes while their mass stays within `head`, the first one always. Our readings: no
-    gradient passes through w, and classes as likely as the head's last one are in it too, so that w does not depend on
-    the order of the vocabulary.
+    The head is the most likely classes while their mass stays within `head`, the first one always, and all that are as
+    likely as its last one, so that w does not depend on the order of the vocabulary. No gradient passes through w.
 
     Args:
         teacher_logprobs: log p.
@@ -28,6 +27,11 @@ def akl(
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: AKL AKL.py:1-46
+        Deviation: classes that tie with the head's last one are in the head, where the code's sort decides
+        Test: tests/strategies/test_criteria.py::test_akls_head_holds_all_classes_as_likely_as_its_last
     """
     if not 0.0 < head <= 1.0:
         raise ValueError(f"head of akl must be in (0, 1], it is {head:g}")

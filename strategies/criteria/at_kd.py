@@ -34,6 +34,12 @@ def at_kd(
 
     Returns:
         Nats, in [0, inf).
+
+    Provenance:
+        Code: ATKD distill/distill_trainer.py:442-483; SE-KD3x sekd/distill/atkd.py:24-181
+        Deviation: split in the global batch instead of each micro-batch; sums are divided by all positions, as in
+            SE-KD's code, where the original takes each part's mean, twice as much at even halves
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     parts = gold_split(teacher_logprobs, student_logprobs, targets)
     hard = teacher_uncertainty_rank >= 1.0 - hard_fraction

@@ -28,6 +28,12 @@ def csd(
 
     Returns:
         Squared nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: CSD task_agnostic_distillation/csd/losses.py csd; CSD task_agnostic_distillation/csd/losses.py
+            csd_weighting_function
+        Deviation: the paper's double sum, whose gradient is twice that of the code
+        Test: tests/strategies/test_criteria.py::test_csd_is_the_authors_expression
     """
     weights = [_log_weight(each, teacher_logprobs, student_logprobs.detach()) for each in (first, second)]
     # Left as inf - inf, a class without weight would turn the gradient of all others into nan.

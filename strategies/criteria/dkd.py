@@ -31,6 +31,11 @@ def dkd(
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: mdistiller mdistiller/distillers/DKD.py:8-32; mdistiller mdistiller/engine/cfg.py:162-167
+        Deviation: the target is the next token; no cross-entropy beside it and no warm-up, which the code has
+        Test: tests/strategies/test_criteria.py::test_dkd_with_the_teachers_own_weight_is_the_forward_kl
     """
     parts = gold_split(teacher_logprobs, student_logprobs, targets)
     return alpha * parts.tckd + beta * parts.nckd

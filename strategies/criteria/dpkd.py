@@ -26,6 +26,12 @@ def dpkd(
 
     Returns:
         Nats, in (0, inf); log 2 with a gradient of 0 where both prefer the same token.
+
+    Provenance:
+        Code: LMOps dpkd/main.py:193-259
+        Deviation: float32 instead of bfloat16; without the code's options (label smoothing, IPO, DPOP, SimPO). The
+            text's preference between sequences is the setting `rollout.preference`
+        Test: tests/strategies/test_criteria.py::test_dpkd_prefers_the_teachers_token
     """
     chosen, rejected = teacher_logprobs.argmax(dim=-1), student_logprobs.argmax(dim=-1)
     ours, theirs = (pick(rows, chosen) - pick(rows, rejected) for rows in (student_logprobs, teacher_logprobs))

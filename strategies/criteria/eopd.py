@@ -26,6 +26,11 @@ def eopd(
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: none: the authors' repository (WLS04/EOPD) was not to be had
+        Deviation: exact sums over the vocabulary, on a given text
+        Test: tests/strategies/test_criteria.py::test_eopd_adds_the_forward_kl_where_the_teacher_is_undecided_only
     """
     rows = {"teacher_logprobs": teacher_logprobs, "student_logprobs": student_logprobs}
     undecided = -expectation(teacher_logprobs, teacher_logprobs) > threshold

@@ -17,5 +17,10 @@ def forward_kl(
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: SE-KD3x sekd/distill/_mixins/kd_core.py:9-19; DistiLLM distillm/losses.py:4-12
+        Deviation: none known; DistiLLM's leaves out the teacher's entropy, a constant
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     return expectation(teacher_logprobs, teacher_logprobs - student_logprobs)

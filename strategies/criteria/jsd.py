@@ -28,6 +28,12 @@ def jsd(
 
     Returns:
         Nats, in [0, log 2] for beta in (0, 1); exactly 0 where the rows are equal.
+
+    Provenance:
+        Place: equation 1
+        Code: TRL trl/trainer/gkd_trainer.py generalized_jsd_loss
+        Deviation: none known; no official code, the lines are TRL's. At beta 0 and 1 both mean the KLs
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     if beta in (0.0, 1.0):
         limit = forward_kl if beta == 0.0 else reverse_kl

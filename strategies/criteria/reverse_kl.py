@@ -17,5 +17,11 @@ def reverse_kl(
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: DistiLLM distillm/losses.py:14-24
+        Deviation: exact at every position of a given text; MiniLLM's is of whole sequences that the student writes, by
+            policy gradients
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     return expectation(student_logprobs, student_logprobs - teacher_logprobs)

@@ -22,6 +22,11 @@ def skewed_forward_kl(
 
     Returns:
         Nats, in [0, -log alpha]; exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: DistiLLM distillm/losses.py:66-78
+        Deviation: none known; the code leaves out the teacher's entropy, a constant
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     check_share("alpha of skewed_forward_kl", alpha)
     return kl_to_mixture(teacher_logprobs, student_logprobs, 1.0 - alpha)

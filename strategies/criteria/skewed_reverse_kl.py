@@ -22,6 +22,11 @@ def skewed_reverse_kl(
 
     Returns:
         Nats, in [0, -log alpha]; exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: DistiLLM distillm/losses.py:80-95
+        Deviation: none known
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     check_share("alpha of skewed_reverse_kl", alpha)
     return kl_to_mixture(student_logprobs, teacher_logprobs, 1.0 - alpha)

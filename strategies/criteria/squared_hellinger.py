@@ -16,6 +16,11 @@ def squared_hellinger(
 
     Returns:
         A number without unit, in [0, 1]; exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: none: a definition
+        Deviation: AdaKD measures difficulty with the distance and does not train on it
+        Test: tests/strategies/test_criteria.py::test_value_and_gradient_equal_the_direct_formula
     """
     roots = (teacher_logprobs / 2).exp() - (student_logprobs / 2).exp()
     return roots.square().sum(dim=-1) / 2

@@ -19,6 +19,11 @@ def todi(*, teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float[Tens
 
     Returns:
         Nats, in [0, inf); exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: ToDi code/criterions/various_divergence.py:326-365
+        Deviation: none known
+        Test: tests/strategies/test_criteria.py::test_todi_has_jeffreys_value_but_not_its_gradient
     """
     # Left as inf - inf, a class that both leave out would turn the gradient of all others into nan.
     masked = (student_logprobs == -torch.inf) & (teacher_logprobs == -torch.inf)

@@ -15,6 +15,12 @@ def layernorm_mse(*, student_states: Float[Tensor, "N D"], teacher_states: Float
 
     Returns:
         A number in [0, 4]; exactly 0 where the states are equal.
+
+    Provenance:
+        Code: none: of FitNets' own code nothing was read
+        Deviation: states are layer-normalised, the regressor is one matrix, and the branch is trained beside the loss
+            instead of before it
+        Test: tests/distill/test_features.py::test_cosine_and_layernorm_mse_equal_their_formulas
     """
     size = [student_states.shape[-1]]
     return (layer_norm(student_states, size) - layer_norm(teacher_states, size)).square().mean(dim=-1)

@@ -14,7 +14,13 @@ from strategies.registry import policy
 @policy("all", source="arXiv:1503.02531 (Hinton et al.), on every token", scored=False, budgeted=False, keeps="valid")
 @dataclass(frozen=True, kw_only=True)
 class All:
-    """Keep everything, weight 1; the budget plays no part."""
+    """Keep everything, weight 1; the budget plays no part.
+
+    Provenance:
+        Code: none: a definition
+        Deviation: none known
+        Test: tests/strategies/test_policies.py::test_all_keeps_every_valid_position
+    """
 
     def select(
         self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: None

@@ -17,6 +17,12 @@ class BatchTopK:
     """Keep the ceil(budget * valid positions of the batch) highest scores of the batch, weight 1 each.
 
     A sequence may lose all its positions; how the others are averaged then is the strategy's normaliser.
+
+    Provenance:
+        Code: Selective-KD fairseq/criterions/label_smoothed_cross_entropy.py:166-186
+        Deviation: exactly the budget, of the global batch; the code keeps all that tie with the last, of each
+            micro-batch
+        Test: tests/strategies/test_policies.py::test_batch_top_k_keeps_the_highest_of_the_whole_batch
     """
 
     def select(

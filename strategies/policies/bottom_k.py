@@ -14,7 +14,13 @@ from strategies.registry import policy
 @policy("bottom_k", source="arXiv:2602.01395 (SE-KD), control", keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class BottomK:
-    """Keep the ceil(budget * valid positions) lowest scores of each sequence, weight 1 each."""
+    """Keep the ceil(budget * valid positions) lowest scores of each sequence, weight 1 each.
+
+    Provenance:
+        Code: none: a control of ours
+        Deviation: not in the paper
+        Test: tests/strategies/test_policies.py::test_bottom_k_keeps_the_lowest_and_breaks_ties_earliest_first
+    """
 
     def select(
         self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: None

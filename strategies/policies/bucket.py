@@ -22,6 +22,11 @@ class Bucket:
     Attributes:
         lo: lower percentile as a share, in [0, 1).
         hi: upper percentile, in (lo, 1]; 0.8 to 1 is the top fifth.
+
+    Provenance:
+        Code: SE-KD3x sekd/distill/trainer.py:1520-1532
+        Deviation: half-open, so that buckets partition a sequence; the code's are closed
+        Test: tests/strategies/test_policies.py::test_buckets_partition_the_positions
     """
 
     lo: float

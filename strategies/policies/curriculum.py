@@ -22,6 +22,12 @@ class Curriculum:
     Attributes:
         ramp: share of training, in (0, 1], after which the window rests; 0.41 in the paper (4000 of 9766 steps).
         power: the window's place grows as (progress / ramp)^power; 1 is steady, more lingers at the low end.
+
+    Provenance:
+        Place: Table 9 names 4000 steps
+        Code: SE-KD3x sekd/distill/trainer.py:429-477
+        Deviation: `ramp` is a share of training, where the code counts steps
+        Test: tests/strategies/test_policies.py::test_a_curriculums_window_stands_where_the_formula_puts_it
     """
 
     ramp: float

@@ -23,6 +23,15 @@ class Gls:
 
     Attributes:
         capacity: scores that the queue holds; 30 000 in the paper.
+
+    Provenance:
+        Code: Selective-KD fairseq/criterions/label_smoothed_cross_entropy.py:55-63; Selective-KD
+            fairseq/criterions/label_smoothed_cross_entropy.py:207-209; SE-KD3x sekd/distill/_mixins/gls.py:38-49;
+            SE-KD3x sekd/distill/trainer.py:1188-1242
+        Deviation: the threshold is read before the batch is pushed, as in SE-KD's code (the original pushes first), is
+            a score that occurred (SE-KD's interpolates), and is read once for the global batch, where both codes read
+            it for each micro-batch
+        Test: tests/strategies/test_policies_stateful.py::test_gls_equals_a_plain_queue
     """
 
     capacity: int

@@ -19,8 +19,7 @@ class Latf:
     """Keep the ceil(r * valid positions) highest scores of each sequence, where r follows the loss.
 
     An average of the loss that leaves [1 - tolerance, 1 + tolerance] times its reference makes r a factor of
-    1 - step smaller or 1 + step larger, and becomes the next reference; the first is the average after warm-up. The
-    factor and the moving reference are our reading of the paper's rule.
+    1 - step smaller or 1 + step larger, and becomes the next reference; the first is the average after warm-up.
 
     Attributes:
         decay: of the exponential average of the loss, in [0, 1); 0.99 in the paper.
@@ -28,6 +27,13 @@ class Latf:
         step: delta, in (0, 1); 0.05.
         floor: least r, in (0, 1]; 0.1.
         warmup: share of training at r = 1; 0.05.
+
+    Provenance:
+        Code: AdaKD distillation.py:288-304; AdaKD loss/losses.py:493-500
+        Deviation: the rule is the code's; r applies to each sequence, with ceil, where the code applies it to a
+            micro-batch, with floor. Values are the paper's: the code's defaults are 0.1 for tolerance and step, 0.01
+            for warm-up
+        Test: tests/strategies/test_policies_stateful.py::test_latf_shrinks_when_the_loss_falls_and_grows_when_it_rises
     """
 
     decay: float

@@ -19,6 +19,12 @@ class PosRs(Proposal):
     """Weigh each position by how often it comes up in K = ceil(budget * valid positions) draws, divided by K.
 
     Without coverage the loss is an unbiased estimate of score-weighted KD, sum_t r_t loss_t, not of Full KD.
+
+    Provenance:
+        Place: Section 5; Appendix A
+        Code: SE-KD3x sekd/distill/trainer.py:1852-2032
+        Deviation: none from the text; the code draws by a softmax: `pos_rs_softmax`
+        Test: tests/strategies/test_policies_drawn.py::test_pos_rs_estimates_entropy_weighted_kd_and_not_full_kd
     """
 
     def select(

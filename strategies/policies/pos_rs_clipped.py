@@ -24,6 +24,12 @@ class PosRsClipped:
     Attributes:
         top: share of a sequence's valid positions, in (0, 1], whose scores count alike; the paper names none.
         corrected: whether a drawn loss is divided by n r_t, so that the estimate is of Full KD.
+
+    Provenance:
+        Place: Appendix D, mitigation (ii)
+        Code: none: proposed in the text only
+        Deviation: the level is ours: the paper names none
+        Test: tests/strategies/test_policies_readings.py::test_weights_equal_a_loop_over_draws
     """
 
     top: float

@@ -20,6 +20,13 @@ class PosRsCorrected(Proposal):
 
     Its mean is Full KD's (1/n) sum_t loss_t over the n positions that take part: it is never self-normalised. Only
     positions of score zero, which cannot be drawn, are missing from that mean.
+
+    Provenance:
+        Place: Appendix A, importance-corrected sampling
+        Code: SE-KD3x sekd/distill/trainer.py:2017-2024
+        Deviation: none from the text; the code does not divide by the number of positions: `pos_rs_softmax` with
+            estimate `sum`
+        Test: tests/strategies/test_policies_drawn.py::test_pos_rs_corrected_estimates_full_kd
     """
 
     def select(

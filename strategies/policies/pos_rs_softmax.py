@@ -26,6 +26,13 @@ class PosRsSoftmax:
             over the n valid positions; `sum`, each divided by r_t alone as in the code, n times `mean`.
         sharpness: above 0; 1 in the code.
         floor: least probability before r is normalised, in [0, 1); 1e-6 in the code.
+
+    Provenance:
+        Code: SE-KD3x sekd/distill/trainer.py:1941-1962; SE-KD3x sekd/distill/compute_skip.py:140-151; SE-KD3x
+            sekd/distill/forward_batch_runner.py:1307-1318
+        Deviation: of any signal; the code's is the teacher's entropy, or its uncertainty. Sequences of fewer than three
+            positions are not skipped
+        Test: tests/strategies/test_policies_readings.py::test_the_estimate_is_of_what_it_says
     """
 
     estimate: str

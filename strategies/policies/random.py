@@ -14,7 +14,14 @@ from strategies.registry import policy
 @policy("random", source="arXiv:2602.01395 (SE-KD), RandomPos", scored=False, keeps="budget")
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """Keep ceil(budget * valid positions) of each sequence, drawn anew at every step, weight 1 each."""
+    """Keep ceil(budget * valid positions) of each sequence, drawn anew at every step, weight 1 each.
+
+    Provenance:
+        Place: Section 5
+        Code: SE-KD3x sekd/distill/trainer.py:1587-1626
+        Deviation: ceil of the budget where the code takes the floor
+        Test: tests/strategies/test_policies.py::test_random_draws_every_position_and_every_pair_equally_often
+    """
 
     def select(
         self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: None

@@ -23,6 +23,12 @@ class Tilt:
     """Weigh each valid position by (1 - a)(1 - u) + a u, normalised to mean 1 per sequence.
 
     a is the share of training done. The score u must be in [0, 1], as a rank is. Half-way all weights are 1.
+
+    Provenance:
+        Code: none: no public code
+        Deviation: weights, slope and normalisation are ours: the abstract says only that focus shifts from low to high
+            entropy
+        Test: tests/distill/test_features.py::test_egad_equals_the_dense_oracle
     """
 
     def select(

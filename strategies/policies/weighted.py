@@ -15,7 +15,15 @@ from strategies.registry import policy
 @policy("weighted", source="arXiv:2602.01395 (SE-KD), weighted KD", budgeted=False, keeps="valid")
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
-    """Weigh each valid position by its score, normalised to mean 1 per sequence."""
+    """Weigh each valid position by its score, normalised to mean 1 per sequence.
+
+    Provenance:
+        Place: Table 1, after Guo et al. (2024)
+        Code: SE-KD3x sekd/distill/trainer.py:1329-1363
+        Deviation: mean 1 in each sequence; the code divides by the weights of the micro-batch, and takes the teacher's
+            entropy unless told otherwise
+        Test: tests/strategies/test_policies.py::test_weighted_is_proportional_with_mean_one
+    """
 
     def select(
         self, scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepContext, state: None

@@ -22,6 +22,13 @@ class Stratified:
 
     Attributes:
         bins: number of quantile bins, at least 1; 1 is a plain random draw.
+
+    Provenance:
+        Place: SE-KD, Section 2, describes it
+        Code: none: no public code
+        Deviation: bins, quotas and a single choice before training are ours: DA-KD's text was not read, and it chooses
+            anew while training
+        Test: tests/strategies/test_samples.py::test_stratified_covers_each_bin_in_proportion
     """
 
     bins: int

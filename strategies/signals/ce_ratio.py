@@ -21,5 +21,11 @@ def ce_ratio(
 
     Returns:
         A ratio in [0, inf); 1 where both do alike.
+
+    Provenance:
+        Place: Table 1, after DA-KD
+        Code: SE-KD3x sekd/distill/trainer.py:984-1052
+        Deviation: CE(y, p) is bounded below by 1e-6, to which the code adds 1e-6
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return student_ce / teacher_ce.clamp(min=eps)

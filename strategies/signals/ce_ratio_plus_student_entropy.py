@@ -16,5 +16,11 @@ def ce_ratio_plus_student_entropy(
 
     Returns:
         The plain sum of a ratio and nats, as the paper defines it, in [0, inf).
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:1040-1050
+        Deviation: none from the text; the code divides H(q) by log V: `ce_ratio_plus_student_entropy_normalised`
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return ce_ratio + student_entropy

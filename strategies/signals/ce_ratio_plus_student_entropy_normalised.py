@@ -21,5 +21,10 @@ def ce_ratio_plus_student_entropy_normalised(
 
     Returns:
         A number in [0, inf).
+
+    Provenance:
+        Code: SE-KD3x sekd/distill/trainer.py:1040-1050
+        Deviation: that of `ce_ratio`
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return ce_ratio + student_entropy_normalised

@@ -14,5 +14,11 @@ def excess_loss(*, student_ce: Float[Tensor, " N"], teacher_ce: Float[Tensor, " 
 
     Returns:
         Nats, any sign; 0 where both do alike.
+
+    Provenance:
+        Code: none: microsoft/rho holds outputs of the trained models and no training code
+        Deviation: the teacher stands for Rho-1's reference model, and what is selected is distilled rather than trained
+            on
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return student_ce - teacher_ce

@@ -14,6 +14,11 @@ def hellinger(*, teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float
 
     Returns:
         A distance in [0, 1]; symmetric, exactly 0 where the rows are equal.
+
+    Provenance:
+        Code: AdaKD loss/losses.py:425-427
+        Deviation: none known
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     roots = (teacher_logprobs / 2).exp() - (student_logprobs / 2).exp()
     return (roots.square().sum(dim=-1) / 2).sqrt()

@@ -17,5 +17,12 @@ def kl(*, teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float[Tensor
 
     Returns:
         KL in nats, in [0, inf).
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:1067-1072
+        Deviation: always forward and at temperature 1; the code follows the direction and the temperature that are
+            trained
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return expectation(teacher_logprobs, teacher_logprobs - student_logprobs)

@@ -14,5 +14,11 @@ def kl_plus_student_entropy(*, kl: Float[Tensor, " N"], student_entropy: Float[T
 
     Returns:
         Nats, in [0, inf).
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:1078-1136
+        Deviation: none from the text; the code adds standard scores: `kl_plus_student_entropy_z`
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return kl + student_entropy

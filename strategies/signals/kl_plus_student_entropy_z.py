@@ -37,6 +37,13 @@ def kl_plus_student_entropy_z(
 
     Returns:
         0 where not valid. z is a number of deviations from the sequence's mean; of a flat part only the mean is taken.
+
+    Provenance:
+        Code: SE-KD3x sekd/distill/trainer.py:1078-1136; SE-KD3x sekd/distill/_mixins/selection_scoring.py:9-34; SE-KD3x
+            sekd/distill/_mixins/selection_scoring.py:102-134
+        Deviation: without z(CE(y, q)), which the code adds at weight 1 unless told otherwise; what fails the prefilter
+            ranks last instead of never, and sequences of fewer than three positions are not skipped
+        Test: tests/strategies/test_signals.py::test_a_standardised_sum_equals_its_reference
     """
     part = valid & (rank_scores(student_entropy, valid) < budget_count(valid, prefilter)[:, None])
     total = _standardised(student_entropy, part) + _standardised(kl, part)

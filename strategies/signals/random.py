@@ -14,5 +14,11 @@ def random(*, noise: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
 
     Returns:
         A number in [0, 1), new at every step, the same however the batch is split.
+
+    Provenance:
+        Place: Section 5, RandomPos
+        Code: SE-KD3x sekd/distill/trainer.py:1622-1626
+        Deviation: none known
+        Test: tests/strategies/test_signals.py::test_random_is_the_noise_it_is_given
     """
     return noise

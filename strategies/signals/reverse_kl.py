@@ -17,5 +17,11 @@ def reverse_kl(
 
     Returns:
         KL in nats, in [0, inf).
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:1073-1077
+        Deviation: at temperature 1; the code at the distillation temperature
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return expectation(student_logprobs, student_logprobs - teacher_logprobs)

@@ -15,5 +15,11 @@ def student_ce(*, student_logprobs: Float[Tensor, "N V"], targets: Int[Tensor, "
 
     Returns:
         -log q(y) in nats, in [0, inf).
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:951-983
+        Deviation: at temperature 1; the code reads log-probabilities at the distillation temperature
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return -pick(student_logprobs, targets)

@@ -17,5 +17,11 @@ def student_entropy(*, student_logprobs: Float[Tensor, "N V"]) -> Float[Tensor, 
 
     Returns:
         Entropy in nats, in [0, log V]. It is the current student's, whatever the teacher is read from.
+
+    Provenance:
+        Place: Student Entropy-based Position Selection
+        Code: SE-KD3x sekd/distill/trainer.py:946-950; SE-KD3x sekd/training/entropy_utils.py:4-26
+        Deviation: none known
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return -expectation(student_logprobs, student_logprobs)

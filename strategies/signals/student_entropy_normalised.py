@@ -18,5 +18,10 @@ def student_entropy_normalised(
 
     Returns:
         A share in [0, 1].
+
+    Provenance:
+        Code: OPSD src/opd/losses.py:216-217
+        Deviation: none known
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return student_entropy / math.log(student_logprobs.shape[-1])

@@ -15,6 +15,11 @@ def student_margin(*, student_logprobs: Float[Tensor, "N V"]) -> Float[Tensor, "
     Returns:
         A difference of probabilities in [-1, 0]; 0 where the two are tied. Only its order is of use: a policy that
         reads scores as masses takes negative ones for zero.
+
+    Provenance:
+        Code: none: a classical definition
+        Deviation: negated, so that close guesses come first
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     best = student_logprobs.topk(2, dim=-1).values.exp()
     return best[:, 1] - best[:, 0]

@@ -29,6 +29,12 @@ def teachability(
 
     Returns:
         A number in [0, 1].
+
+    Provenance:
+        Code: IER-OPD slime/rollout/tip_compat.py _add_normalized_scores
+        Deviation: none known; the paper's own repository (wyy-code/TA-OPD) was not to be had: the function cited is
+            another paper's baseline, on both models' top tokens, where ours is exact
+        Test: tests/strategies/test_signals.py::test_a_batch_signal_equals_its_reference
     """
     gap = clip_and_scale(kl, valid, low=low, high=high)
     return gap * clip_and_scale(teacher_mass_on_student_top, valid, low=low, high=high)

@@ -15,5 +15,11 @@ def teacher_entropy(*, teacher_logprobs: Float[Tensor, "N V"]) -> Float[Tensor, 
 
     Returns:
         Entropy in nats, in [0, log V]. Only meaningful from the full distribution: a truncated one biases it low.
+
+    Provenance:
+        Place: Table 1
+        Code: SE-KD3x sekd/distill/trainer.py:1053-1055; SE-KD3x sekd/distill/_mixins/entropy.py:12-52
+        Deviation: of the full distribution; the code's cached flow reads an entropy of truncated rows
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return -expectation(teacher_logprobs, teacher_logprobs)

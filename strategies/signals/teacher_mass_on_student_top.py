@@ -21,6 +21,11 @@ def teacher_mass_on_student_top(
 
     Returns:
         A probability in [0, 1].
+
+    Provenance:
+        Code: IER-OPD slime/rollout/tip_compat.py _add_exact_cmass
+        Deviation: none known; of the paper's own repository, as of `teachability`, nothing was read
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     top = student_logprobs.topk(min(num, student_logprobs.shape[-1]), dim=-1).indices
     return teacher_logprobs.gather(-1, top).exp().sum(dim=-1)

@@ -18,5 +18,10 @@ def teacher_uncertainty(*, teacher_ce: Float[Tensor, " N"]) -> Float[Tensor, " N
 
     Returns:
         A probability in [0, 1].
+
+    Provenance:
+        Code: ATKD distill/distill_trainer.py:339-343; SE-KD3x sekd/distill/atkd.py:70
+        Deviation: none known
+        Test: tests/strategies/test_signals.py::test_a_row_signal_equals_its_reference
     """
     return -torch.expm1(-teacher_ce)

@@ -17,6 +17,11 @@ def teacher_uncertainty_rank(
 
     Returns:
         Shares in [0, 1): 0 for the token the teacher is surest of. The hardest half has scores of at least 0.5.
+
+    Provenance:
+        Code: ATKD distill/distill_trainer.py:462-464; SE-KD3x sekd/distill/atkd.py:130-140
+        Deviation: a rank within the global batch, which micro-batches do not change; the codes split each micro-batch
+        Test: tests/strategies/test_signals.py::test_the_rank_signal_equals_its_reference
     """
     rank = rank_scores(teacher_uncertainty.reshape(1, -1), valid.reshape(1, -1), descending=False)
     return (rank / valid.sum().clamp(min=1)).reshape(valid.shape)

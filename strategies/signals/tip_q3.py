@@ -27,6 +27,12 @@ def tip_q3(
 
     Returns:
         Nats, in [0, inf); 0 where the student is as undecided as anywhere.
+
+    Provenance:
+        Code: none: the repository that the paper names (OPSD) has entropy- and JSD-weighted draws in place of this
+            score
+        Deviation: none from the text; on the data's text
+        Test: tests/strategies/test_signals.py::test_a_batch_signal_equals_its_reference
     """
     sure = 1.0 - clip_and_scale(student_entropy_normalised, valid, high=clip)
     return (kl * sure).where(valid, 0.0)

@@ -27,6 +27,12 @@ def tip_soft_or(
 
     Returns:
         A number in [0, 1]; 0 only where both parts are at their least.
+
+    Provenance:
+        Code: none: the repository that the paper names (OPSD) has entropy- and JSD-weighted draws in place of this
+            score
+        Deviation: none from the text; on the data's text
+        Test: tests/strategies/test_signals.py::test_a_batch_signal_equals_its_reference
     """
     undecided = clip_and_scale(student_entropy_normalised, valid, high=clip)
     wrong = clip_and_scale(reverse_kl, valid, high=clip)

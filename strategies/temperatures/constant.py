@@ -16,6 +16,11 @@ def constant(*, valid: Bool[Tensor, "B L"], value: float) -> Float[Tensor, "B L"
     Args:
         valid: positions that have a target.
         value: the temperature, above 0.
+
+    Provenance:
+        Code: none: a definition
+        Deviation: none known
+        Test: tests/distill/test_temperatures.py::test_a_number_and_the_constant_temperature_are_the_same_trial
     """
     if not value > 0.0:
         raise ValueError(f"value of constant must be above 0, it is {value:g}")

@@ -19,6 +19,12 @@ def egad(*, teacher_entropy_rank: Float[Tensor, "B L"], low: float, high: float,
         low: the least temperature, above 0.
         high: the greatest.
         hot: which positions get the high temperatures: `hard`, where the teacher is undecided, or `easy`.
+
+    Provenance:
+        Code: none: no public code
+        Deviation: range, shape and both directions are ours: the abstract says only that the temperature follows the
+            entropy
+        Test: tests/distill/test_temperatures.py::test_egads_directions_mirror_each_other
     """
     if not 0.0 < low <= high:
         raise ValueError(f"egad needs 0 < low <= high, they are {low:g} and {high:g}")

@@ -25,6 +25,12 @@ def idts(
 
     Returns:
         Temperatures in [base exp(-c), base exp(c)].
+
+    Provenance:
+        Code: AdaKD loss/losses.py:502-510
+        Deviation: the median is over all valid positions of the global batch, the code's over the selected ones of a
+            micro-batch; strength is the paper's, the code's default is 0.6
+        Test: tests/distill/test_temperatures.py::test_idts_is_low_where_the_student_is_far_and_the_base_at_the_median
     """
     if not base > 0.0 or not strength >= 0.0:
         raise ValueError(f"idts needs base above 0 and strength of at least 0, they are {base:g} and {strength:g}")
