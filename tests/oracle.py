@@ -21,9 +21,10 @@ from harness.config.expand import presets
 from harness.config.seeds import derive
 from harness.config.strategy import read_strategy
 from harness.data.tokens import Batch
+from harness.distill.objective import compile_strategy
 from harness.distill.step import Core, StepResult, accumulate
 from strategies.noise import cells, mix, streams, uniform
-from strategies.registry import CRITERIA, SIGNALS, raw_inputs
+from strategies.registry import CRITERIA, POLICIES, SIGNALS, raw_inputs
 
 OPTIONS: dict[str, dict[str, Any]] = {
     preset.criterion.name: dict(preset.criterion.options) for preset in presets().values() if preset.train
@@ -131,6 +132,13 @@ def way(name: str) -> Hashable:
 
 
 SPLITS = ([6], [1, 1, 1, 1, 1, 1], [4, 2])
+
+
+def may_ask(preset: Strategy) -> bool:
+    """Whether a step has to read what it computed: an unknown number of rows, quantiles of the valid, the last loss."""
+    quantiles = {"tip_soft_or", "tip_q3", "teachability"} & set(compile_strategy(preset).scored)
+    policy = preset.position.policy.name
+    return POLICIES[policy].traits["keeps"] == "varies" or policy == "latf" or bool(quantiles)
 
 
 def variant(base: str | Strategy, **changes: Any) -> Strategy:

@@ -1,7 +1,6 @@
 """Teachers and students of known shapes with random weights: what a step costs does not depend on the weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 import yaml
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, Qwen3Config, masking_utils
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, Qwen3Config
 
 from harness.config import Lora
 from harness.config.errors import unknown
@@ -91,23 +90,9 @@ def build(
     return model if lora is None else adapt(model, lora, seed=seed).model
 
 
-@contextmanager
-def shapes_only(*, fake: bool) -> Iterator[None]:
-    """Make every tensor in the block a shape without storage, if asked.
-
-    Before it masks, transformers looks at the values of the positions: do they run on, or are sequences packed into one
-    row? Fake tensors have none, and it then masks in full, which no real step does. Here positions always run on.
-    """
-    if not fake:
-        yield
-        return
-    looks = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda *_, **__: None
-    try:
-        with FakeTensorMode():
-            yield
-    finally:
-        masking_utils.find_packed_sequence_indices = looks
+def shapes_only(*, fake: bool) -> AbstractContextManager[object]:
+    """Return what makes every tensor made in its block a shape without storage, if asked."""
+    return FakeTensorMode() if fake else nullcontext()
 
 
 @cache

@@ -85,7 +85,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors the models read; the index stays on the CPU, where the caches are."""
-        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.mapped(lambda tensor: sent(tensor, device))
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with every tensor but the index replaced by what `move` makes of it."""
@@ -149,6 +149,15 @@ class Tokens:
             starts = torch.zeros_like(starts) if self.prompt_targets else starts
             return with_continuation(input_ids, index=index, starts=starts, ends=ends)
         return with_targets(input_ids, index=index, separator=None if self.cross_document_targets else self.separator)
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor of the host's on a device, which copies it while the host goes on.
+
+    A GPU copies by itself from pages only that stay in place; from others the host copies, and waits.
+    """
+    away = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if away else tensor).to(device, non_blocking=True)
 
 
 def with_targets(input_ids: Int[Tensor, "B L"], *, index: Int[Tensor, " B"], separator: int | None) -> Batch:

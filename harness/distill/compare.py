@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.distill.objective import Objective
 from harness.distill.score import Rows
 from strategies.base import SparseTarget, log_probs, log_rest, pick
@@ -117,7 +117,7 @@ def make_target(objective: Objective, rows: Rows, teacher_logits: Float[Tensor, 
 def row_keys(batch: Batch, places: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     """Return the noise key of positions of the flattened batch: of their place in the training text, not in the run."""
     length = batch.valid.shape[1]
-    return cells(batch.index.to(places.device)[places // length], places % length)
+    return cells(sent(batch.index, places.device)[places // length], places % length)
 
 
 def gather_rows(target: SparseTarget, student_logprobs: Float[Tensor, "N V"]) -> SparseRows:

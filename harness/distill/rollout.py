@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.config import Rollout
 from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
-from harness.data.tokens import Batch, Tokens, with_continuation
+from harness.data.tokens import Batch, Tokens, sent, with_continuation
 from harness.distill.tally import Tally
 from harness.models import evaluating, head_of
 from strategies.base import log_probs
@@ -153,7 +153,7 @@ def generate(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
-    ids, mask, levels, limits = (each.to(device) for each in (ids, mask, levels, torch.tensor(room)))
+    ids, mask, levels, limits = (sent(each, device) for each in (ids, mask, levels, torch.tensor(room)))
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     kept, head = DynamicCache(config=model.config), head_of(model, vocab_size)
     written: list[Tensor] = []

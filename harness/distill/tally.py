@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # Counts that may be tensors until they are read.
@@ -56,3 +57,23 @@ class Tally:
     def read(self) -> "Tally":
         """Return the counts as plain numbers."""
         return Tally(**{name: int(value) for name, value in vars(self).items()})
+
+
+class Underway:
+    """Numbers that a device has yet to compute; a reader waits for them, not for what the device was given since."""
+
+    def __init__(self, *numbers: Tensor) -> None:
+        """Let the device copy scalars to the host as soon as it has them."""
+        self._numbers, self._arrived = numbers, None
+        if numbers[0].is_cuda:
+            together = torch.stack([number.double() for number in numbers])
+            kept = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
+            self._numbers = kept.copy_(together, non_blocking=True).unbind()
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[float, ...]:
+        """Return the numbers."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return tuple(float(number) for number in self._numbers)

@@ -20,7 +20,7 @@ from harness.distill.rollout import Writer
 from harness.distill.shards import Weights, clip
 from harness.distill.state import Saver
 from harness.distill.step import Core, StepResult, accumulate
-from harness.distill.tally import Tally
+from harness.distill.tally import Tally, Underway
 
 # A row of the curve.
 _Row = tuple[int, float, float, float, float]
@@ -193,7 +193,8 @@ def train(
             looking.close(moment)
         norm = clip(parameters, optimisation.max_grad_norm, core.group)
         optimiser.step()
-        loop.advance(_Unread(step=step, index=index, result=result, rate=rate, norm=norm))
+        numbers = Underway(result.loss, norm, torch.as_tensor(result.tally.supervised))
+        loop.advance(_Unread(step=step, index=index, result=result, rate=rate, numbers=numbers))
         if on_step is not None:
             on_step(step + 1, num_steps, loop.curve[-1][1] if loop.curve else math.nan)
         if keeper is not None:
@@ -207,13 +208,21 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class _Unread:
-    """What a step computed, read when the next one is under way, so that a GPU never waits for its host."""
+    """What a step computed, read when the next one is under way, so that a GPU never waits for its host.
+
+    Attributes:
+        step: its number.
+        index: the sequences it met.
+        result: what was computed, where it was computed.
+        rate: its learning rate.
+        numbers: loss, gradient norm and number of supervised positions.
+    """
 
     step: int
     index: Int[Tensor, " B"]
     result: StepResult
     rate: float
-    norm: Tensor
+    numbers: Underway
 
     def read(self) -> _Row:
         """Return the step's row of the curve.
@@ -221,14 +230,13 @@ class _Unread:
         Raises:
             NotFiniteError: the loss or the gradient's norm is nan or infinite.
         """
-        loss, norm = float(self.result.loss), float(self.norm)
+        loss, norm, supervised = self.numbers.read()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFiniteError(
                 f"step {self.step}: loss {loss}, gradient norm {norm}; "
                 f"sequences {self.index.tolist()} of the training set"
             )
-        counted = self.result.tally
-        return self.step, loss, float(counted.supervised) / max(counted.valid, 1), self.rate, norm
+        return self.step, loss, supervised / max(self.result.tally.valid, 1), self.rate, norm
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,9 @@
 """A model as the core sees it: a trunk that makes hidden states, and a head that makes logits of them."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,9 @@ from harness.config.annotations import PreTrainedModel
 from harness.config.errors import UserError
 
 # N = rows, B = sequences, L = positions, D = hidden size, V = tokenizer vocabulary
+
+# Whether the positions of the rows that a trunk runs on are known to count up from 0.
+_UNPACKED: ContextVar[bool] = ContextVar("unpacked", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +70,47 @@ def trunk(model: PreTrainedModel, input_ids: Int[Tensor, "B L"]) -> Float[Tensor
 
     Causal attention makes a mask unnecessary: padding stands at the end of a sequence and no target looks at it.
     """
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    with _unpacked():
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     assert isinstance(hidden, Tensor)
     return hidden
 
 
 def trunk_layers(model: PreTrainedModel, input_ids: Int[Tensor, "B L"], layers: Sequence[int]) -> States:
     """Run everything but the head, and keep what some layers return: 0 is the embeddings, n the n-th layer."""
-    found = model.base_model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+    with _unpacked():
+        found = model.base_model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
     assert isinstance(found.last_hidden_state, Tensor)
     return States(final=found.last_hidden_state, layers=tuple(found.hidden_states[layer] for layer in layers))
+
+
+@contextmanager
+def _unpacked() -> Iterator[None]:
+    """Say to transformers that a row is one sequence, which it would read from the positions' values.
+
+    Without a mask it asks of every batch whether its positions ever jump, as they do where sequences are packed into
+    one row by their positions. A GPU's host would wait for the answer, and tensors without storage have none.
+    """
+    _ask_only_if_packed()
+    token = _UNPACKED.set(True)
+    try:
+        yield
+    finally:
+        _UNPACKED.reset(token)
+
+
+@functools.cache
+def _ask_only_if_packed() -> None:
+    """Let transformers' question be asked outside `_unpacked` only; a caller's own trunks are masked as ever."""
+    from transformers import masking_utils
+
+    ask = masking_utils.find_packed_sequence_indices
+
+    @functools.wraps(ask)
+    def answer(position_ids: Tensor) -> Tensor | None:
+        return None if _UNPACKED.get() else ask(position_ids)
+
+    masking_utils.find_packed_sequence_indices = answer
 
 
 def layer_classes(model: PreTrainedModel) -> list[str]:

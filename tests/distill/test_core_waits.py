@@ -1,27 +1,35 @@
-"""A step never asks the device for a number: run on tensors that hold none, every question is an error."""
+"""A step never asks the device for a number, nor hands it one in a way that the host waits for.
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+The device is torch's `meta`: its tensors are of a device of their own and hold no numbers, so that every question is an
+error, and nothing takes them for tensors that are being traced, as it would fake ones.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB, Pair
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from transformers import PreTrainedModel, Qwen3ForCausalLM
+from conftest import VOCAB, Pair, build_pair, split_batch
+from oracle import OPTIMISATION, may_ask, way
+from sampling import cycled
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
 
 from harness.config import Strategy
 from harness.config.expand import presets
 from harness.config.strategy import read_strategy
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.distill.objective import compile_strategy
+from harness.distill.optimiser import make_optimiser
+from harness.distill.shards import clip
 from harness.distill.step import Core, StepResult, accumulate
-from harness.models import Head, head_of, trunk
+from harness.distill.tally import Underway
+from harness.models import Head, head_of, trunk, trunk_layers
 from harness.teacher.interface import Teacher
-from strategies.registry import POLICIES
 
 TRAINED = {name: preset for name, preset in presets().items() if preset.train}
-# Signals that are scaled by quantiles of the valid positions, whose number only the device knows.
-QUANTILES = {"tip_soft_or", "tip_q3", "teachability"}
 FULL_KD = presets()["full_kd"].model_dump()
 for choice in (
     {"name": "idts", "base": 1.0, "strength": 0.5},
@@ -33,71 +41,156 @@ TRAINED["tilt"] = read_strategy({**FULL_KD, "position": {"signal": "teacher_entr
 TRAINED["feature"] = read_strategy(
     {**FULL_KD, "feature": {"distance": "cosine", "weight": 1.0, "signal": "teacher_entropy_rank", "above": 0.5}}
 )
+SILENT = [name for name, preset in TRAINED.items() if not may_ask(preset)]
 
 
-def may_ask(preset: Strategy) -> bool:
-    """Whether a policy or a signal declares that its outcome has to be read: an unknown number of rows, quantiles."""
-    asked = QUANTILES & set(compile_strategy(preset).scored)
-    return POLICIES[preset.position.policy.name].traits["keeps"] == "varies" or bool(asked)
+def waits(error: BaseException) -> bool:
+    """Whether it is what a tensor without numbers raises when it is asked for one."""
+    return isinstance(error, RuntimeError | NotImplementedError) and "meta" in str(error)
+
+
+class NoBlockingCopies(TorchDispatchMode):
+    """Fails on a copy from the host to the device that the host waits for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
+            blocking = not ((kwargs or {}).get("non_blocking") or (len(args) > 2 and args[2]))
+            if source.device.type == "cpu" and source.dim() and result.device.type == "meta" and blocking:
+                raise AssertionError(f"the host waits for the copy of {tuple(source.shape)}")
+        return result
+
+
+class NoQuestions(TorchDispatchMode):
+    """Fails on what needs the values of tensors to go on: on a GPU its host would wait for them."""
+
+    ASKING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "equal",
+        "is_nonzero",
+        "masked_select",
+        "unique",
+        "_unique2",
+        "bincount",
+        "repeat_interleave",
+    )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        masks = name in ("index", "index_put_") and any(
+            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
+        if name in self.ASKING or masks:
+            raise AssertionError(f"the host waits for {func.name()}")
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """A student and a teacher that hold no numbers, made once for all tests."""
+class Models:
+    """A student and a teacher, and the device where they are."""
 
-    mode: FakeTensorMode
     student: PreTrainedModel
     teacher: PreTrainedModel
+    device: str
 
-
-@pytest.fixture(scope="module")
-def shapes(make_pair: Callable[..., Pair]) -> Shapes:
-    pair, mode = make_pair(torch.float32), FakeTensorMode()
-    with mode:
-        student, teacher = (Qwen3ForCausalLM(model.config).eval() for model in (pair.student, pair.teacher))
-    return Shapes(mode=mode, student=student, teacher=teacher)
-
-
-def step_without_numbers(preset: Strategy, shapes: Shapes, batch: Batch) -> StepResult:
-    mode, student, teacher = shapes.mode, shapes.student, shapes.teacher
-    student.zero_grad()
-    # Counted out here, where there are numbers.
-    fake = replace(batch, index=mode.from_tensor(batch.index)).mapped(mode.from_tensor)
-    with mode:
+    def core(self, preset: Strategy) -> Core:
         objective = compile_strategy(preset)
-        core = Core(
-            student=student,
-            teacher=Teacher(hidden=teacher_states(teacher), head=head(teacher), online=True),
+        projection = torch.nn.Linear(16, 24, bias=False, dtype=self.student.dtype, device=self.device)
+        teacher = Teacher(
+            hidden=lambda batch: trunk(self.teacher, batch.input_ids),
+            head=Head(weight=head_of(self.teacher, VOCAB).weight.detach()),
+            online=True,
+            layers=lambda batch, numbers: trunk_layers(self.teacher, batch.input_ids, numbers),
+        )
+        return Core(
+            student=self.student,
+            teacher=teacher,
             objective=objective,
             vocab_size=VOCAB,
             chunk=40,
             seed=7,
-            projection=torch.nn.ModuleList([torch.nn.Linear(16, 24, bias=False)]) if objective.feature else None,
+            projection=torch.nn.ModuleList([projection]) if objective.feature else None,
         )
-        # Where micro-batches wait for each other, there are two.
-        batches = [fake, fake] if objective.batch_scope else [fake]
-        return accumulate(core, batches, None, step=3, num_steps=10)
 
 
-def teacher_states(model: PreTrainedModel) -> Callable[[Batch], torch.Tensor]:
-    return lambda batch: trunk(model, batch.input_ids)
+@pytest.fixture(scope="module")
+def shapes() -> Models:
+    pair = build_pair(torch.float32)
+    return Models(student=pair.student.to("meta"), teacher=pair.teacher.to("meta"), device="meta")
 
 
-def head(model: PreTrainedModel) -> Head:
-    return Head(weight=head_of(model, VOCAB).weight.detach())
+def step(models: Models, preset: Strategy, batch: Batch) -> StepResult:
+    models.student.zero_grad()
+    parts = [part.to(models.device) for part in split_batch(batch, [4, 2])]
+    last_loss = torch.ones((), dtype=torch.float64, device=models.device)
+    with NoBlockingCopies() if models.device == "meta" else nullcontext():
+        return accumulate(models.core(preset), parts, None, step=3, num_steps=10, last_loss=last_loss)
 
 
-@pytest.mark.parametrize("name", [name for name, preset in TRAINED.items() if not may_ask(preset)])
-def test_a_step_waits_for_nothing(name: str, shapes: Shapes, make_batch: Callable[..., Batch]) -> None:
+@pytest.mark.parametrize("name", SILENT)
+def test_a_step_waits_for_nothing(name: str, shapes: Models, make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(6, 13)
     assert len(batch.places) == sum(batch.num_valid) == int(batch.valid.sum())
-    result = step_without_numbers(TRAINED[name], shapes, batch)
+    result = step(shapes, TRAINED[name], batch)
     assert result.loss.shape == ()
+    assert result.loss.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["gls_ce", "pos_rs"])
-def test_a_number_of_rows_that_only_the_device_knows_would_be_noticed(
-    name: str, shapes: Shapes, make_batch: Callable[..., Batch]
+@pytest.mark.parametrize("name", [name for name, preset in TRAINED.items() if may_ask(preset)])
+def test_what_has_to_ask_is_noticed(name: str, shapes: Models, make_batch: Callable[..., Batch]) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)) as caught:
+        step(shapes, TRAINED[name], make_batch(6, 13))
+    assert waits(caught.value)
+
+
+def test_a_trunk_outside_the_core_asks_whether_its_rows_are_packed(shapes: Models) -> None:
+    ids = torch.zeros((2, 5), dtype=torch.long, device="meta")
+    assert trunk(shapes.student, ids).shape == (2, 5, 16)
+    with pytest.raises((RuntimeError, NotImplementedError)) as caught:
+        shapes.student.base_model(input_ids=ids, use_cache=False)
+    assert waits(caught.value)
+
+
+def test_the_trunk_is_transformers_own(make_pair: Callable[..., Pair], make_batch: Callable[..., Batch]) -> None:
+    student, ids = make_pair(torch.float32).student, make_batch(6, 13).input_ids
+    with torch.no_grad():
+        assert torch.equal(trunk(student, ids), student.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("name", "master_weights"),
+    cycled(SILENT, [False, True], kind=lambda name: way(name) if name in presets() else name),
+)
+def test_gradients_clipping_and_optimiser_ask_for_nothing(
+    name: str, master_weights: bool, make_batch: Callable[..., Batch]
 ) -> None:
-    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        step_without_numbers(TRAINED[name], shapes, make_batch(6, 13))
+    pair = build_pair(torch.bfloat16 if master_weights else torch.float32)
+    models = Models(student=pair.student, teacher=pair.teacher, device="cpu")
+    core, parts = models.core(TRAINED[name]), split_batch(make_batch(6, 13), [4, 2])
+    optimiser = make_optimiser(core.parameters, OPTIMISATION.model_copy(update={"master_weights": master_weights}))
+    optimiser.zero_grad()
+    before = [each.detach().clone() for each in core.parameters]
+    with NoQuestions():
+        result = accumulate(core, parts, None, step=0, num_steps=10)
+        norm = clip(core.parameters, 1.0, core.group)
+        optimiser.step()
+        numbers = Underway(result.loss, norm)
+    assert numbers.read() == (float(result.loss), float(norm))
+    assert any(not torch.equal(old, new) for old, new in zip(before, core.parameters, strict=True))
+
+
+@pytest.mark.parametrize("question", [torch.Tensor.item, torch.nonzero, lambda x: x[x > 0], bool])
+def test_a_question_would_be_noticed(question: Callable[[torch.Tensor], object]) -> None:
+    with NoQuestions(), pytest.raises(AssertionError, match="the host waits for"):
+        question(torch.ones(1))
+
+
+def test_a_blocking_copy_would_be_noticed() -> None:
+    host = torch.ones(3)
+    with NoBlockingCopies():
+        assert sent(host, "meta").device.type == "meta"
+        assert sent(host, "cpu") is host
+        with pytest.raises(AssertionError, match="the host waits for the copy"):
+            host.to("meta")

@@ -1,10 +1,10 @@
-"""The core on a GPU: a CPU's scores, selections, losses and gradients, trials of each kind, memory as forecast.
+"""The core on a GPU: a CPU's scores, selections, losses and gradients, no waits; trials, memory as forecast.
 
 `pytest tests/gpu` is all of it, in minutes. Without a GPU a few cases run on the CPU in its place, so that what is
 compared here is tried with the rest; the others are skipped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_core, build_pair, split_batch
+from oracle import OPTIMISATION, may_ask
 from torch import Tensor
 
 from harness.config import Strategy
@@ -20,9 +21,11 @@ from harness.cost.accounting import GIB
 from harness.cost.forecast.memory import footprint
 from harness.data.tokens import Batch
 from harness.distill.observe import Moment, Seen
+from harness.distill.optimiser import make_optimiser
+from harness.distill.shards import clip
 from harness.distill.step import Core, accumulate
 from harness.distill.supervise import row_scores
-from harness.distill.tally import Tally
+from harness.distill.tally import Tally, Underway
 from harness.records.layout import Results
 from harness.run.plan import make_plan
 from harness.trial.execute import run_trial
@@ -113,6 +116,54 @@ def test_bfloat16_gradients_are_no_worse_than_the_dense_flows(name: str, make_ba
         for each in (TRAINED[name], dense)
     ]
     assert errors[0] <= 1.5 * errors[1] + 1e-3, errors
+
+
+@pytest.fixture
+def no_waits() -> Iterator[Callable[[], None]]:
+    """Return what makes every wait of the host for the GPU an error, until the test ends."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("name", [name for name, preset in TRAINED.items() if not may_ask(preset)])
+def test_a_step_waits_for_nothing(name: str, no_waits: Callable[[], None], make_batch: Callable[..., Batch]) -> None:
+    core, parts = core_on(DEVICE, TRAINED[name], torch.float32), split_batch(make_batch(6, 13), [4, 2])
+    optimiser = make_optimiser(core.parameters, OPTIMISATION)
+    for number in range(2):
+        if number == 1:  # what is loaded at its first use may be waited for
+            no_waits()
+        optimiser.zero_grad()
+        result = accumulate(core, [part.to(DEVICE) for part in parts], None, step=number, num_steps=10)
+        norm = clip(core.parameters, 1.0, core.group)
+        optimiser.step()
+        numbers = Underway(result.loss, norm)
+    torch.cuda.set_sync_debug_mode("default")
+    loss, length = numbers.read()
+    assert (loss, length) == (float(result.loss), float(norm))
+
+
+@NEEDS_GPU
+def test_a_wait_would_be_noticed(no_waits: Callable[[], None]) -> None:
+    number = torch.ones((), device=DEVICE)
+    no_waits()
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        number.item()
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("name", TRAINED)
+def test_deterministic_operations_serve_every_preset(
+    name: str, monkeypatch: pytest.MonkeyPatch, make_batch: Callable[..., Batch]
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    batch = make_batch(6, 13)
+    torch.use_deterministic_algorithms(True)
+    try:
+        once, again = (step(TRAINED[name], batch, DEVICE, torch.float32) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(once[part], again[part]) for part in once)
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=NEEDS_GPU) for kind in KINDS[1:])])

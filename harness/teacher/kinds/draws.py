@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.config.base import Scalar
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.teacher.files import Indices
 from harness.teacher.interface import Targets
 from harness.teacher.kinds.bits import PairLayout, gather, laid_out, ragged
@@ -138,7 +138,7 @@ class StoredDraws:
         ids, counts = self.layout.unpack(columns["records"].astype(np.uint8, copy=False))
 
         def spread(column: npt.NDArray[np.generic], fill: float) -> Tensor:
-            return torch.from_numpy(laid_out(lengths, column, self.draws, fill)).to(batch.input_ids.device)
+            return sent(torch.from_numpy(laid_out(lengths, column, self.draws, fill)), batch.input_ids.device)
 
         return SampledTarget(
             ids=spread(ids, 0.0),

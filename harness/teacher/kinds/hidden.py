@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.config.base import Scalar
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.models import DTYPES, Head
 from harness.teacher.files import Indices
 from harness.teacher.kinds.rows import RowTeacher, Trunk
@@ -55,7 +55,7 @@ class HiddenStates:
 
         def read(batch: Batch) -> Float[Tensor, "B L D"]:
             states = store.read("states", batch.index.numpy())
-            return torch.from_numpy(states).view(dtype).to(batch.input_ids.device)
+            return sent(torch.from_numpy(states).view(dtype), batch.input_ids.device)
 
         return read
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.config.base import Scalar
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.teacher.files import Indices
 from harness.teacher.kinds.rows import RowTeacher, teacher_rows
 from harness.teacher.source import Source
@@ -70,6 +70,6 @@ class SignalScores:
 
         def read(batch: Batch) -> Float[Tensor, " N"]:
             laid = torch.from_numpy(store.read("scores", batch.index.numpy()))
-            return laid.flatten().to(batch.input_ids.device)[batch.places]
+            return sent(laid.flatten(), batch.input_ids.device)[batch.places]
 
         return read

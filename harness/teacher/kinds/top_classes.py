@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.config.base import Scalar
-from harness.data.tokens import Batch
+from harness.data.tokens import Batch, sent
 from harness.teacher.files import Indices
 from harness.teacher.interface import Targets
 from harness.teacher.kinds.bits import PairLayout, gather, laid_out, ragged
@@ -137,9 +137,9 @@ class TopClasses:
         stored = torch.from_numpy(columns["logprobs"]).view(_PRECISIONS[self.precision]).float()
         logprobs = laid_out(kept * k, stored.numpy().reshape(-1), k, -np.inf)
         return TopClassesTarget(
-            ids=torch.from_numpy(laid_out(kept * k, ids, k, 0.0)).to(device),
-            logprobs=torch.from_numpy(logprobs).to(device),
-            log_tail=torch.from_numpy(laid_out(kept, columns["log_tail"], 1, -np.inf)[..., 0]).to(device),
+            ids=sent(torch.from_numpy(laid_out(kept * k, ids, k, 0.0)), device),
+            logprobs=sent(torch.from_numpy(logprobs), device),
+            log_tail=sent(torch.from_numpy(laid_out(kept, columns["log_tail"], 1, -np.inf)[..., 0]), device),
         )
 
     def reader(self, store: Store) -> Targets:
