@@ -6,6 +6,7 @@ depends neither on the micro-batch size nor on a generator's state, and training
 generates the same.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from harness.data.tokens import Batch, Tokens, sent, with_continuation
 from harness.distill.tally import Tally
 from harness.models import evaluating, head_of
 from strategies.base import log_probs
+from strategies.cumulative import UNIT, cumulate, locate, preceding
 from strategies.noise import streams, uniform
 
 # B = sequences of a global batch, R = those the student writes, L = positions, T = generated tokens at most,
@@ -186,7 +188,7 @@ def generate(
 def pick_tokens(
     logits: Float[Tensor, "R V"], level: Float[Tensor, " R"], *, temperature: float, top_p: float
 ) -> Int[Tensor, " R"]:
-    """Take the token in whose share of the distribution each row's level falls; float64 sums.
+    """Take the token in whose share of the distribution each row's level falls.
 
     Args:
         logits: of the next token.
@@ -201,11 +203,8 @@ def pick_tokens(
     if top_p < 1:
         order = probs.argsort(dim=-1, descending=True, stable=True)
         probs = probs.gather(-1, order)
-        probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= top_p, 0.0)
-    cumulative = probs.cumsum(dim=-1)
-    # A level lies below the last sum, and the first sum above it belongs to a token that has mass.
-    place = torch.searchsorted(cumulative, (level * cumulative[:, -1])[:, None], right=True)
-    place = place.clamp(max=cumulative.shape[-1] - 1)
+        probs = probs.masked_fill(preceding(cumulate(probs)) >= math.ceil(top_p / UNIT), 0.0)
+    place = locate(cumulate(probs), level[:, None])
     return (place if order is None else order.gather(-1, place))[:, 0]
 
 

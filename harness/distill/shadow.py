@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.distill.score import slices
 from harness.models import Head
 from strategies.base import budget_count, keep_first, log_probs, rank_scores
+from strategies.cumulative import UNIT, cumulate
 from strategies.registry import RAW_INPUTS, SIGNALS, TEACHER_INPUTS, order_signals
 
 # N = positions, B = sequences, L = positions of a sequence, S = selections, D = a model's hidden size, V = vocabulary
@@ -95,7 +96,7 @@ def top_mass(
     places = torch.tensor(sizes, device=hidden.device) - 1
     for piece in slices(len(hidden), chunk):
         best = log_probs(hidden[piece] @ head.weight.T).topk(max(sizes), dim=-1).values
-        total += best.double().exp().cumsum(dim=-1)[:, places].sum(dim=0)
+        total += cumulate(best.double().exp())[:, places].sum(dim=0).double() * UNIT
     return total
 
 

@@ -17,7 +17,7 @@ from harness.config.plugins import load_config as load_plugins
 from harness.config.strategy import read_strategy
 from harness.distill import NUMERICS
 from harness.distill.objective import Objective, compile_strategy
-from strategies.digest import source_digest
+from strategies.digest import digest_of, source_digest
 
 # What changes where and how fast a trial runs, but not what it computes.
 NOT_IDENTITY = {
@@ -91,6 +91,9 @@ class Trial:
         if self.strategy.train and self.objective.stored_scores:
             # Scored before training, rows lie in other chunks than while training, which may round differently.
             payload["scores"] = "stored"
+        if self.strategy.train and self.strategy.rollout is not None:
+            # How its tokens are drawn is no component's, as that of classes and positions is.
+            payload["draws"] = digest_of("strategies.cumulative")
         return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strategies.base import SparseTarget
+from strategies.cumulative import cumulate, locate
 from strategies.noise import uniform
 
 # N = flattened positions, V = vocabulary, U = draws
@@ -36,14 +37,11 @@ def draw(
         raise ValueError(f"proposal must be a positive number, it is {proposal}")
     logs = teacher_logprobs * proposal
     # Relative to the likeliest class, or a large exponent would leave no mass at all. In place and in float64: float32
-    # sums cannot tell the last classes of a large vocabulary from nothing.
-    cumulative = (logs - logs.amax(dim=-1, keepdim=True)).double().exp_().cumsum_(dim=-1)
+    # cannot tell the last classes of a large vocabulary from nothing.
+    cumulative = cumulate((logs - logs.amax(dim=-1, keepdim=True)).double().exp_())
     # 48 random bits: 24 would round the probabilities of rare classes.
     bits = uniform(keys, 2 * draws).double()
-    level = (bits[:, 0::2] + bits[:, 1::2] * 2.0**-24) * cumulative[:, -1:]
-    # A level lies below the last sum, whatever that rounded to, and the first sum above it belongs to a class that
-    # has mass. The clamp is for sums a parallel scan leaves out of order in the last digit.
-    drawn = torch.searchsorted(cumulative, level, right=True).clamp(max=cumulative.shape[-1] - 1).sort(dim=-1).values
+    drawn = locate(cumulative, bits[:, 0::2] + bits[:, 1::2] * 2.0**-24).sort(dim=-1).values
     place = (drawn != drawn.roll(1, dims=-1)).long()
     place[:, 0] = 0
     place = place.cumsum(dim=-1)

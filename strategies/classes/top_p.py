@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strategies.base import SparseTarget
+from strategies.cumulative import cumulate, preceding
 from strategies.registry import classes
 
 # N = flattened positions, V = vocabulary
@@ -26,7 +27,7 @@ def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarge
 
     Args:
         teacher_logprobs: log p.
-        mass: share of the row's mass, in (0, 1]; 1 keeps every class that adds to the sum in float64.
+        mass: share of the row's mass, in (0, 1]; 1 keeps every class above 2^-43 of the likeliest one.
 
     Provenance:
         Code: none: a rule for decoding, used as a target here
@@ -34,10 +35,11 @@ def top_p(*, teacher_logprobs: Float[Tensor, "N V"], mass: float) -> SparseTarge
         Test: tests/strategies/test_classes.py::test_top_p_keeps_the_smallest_prefix_that_reaches_the_mass
     """
     log_weight, ids = teacher_logprobs.sort(dim=-1, descending=True, stable=True)
-    probs = log_weight.double().exp()
-    reached = probs.cumsum(dim=-1)
-    # What came before a class, against the sum as it rounded: the row's last digit must not decide for mass 1.
-    kept = reached - probs < mass * reached[:, -1:]
+    # Relative to the likeliest class, as only shares matter.
+    reached = cumulate((log_weight - log_weight[:, :1]).double().exp_())
+    # What a class and those behind it hold: of mass 1 nothing may be left.
+    left = reached[:, -1:] - preceding(reached)
+    kept = left > (1.0 - mass) * reached[:, -1:].double()
     width = int(kept.sum(dim=-1).max()) if len(kept) else 0
     log_weight = log_weight[:, :width].masked_fill(~kept[:, :width], -torch.inf)
     return SparseTarget(ids=ids[:, :width], weight=log_weight.exp(), log_weight=log_weight)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from strategies.criteria.forward_kl import forward_kl
 from strategies.criteria.reverse_kl import reverse_kl
+from strategies.cumulative import UNIT, cumulate
 from strategies.registry import criterion
 
 # N = supervised positions, V = vocabulary
@@ -44,7 +45,7 @@ def _head_share(p: Float[Tensor, "N V"], q: Float[Tensor, "N V"], head: float) -
     """Return the head's share of the error, 1/2 where there is none."""
     falling = p.sort(dim=-1, descending=True).values
     # The slack keeps a head of 1 whole, whose mass may round to above 1.
-    count = (falling.cumsum(dim=-1) <= head + 1e-6).sum(dim=-1, keepdim=True).clamp(min=1)
+    count = (cumulate(falling) <= int((head + 1e-6) / UNIT)).sum(dim=-1, keepdim=True).clamp(min=1)
     least = falling.gather(-1, count - 1)
     error = (p - q).abs()
     total = error.sum(dim=-1)

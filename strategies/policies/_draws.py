@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strategies.base import StepContext, budget_count, rank_scores
+from strategies.cumulative import UNIT, cumulate, locate
 
 # B = sequences, L = positions
 
@@ -57,7 +58,7 @@ def draw(scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepCont
     """Draw K = ceil(budget * valid positions) of each sequence, never more than take part.
 
     Inverse transform sampling on numbers of the sequence's own stream: padding and the batch's split change nothing. A
-    negative score counts as zero; scores that are all zero leave a uniform draw. float64 throughout.
+    negative score counts as zero; scores that are all zero leave a uniform draw. float64, summed in fixed point.
     """
     eligible = valid & (valid.cumsum(dim=-1) > proposal.skip_first)
     budget = budget_count(valid, ctx.budget).minimum(eligible.sum(dim=-1))
@@ -68,13 +69,11 @@ def draw(scores: Float[Tensor, "B L"], valid: Bool[Tensor, "B L"], ctx: StepCont
     peak = mass.amax(dim=-1, keepdim=True)
     # Relative to the highest score no power underflows everywhere.
     mass = ((mass / peak) ** (1.0 / proposal.smoothing)).where(peak > 0, rest.double())
-    # The total is the last partial sum: summed apart it could differ in the last digit, and a draw could miss.
-    ladder = mass.cumsum(dim=-1)
-    total, length = ladder[:, -1:], valid.shape[-1]
+    cumulative, length = cumulate(mass), valid.shape[-1]
     # Stream 1: stream 0 is the noise that the scores themselves may be made of.
-    places = torch.searchsorted(ladder, ctx.uniform(length, stream=1).double() * total, right=True)
+    places = locate(cumulative, ctx.uniform(length, stream=1))
     num_draws = budget - num_covered
     drawn = torch.arange(length, device=valid.device) < num_draws[:, None]
-    counts = torch.zeros_like(mass).scatter_add_(-1, places.clamp(max=length - 1), drawn.double())
-    probability = (mass / total).where(rest, 0.0)
+    counts = torch.zeros_like(places).scatter_add_(-1, places.clamp(max=length - 1), drawn.long()).double()
+    probability = (mass / (cumulative[:, -1:].double() * UNIT)).where(rest, 0.0)
     return Draws(counts=counts, probability=probability, covered=covered, eligible=eligible, num_draws=num_draws)

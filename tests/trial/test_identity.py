@@ -126,6 +126,21 @@ def test_numerics_change_every_id(make_trial: MakeTrial, monkeypatch: pytest.Mon
     assert make_trial().id != before
 
 
+def test_what_a_student_writes_is_identified_by_how_it_is_drawn(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, Any] = {
+        "rollout": {"share": 0.5, "temperature": 1.0, "top_p": 1.0, "prompt_tokens": 4},
+        "teacher": "online",
+        "criterion": "reverse_kl",
+        "position": {"policy": "all"},
+    }
+    before = make_trial(**written).id, make_trial().id
+    monkeypatch.setattr(trial_module, "digest_of", lambda module: f"another {module}")
+    assert make_trial(**written).id != before[0]
+    assert make_trial().id == before[1]
+
+
 @pytest.mark.parametrize(
     ("edited", "affected"),
     [
