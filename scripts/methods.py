@@ -167,7 +167,7 @@ def page() -> str:
     for heading, rows in entries().items():
         parts += [f"## {heading}\n", "| method | source | code read | done otherwise here | test |"]
         parts += ["| --- | --- | --- | --- | --- |", *map(_row, rows), ""]
-    parts += ["## What could not be sourced or was not built, and stays out\n", "| what | why |", "| --- | --- |", *left_out]
+    parts += ["## What could not be sourced or was not built\n", "| what | why |", "| --- | --- |", *left_out]
     return "\n".join(parts) + "\n"
 
 
