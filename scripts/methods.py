@@ -77,10 +77,12 @@ class Entry:
 
 
 def ours() -> dict[str, list[Component]]:
-    """Return this package's components by kind; plugins need no provenance."""
+    """Return this package's published components by kind; plugins and what is being tried need no provenance."""
     return {
         registry.kind: [
-            registry[name] for name in registry if registry[name].build.__module__.startswith(f"{registry.package}.")
+            each
+            for each in map(registry.__getitem__, registry)
+            if each.build.__module__.startswith(f"{registry.package}.") and each.source != "unpublished"
         ]
         for registry in REGISTRIES
     }

@@ -66,7 +66,8 @@ def test_only_what_nobody_published_is_reconstructed() -> None:
 
 def test_every_component_and_preset_is_on_the_page() -> None:
     names = {entry.name for entry in entries()}
-    assert {name for registry in REGISTRIES for name in registry} | presets().keys() <= names
+    published = {name for registry in REGISTRIES for name in registry if registry[name].source != "unpublished"}
+    assert published | presets().keys() <= names
     page = methods.FILE.read_text(encoding="utf-8")
     assert all(f"| `{name}`<br>" in page for name in names)
 
@@ -85,12 +86,14 @@ def test_a_preset_without_an_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         methods.of_presets()
 
 
-def test_a_component_without_an_entry_is_told_what_to_write_and_a_plugin_needs_none(
+def test_a_component_without_an_entry_is_told_what_to_write_and_what_is_unpublished_needs_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plugin = replace(SIGNALS["kl"], name="of_a_plugin", build=lambda *, kl: kl)
     monkeypatch.setitem(SIGNALS._components, plugin.name, plugin)
-    assert plugin not in methods.ours()["signal"]
+    tried = replace(SIGNALS["kl"], name="being_tried", source="unpublished")
+    monkeypatch.setitem(SIGNALS._components, tried.name, tried)
+    assert not any(each in methods.ours()["signal"] for each in (plugin, tried))
     with pytest.raises(ValueError, match=r"signal 'of_a_plugin' does not say.*Provenance.*there is no Code"):
         methods.of_component(plugin)
 
