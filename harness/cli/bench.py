@@ -87,6 +87,20 @@ def memory(
 
 
 @bench_app.command()
+def trace(
+    pair: PairName = "qwen3",
+    batch_size: BatchSize = 2,
+    length: Length = 512,
+    logit_memory_mib: LogitMemory = 256,
+    reports: Reports = EFFICIENCY,
+) -> None:
+    """Trace the bytes over a step by category, on tensors without storage."""
+    from harness.cost.bench.run import run_trace
+
+    run_trace(_output(reports), pair=pair, size=(batch_size, length), logit_memory_mib=logit_memory_mib)
+
+
+@bench_app.command()
 def flops(
     pair: PairName = "qwen3",
     batch_size: BatchSize = 2,

@@ -32,6 +32,7 @@ from harness.cli.shared import (
     ResultsFolder,
     Sample,
     Seeds,
+    SplitName,
     Trackers,
     WorkloadName,
     check_writable,
@@ -80,6 +81,7 @@ def run(
     results: ResultsFolder = Path("results"),
     reports: Reports = Path("reports"),
     workload: WorkloadName = None,
+    split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
     sample: Sample = None,
@@ -135,6 +137,7 @@ def run(
         grid,
         place,
         workload=workload,
+        split=split,
         seeds=_seeds(seeds),
         labels=tuple(only or ()),
         sample=sample,
@@ -162,6 +165,7 @@ def plan(
     ] = None,
     results: ResultsFolder = Path("results"),
     workload: WorkloadName = None,
+    split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
     sample: Sample = None,
@@ -189,7 +193,7 @@ def plan(
         from harness.cost.forecast.forecast import MFU
         from harness.cost.forecast.show import forecast_and_print
 
-        part = (seeds, only, sample) != (None, None, None)
+        part = (split, seeds, only, sample) != (None, None, None, None)
         share = MFU if mfu is None else mfu
         forecast_and_print(
             console(), grid, workload, teacher=teacher, gpu=gpu, mfu=share, results=place, steps=calibrate, part=part
@@ -199,7 +203,14 @@ def plan(
 
     labels = tuple(only or ())
     checked = make_plan(
-        grid, place, workload=workload, seeds=_seeds(seeds), labels=labels, sample=sample, teacher=teacher
+        grid,
+        place,
+        workload=workload,
+        split=split,
+        seeds=_seeds(seeds),
+        labels=labels,
+        sample=sample,
+        teacher=teacher,
     )
     print_plan(console(), checked, place)
 

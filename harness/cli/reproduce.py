@@ -62,7 +62,7 @@ def reproduce(
     except UserError as error:
         raise UserError(f"{report} cannot be reproduced: {error}") from None
     original = read_report(report)
-    command = Command(**{name: made[name] for name in ("grid", "workload", "diagnostics", "teacher", "cpu")})
+    command = Command(**{name: made[name] for name in ("grid", "workload", "split", "diagnostics", "teacher", "cpu")})
     drawn = secrets.randbelow(_SEEDS) if seed is None else seed
     with _folder(results) as folder:
         place = Results(folder)

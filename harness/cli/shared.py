@@ -38,6 +38,12 @@ WorkloadName = Annotated[
     str | None,
     typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),
 ]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Report on validation or test instead of the grid's split. Other trials.", metavar="NAME"
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 1337,1338.", metavar="N,N")]
 Only = Annotated[
     list[str] | None,

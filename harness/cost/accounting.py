@@ -159,6 +159,25 @@ class Ledger(LiveBytes):
                 peak[self._entries[serial].category] += self._entries[serial].num_bytes
         return peak
 
+    def trace(self, wanted: Callable[[Entry], bool], *, num: int) -> list[Peak]:
+        """Return what was alive of the wanted entries over a step, in at most `num` parts of it.
+
+        A step goes on by tensors that are made or dropped; each part has as many of these, and is shown at the moment
+        when most bytes of the wanted entries were alive.
+        """
+        first = sum(entry.before for entry in self._entries)
+        length = len(self._events) - first
+        live, total, most, parts = Peak(), 0, -1, dict[int, Peak]()
+        for number, (serial, sign) in enumerate(self._events, start=-first):
+            entry = self._entries[serial]
+            size = sign * entry.num_bytes if wanted(entry) else 0
+            live[entry.category] += size
+            total += size
+            part = number * num // length
+            if number >= 0 and (part not in parts or total > most):
+                parts[part], most = live.copy(), total
+        return list(parts.values())
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -22,17 +22,18 @@ from strategies.noise import streams
 # B = sequences, L = positions, N = B * L, M = selected positions, V = vocabulary
 
 
-def plain_step(core: Core, batch: Batch, *, heads: Set[Owner], num_selected: int) -> Float[Tensor, ""]:
+def plain_step(core: Core, batch: Batch, *, heads: Set[Owner], streamed: bool, num_selected: int) -> Float[Tensor, ""]:
     """Accumulate one batch's gradients, and return its loss: the mean over sequences of each one's mean.
 
     The strategy must rank by a signal that reads the student alone and compare whole rows at temperature 1, as SE-KD
-    does. Without the student's selective head the scores are read off the logits that the loss reads too; with it they
-    take a pass of their own, a chunk at a time and without gradient.
+    does. The scores are read off the logits that the loss reads too, or, streamed, take a pass of their own, a chunk at
+    a time and without gradient, as they must where the student's head is applied to the selected rows only.
 
     Args:
         core: models and strategy, the teacher online or cached.
         batch: the sequences.
         heads: models whose head is applied to the selected rows only.
+        streamed: whether scores take a pass of their own.
         num_selected: positions that the policy selects; stated, so that shapes alone suffice to run.
     """
     assert core.teacher is not None, "SE-KD reads a teacher"
@@ -40,11 +41,14 @@ def plain_step(core: Core, batch: Batch, *, heads: Set[Owner], num_selected: int
     with torch.no_grad():
         teacher_hidden = core.teacher.hidden(batch).flatten(0, 1)
     head = head_of(core.student, core.vocab_size)
-    logits = None if "student" in heads else hidden @ head.weight.T
+    logits = None if streamed else hidden @ head.weight.T
     scores = _scores(core, batch, hidden, logits)
     selection = _select(core, batch, scores)
     chosen = _indices(selection, num_selected)
-    student_rows = hidden[chosen] @ head.weight.T if logits is None else logits[chosen]
+    if "student" in heads:
+        student_rows = hidden[chosen] @ head.weight.T
+    else:
+        student_rows = (hidden @ head.weight.T if logits is None else logits)[chosen]
     with torch.no_grad():
         if "teacher" in heads:
             teacher_rows = teacher_hidden[chosen] @ core.teacher.head.weight.T

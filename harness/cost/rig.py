@@ -112,7 +112,7 @@ class Rig:
                 self._outside(batch, outside_loss(variant.outside))
             elif variant.heads is not None:
                 selected = sum(budget_size(num, self.core.objective.strategy.budget) for num in batch.num_valid)
-                plain_step(self.core, batch, heads=variant.heads, num_selected=selected)
+                plain_step(self.core, batch, heads=variant.heads, streamed=variant.streamed, num_selected=selected)
 
     def step(
         self, optimiser: torch.optim.Optimizer | MasterWeights | ShardedOptimiser | None, *, max_grad_norm: float = 1.0

@@ -21,6 +21,8 @@ class Variant:
         strategy: what is computed.
         heads: None for the harness's own core. A set names the models whose head is applied to the selected rows only,
             in the straightforward flow that leaves everything else to autograd (`harness.cost.plain`).
+        streamed: whether that flow scores in a pass of its own, a chunk at a time and without gradient, though the
+            student's logits are there for the loss (the paper's chunked-streaming flow).
         outside: the library whose loss stands in for the core's (`harness.cost.outside`), None for none.
         published: the row of the paper's memory table that it stands beside, if there is one.
     """
@@ -29,6 +31,7 @@ class Variant:
     label: str
     strategy: Method
     heads: frozenset[Owner] | None = None
+    streamed: bool = False
     outside: str | None = None
     published: str | None = None
 
@@ -45,26 +48,47 @@ def _row(
     teacher: str,
     published: str | None = None,
     *,
+    budget: float | None = None,
     heads: frozenset[Owner] | None = None,
+    streamed: bool = False,
     outside: str | None = None,
 ) -> Variant:
     strategy = method(preset).model_copy(update={"teacher": teacher})
-    return Variant(name=name, label=label, strategy=strategy, heads=heads, outside=outside, published=published)
+    if budget is not None:
+        position = strategy.position.model_copy(update={"budget": budget})
+        strategy = strategy.model_copy(update={"position": position})
+    return Variant(
+        name=name,
+        label=label,
+        strategy=strategy,
+        heads=heads,
+        streamed=streamed,
+        outside=outside,
+        published=published,
+    )
 
 
 _NONE, _STUDENT, _TEACHER = frozenset[Owner](), frozenset[Owner]({"student"}), frozenset[Owner]({"teacher"})
 _SELECTIVE = "SE-KD selective heads"
-_DENSE, _NO_HEAD = "Full KD (default flow)", "SE-KD no selective head (default flow)"
+_DENSE, _TEACHER_ALL = "Full KD (default flow)", "Full KD (chunked, teacher selective head)"
+_NO_HEAD, _STREAMED = "SE-KD no selective head (default flow)", "SE-KD no selective head (chunked)"
+_TEACHER_HEAD, _STUDENT_HEAD = "SE-KD teacher selective head", "SE-KD student selective head"
 
 VARIANTS: tuple[Variant, ...] = (
     _row("floor", "trunks alone, no head and no loss", "full_kd_dense", "online"),
     _row("full_kd_dense", "Full KD, default flow", "full_kd_dense", "online", _DENSE),
     _row("full_kd_chunked", "Full KD, chunked (k = 1)", "full_kd", "online", "Full KD (chunked)"),
+    _row("full_kd_teacher_head", "Full KD, selective head on the teacher", "se_kd", "online",
+         _TEACHER_ALL, budget=1.0, heads=_TEACHER, streamed=True),
     _row("se_kd_dense", "SE-KD 20%, no selective head", "se_kd", "online", _NO_HEAD, heads=_NONE),
-    _row("se_kd_teacher_head", "SE-KD 20%, selective head on the teacher", "se_kd", "online", heads=_TEACHER),
-    _row("se_kd_student_head", "SE-KD 20%, selective head on the student", "se_kd", "online", heads=_STUDENT),
+    _row("se_kd_streamed", "SE-KD 20%, no selective head, scores chunked", "se_kd", "online", _STREAMED, heads=_NONE,
+         streamed=True),
+    _row("se_kd_teacher_head", "SE-KD 20%, selective head on the teacher", "se_kd", "online", _TEACHER_HEAD,
+         heads=_TEACHER, streamed=True),
+    _row("se_kd_student_head", "SE-KD 20%, selective head on the student", "se_kd", "online", _STUDENT_HEAD,
+         heads=_STUDENT, streamed=True),
     _row("se_kd_both_heads", "SE-KD 20%, selective heads on both, not chunked", "se_kd", "online", _SELECTIVE,
-         heads=_STUDENT | _TEACHER),
+         heads=_STUDENT | _TEACHER, streamed=True),
     _row("se_kd", "SE-KD 20%, this core", "se_kd", "online", _SELECTIVE),
     _row("full_kd_dense_cached", "Full KD, default flow, cached teacher", "full_kd_dense", "cached"),
     _row("full_kd_cached", "Full KD, chunked (k = 1), cached teacher", "full_kd", "cached"),

@@ -14,7 +14,7 @@ from harness.config.expand import load_grid, taught
 from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
 from harness.distill.probe import probe, probe_shadows
-from harness.evaluate.evaluation import check_split
+from harness.evaluate.evaluation import SPLITS, check_split
 from harness.models import layers_of
 from harness.models.shapes import num_layers, shape_model
 from harness.models.vocabulary import num_tokens
@@ -70,6 +70,7 @@ def make_plan(
     results: Results,
     *,
     workload: str | None = None,
+    split: str | None = None,
     seeds: tuple[int, ...] | None = None,
     labels: tuple[str, ...] = (),
     sample: int | None = None,
@@ -86,6 +87,7 @@ def make_plan(
         path: the grid file.
         results: where finished trials are looked for.
         workload: instead of the grid's.
+        split: report on `validation` or `test` instead of the grid's split.
         seeds: run only these of the grid's seeds.
         labels: run only the strategies whose label begins like one of these.
         sample: keep only this many of the grid's strategies, besides those that train nothing and the baseline; drawn
@@ -103,7 +105,7 @@ def make_plan(
             broken plug-in.
         UnknownNameError: a name nobody registered.
     """
-    grid, loaded = _question(path, workload, sample, diagnostics, teacher, cpu=cpu)
+    grid, loaded = _question(path, workload, split, sample, diagnostics, teacher, cpu=cpu)
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         check_diagnostics(loaded)
@@ -131,7 +133,14 @@ def make_plan(
 
 
 def _question(
-    path: Path, workload: str | None, sample: int | None, diagnostics: int | None, teacher: str | None, *, cpu: bool
+    path: Path,
+    workload: str | None,
+    split: str | None,
+    sample: int | None,
+    diagnostics: int | None,
+    teacher: str | None,
+    *,
+    cpu: bool,
 ) -> tuple[Grid, Workload]:
     """Read a grid and its workload, and change them as the command line asks."""
     grid = load_grid(path)
@@ -142,6 +151,8 @@ def _question(
     if workload is not None and workload != grid.workload:
         # Another question: its table must not replace the grid's own.
         grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
+    if split is not None:
+        grid = _reported_on(grid, split)
     if teacher is not None:
         changed = {"strategies": taught(grid.strategies, teacher), "name": f"{grid.name}-{teacher}"}
         grid = grid.model_copy(update=changed)
@@ -150,6 +161,13 @@ def _question(
     if diagnostics is not None:
         grid = _watched(grid, diagnostics)
     return grid, loaded
+
+
+def _reported_on(grid: Grid, split: str) -> Grid:
+    """Report on a split; where it is not the grid's own, the report gets a name of its own."""
+    if split not in SPLITS:
+        raise UserError(f"--split is {split!r}; it takes {' or '.join(SPLITS)}")
+    return grid if split == grid.split else grid.model_copy(update={"split": split, "name": f"{grid.name}-{split}"})
 
 
 def _facts(grid: Grid, workload: Workload) -> Facts:

@@ -35,6 +35,7 @@ class Command:
     Attributes:
         grid: the grid's file.
         workload: instead of the grid's, None for that one.
+        split: instead of the grid's, None for that one.
         diagnostics: at every so many steps, None for what the grid says.
         teacher: `online` for every strategy that would read the teacher's cached states.
         cpu: whether it asks for no GPU.
@@ -42,6 +43,7 @@ class Command:
 
     grid: Path
     workload: str | None = None
+    split: str | None = None
     diagnostics: int | None = None
     teacher: str | None = None
     cpu: bool = False
@@ -124,6 +126,7 @@ def plan_again(
             command.grid,
             results,
             workload=command.workload,
+            split=command.split,
             diagnostics=command.diagnostics,
             teacher=command.teacher,
             cpu=command.cpu,

@@ -120,16 +120,36 @@ def test_storage_shows_its_arithmetic(tables: dict[str, Table]):
     assert cell(ours, "SE-KD 3X", "100B tokens (TB)").value == pytest.approx(0.6)
     assert cell(ours, "Full KD", "Bytes per token").value == 512.0
     assert cell(ours, "Full logits, float16", "100B tokens (TB)").value == 20_000
+    targets = [cell(ours, "Cross-entropy, targets as packed here", name).text for name in (
+        "Bytes per token", "100B tokens (TB)", "Published (TB)",
+    )]  # fmt: skip
+    assert targets == ["4", "0.4", "0.3"]
 
 
-def test_run_time_counts_what_is_shared_only_once(tables: dict[str, Table]):
+def test_run_time_counts_what_is_shared_in_full_and_stands_beside_accuracy(tables: dict[str, Table]):
     times = tables["runtime"]
-    named = ("Prepass (s)", "Cache (s)", "Train (s)", "Total alone (s)", "Total, shared (s)")
-    assert [cell(times, "TopSmp", name).value for name in named] == [6.0, 20.0, 10.0, 36.0, 10.0]
-    assert [cell(times, "Full KD", name).value for name in named] == [None, 20.0, 50.0, 70.0, 50.0]
+    named = ("Prepass (s)", "Cache (s)", "Train (s)", "Total (s)")
+    assert [cell(times, "TopSmp", name).value for name in named] == [6.0, 20.0, 10.0, 36.0]
+    assert [cell(times, "Full KD", name).value for name in named] == [None, 20.0, 50.0, 70.0]
     assert cell(times, "TopSmp", "Against Full KD (%)").value == pytest.approx(100 * (36 / 70 - 1))
     assert cell(times, "TopSmp", "Published (h)").value == 7.017
+    assert cell(times, "TopSmp", "Accuracy (%)") == cell(tables["main"], "TopSmp", "Accuracy (%)")
+    assert cell(times, "Full KD", "Published accuracy (%)").value == 64.6  # of this table, not of the others
     assert "No KD" not in rows_of(times)
+
+
+def test_run_time_with_a_cache_to_make_and_with_one_at_hand(tables: dict[str, Table]):
+    times = tables["runtime"]
+    rows = [f"SE-KD 3X, {how}" for how in ("making its cache", "its cache at hand")]
+    assert [row for row in rows_of(times) if row.startswith("SE-KD 3X")] == rows
+    made, at_hand = (
+        [cell(times, row, name).value for name in ("Cache (s)", "Train (s)", "Total (s)", "Published (h)")]
+        for row in rows
+    )
+    assert made == pytest.approx([0.8, 10.0, 10.8, 8.767])
+    assert at_hand == pytest.approx([None, 10.0, 10.0, 3.967])
+    assert [cell(times, row, "Published selection (h)").value for row in rows] == [2.183, None]
+    assert len({cell(times, row, "Accuracy (%)").text for row in rows}) == 1
 
 
 def test_cost_stands_beside_quality(tables: dict[str, Table]):

@@ -17,6 +17,7 @@ from harness.cost.bench.targets import Target
 PROJECT = Path(__file__).parents[2]
 KEYS = {
     "memory": ["pair", "batch_size", "length", "micro_batches", "checkpointing", "optimizer", "chunk_rows", "variant"],
+    "trace": ["pair", "batch_size", "length", "micro_batches", "variant", "label", "part"],
     "flops": ["pair", "batch_size", "length", "variant"],
     "scaling": ["pair", "batch_size", "length", "positions"],
     "step": ["pair", "batch_size", "length", "threads", "rounds", "variant"],
@@ -25,6 +26,7 @@ KEYS = {
 }
 SMALL = {
     "memory": ["--pair", "tiny", "--batch-size", "2", "--length", "16", "--logit-memory-mib", "1"],
+    "trace": ["--pair", "tiny", "--batch-size", "2", "--length", "16", "--logit-memory-mib", "1"],
     "flops": ["--pair", "tiny", "--length", "16"],
     "scaling": ["--pair", "tiny", "--sizes", "2x16", "--logit-memory-mib", "1"],
     "step": ["--pairs", "tiny", "--length", "16", "--rounds", "1", "--threads", "1"],
@@ -40,7 +42,7 @@ def fewer_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "TIMED", ("full_kd_dense_cached", "full_kd_cached", "se_kd_cached"))
 
 
-@pytest.mark.parametrize("name", sampled(sorted(SMALL), [0, 1, 3, 4, 5]))
+@pytest.mark.parametrize("name", sampled(sorted(SMALL), [0, 1, 3, 4, 5, 6]))
 def test_a_command_prints_its_table_and_leaves_numbers_page_and_figure(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +66,7 @@ def test_a_command_prints_its_table_and_leaves_numbers_page_and_figure(
         met = target.pop("met")
         assert Target(**target).met == met
         assert target["what"].split(",")[0] in result.output
-    assert (len(about["targets"]) > 0) == (name != "storage")
+    assert (len(about["targets"]) > 0) == (name not in ("storage", "trace"))
     if name == "memory" and "trl" not in about["versions"]:
         assert "pip install 'selective-kd-harness[outside]'" in result.output
 

@@ -90,6 +90,21 @@ def test_another_workload_is_another_report(
     assert make_plan(grid, Results(tmp_path), workload=str(write_workload("mine"))).grid.name == "question-mine"
 
 
+def test_another_split_is_other_trials_and_another_report(
+    write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
+) -> None:
+    grid = write_grid(["full_kd"], workload=str(workload_file), split="test", stem="question")
+    copied = write_grid(["full_kd"], workload=str(workload_file), split="validation", stem="copied")
+    own, other = (make_plan(grid, Results(tmp_path), split=split) for split in ("test", "validation"))
+    assert (own.grid.name, other.grid.name) == ("question", "question-validation")
+    ids = {plan.grid.name: [trial.id for trial in plan.trials] for plan in (own, other)}
+    assert ids["question"] == [trial.id for trial in make_plan(grid, Results(tmp_path)).trials]
+    assert ids["question-validation"] == [trial.id for trial in make_plan(copied, Results(tmp_path)).trials]
+    assert not set(ids["question"]) & set(ids["question-validation"])
+    with pytest.raises(UserError, match="--split is 'train'; it takes validation or test"):
+        make_plan(grid, Results(tmp_path), split="train")
+
+
 def test_a_sample_keeps_the_rows_a_table_needs_and_is_always_the_same(
     write_grid: Callable[..., Path], workload_file: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ CARRIES_OUT = {
     "harness.cli.new.new_component": [],
     "harness.cli.new.new_plugin": [],
     **{f"harness.cost.bench.run.run_{name}": None for name in
-       ("paper_scale", "memory", "flops", "scaling", "step", "grid", "storage")},
+       ("paper_scale", "memory", "trace", "flops", "scaling", "step", "grid", "storage")},
     "torch.set_num_threads": None,
     "harness.cli.shared.set_arithmetic": None,
     "harness.cli.reproduce.set_arithmetic": None,
@@ -79,7 +79,7 @@ CALLS: dict[str, list[list[str]]] = {
     "new policy": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
     "new criterion": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
     "bench": [["--paper-scale"], [], ["step"], ["memory"]],
-    **{f"bench {name}": [[]] for name in ("memory", "flops", "scaling", "step", "grid", "storage")},
+    **{f"bench {name}": [[]] for name in ("memory", "trace", "flops", "scaling", "step", "grid", "storage")},
 }
 
 # What an option is tried with, and is not by default; none of these is a flag.
@@ -119,6 +119,7 @@ VALUES = {
     "--seeds": "1,2",
     "--sequences": "5",
     "--sizes": "1x2",
+    "--split": "validation",
     "--steps": "3",
     "--suite": "piqa",
     "--table": "there/table",

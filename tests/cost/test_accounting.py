@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from harness.config.errors import UnknownNameError
-from harness.cost.accounting import Ledger, adam8bit_bytes
-from harness.cost.bench.memory import OPTIMIZERS, account, table
+from harness.cost.accounting import GIB, Ledger, adam8bit_bytes
+from harness.cost.bench.memory import OPTIMIZERS, TRACED, account, table, trace
 from harness.cost.outside import installed
 from harness.cost.rig import Setting, make_rig
 from harness.cost.shapes import build, load_config, load_pair, shapes_only
@@ -154,3 +154,34 @@ def test_chunked_logits_do_not_grow_with_the_batch() -> None:
     )
     # Hidden states' gradient and indices do; a chunk of logits is 178 rows here.
     assert many - few < 178 * 512 * 4 / 2
+
+
+def test_a_trace_is_a_step_cut_into_parts_each_at_its_fullest() -> None:
+    ledger = Ledger(head=(512, 16))
+    weights = torch.ones(1000)
+    ledger.register([weights], "parameters", "student")
+    with ledger, ledger.region("logits"):
+        kept = weights[:10] * 2.0  # 40 bytes
+        for size in (100, 300, 50):
+            kept.new_zeros(size)  # made and dropped
+    assert [part.total() for part in ledger.trace(lambda entry: not entry.before, num=7)] == [
+        40, 440, 40, 1240, 40, 240, 40,
+    ]  # fmt: skip
+    halves = ledger.trace(lambda entry: not entry.before, num=2)
+    assert [part["logits"] for part in halves] == [1240, 240]
+    assert len(ledger.trace(lambda entry: entry.before, num=3)) == 3
+    assert {part.total() for part in ledger.trace(lambda entry: entry.before, num=3)} == {4000}
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_the_fullest_part_of_a_trace_is_the_peak_beyond_what_stays(fake: bool) -> None:
+    names = ("full_kd_dense", "se_kd_streamed", "se_kd")
+    found = trace([variant(name) for name in names], setting(micro_batches=2), num=20, fake=fake)
+    assert found["variant"].value_counts().to_dict() == dict.fromkeys(names, 20)
+    most = found.groupby("variant")["student_gib"].max() * GIB
+    for name in names:
+        peak = account(variant(name), setting(micro_batches=2), fake=fake)["none"]["student"]
+        assert most[name] == peak.total() - peak["parameters"]
+    assert most["full_kd_dense"] > most["se_kd_streamed"] > most["se_kd"]
+    parts = [f"student_{name.replace(' ', '_')}_gib" for name in TRACED]
+    assert found[parts].sum(axis=1).tolist() == pytest.approx(found["student_gib"].tolist())

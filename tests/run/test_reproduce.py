@@ -32,25 +32,25 @@ def run_here(plan: Plan, results: Results, console: Console, options: Options) -
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> Path:
-    """A folder with a grid of three trials and its report."""
+    """A folder with a grid of three trials and its report, on another split than the grid's."""
     folder = tmp_path_factory.mktemp("made")
     grid = folder / "question.yaml"
     grid.write_text(
-        f"# Again?\nworkload: {workload_file}\nsplit: validation\nbaseline: Full KD\nseeds: [5, 6]\n"
+        f"# Again?\nworkload: {workload_file}\nsplit: test\nbaseline: Full KD\nseeds: [5, 6]\n"
         "strategies: [no_kd, full_kd]\n"
     )
     results = Results(folder / "results")
-    plan = make_plan(grid, results)
+    plan = make_plan(grid, results, split="validation")
     run_here(plan, results, Console(), Options())
-    write_plan(plan, results, f"harness run {grid}")
-    write_report(results.root, "question", folder / "reports")
+    write_plan(plan, results, f"harness run {grid} --split validation")
+    write_report(results.root, plan.grid.name, folder / "reports")
     return folder
 
 
 @pytest.fixture
 def report(made: Path, tmp_path: Path) -> Path:
     """A copy of the report, to be changed."""
-    return Path(shutil.copytree(made / "reports" / "question", tmp_path / "question"))
+    return Path(shutil.copytree(made / "reports" / "question-validation", tmp_path / "question"))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def edit(report: Path, label: str, change: Callable[[dict[str, object]], None]) 
 
 
 def test_a_trial_that_is_the_same_is_equal_to_the_byte(made: Path, typed: Typed) -> None:
-    code, out, err = typed(made / "reports" / "question", "--trials", 2, "--seed", 3)
+    code, out, err = typed(made / "reports" / "question-validation", "--trials", 2, "--seed", 3)
     assert (code, err) == (0, "")
     assert "2 of the report's trials, drawn by --seed 3." in out
     assert "2 of 2 trials are equal to the byte." in out
@@ -137,7 +137,7 @@ def test_what_cannot_be_reproduced_is_one_line(
         return refused(typed(report))
 
     assert f"{report} cannot be reproduced: its grid absent.yaml is gone" in says("harness run absent.yaml")
-    grid = manifest["command"].split()[-1]
+    grid = manifest["command"].split()[2]
     assert "its workload absent.yaml is gone" in says(f"harness run {grid} --workload absent.yaml")
     assert "its plugin absent.py is gone" in says(f"harness run {grid} --plugin absent.py")
     assert "it was made by 'harness bench grid', not by harness run" in says("harness bench grid")

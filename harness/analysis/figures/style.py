@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from matplotlib import rcParams, style
 from matplotlib.axes import Axes
@@ -88,7 +89,12 @@ def save(plot: Plot, folder: Path, *, pdf: bool = False) -> Plot:
 
 
 def multiples(
-    size: tuple[float, float], columns: int, num: int | None = None, *, sharex: bool = False, sharey: bool = False
+    size: tuple[float, float],
+    columns: int,
+    num: int | None = None,
+    *,
+    sharex: bool = False,
+    sharey: bool | Literal["row"] = False,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of this size in inches and its panels: one row, or `num` in rows, the last perhaps short."""
     figure = Figure(figsize=size, layout="constrained")

@@ -39,6 +39,7 @@ TASK_SETTING: Mapping[str, str] = {**SETTING, "data": "GSM8K", "training tokens"
 
 _QUALITY = ("importance_metrics", "selection_policies", "multi_axis")
 _TASK = ("task_gsm8k",)
+_RUNTIME = "runtime_rtx3090_80M"
 _KEY = [
     *("signal", "policy", "position_budget", "class_policy", "class_budget"),
     *("sample_signal", "sample_budget", "criterion", "regime"),
@@ -81,6 +82,18 @@ class Figures:
             # The paper's default flow holds all logits at once, as ours does where it is dense.
             found = found[found["method"].str.contains("default flow") == (method.flow == "dense")]
         return None if found.empty else float(found["value"].iloc[0])
+
+    def runtime(self, method: RowStrategy | None, *, cache_at_hand: bool = False) -> dict[str, float]:
+        """Return hours and accuracy of the table of run times, by metric; empty if a strategy is not in it.
+
+        Args:
+            method: the strategy; None for Full KD.
+            cache_at_hand: the row that reuses an offline cache, where there are two.
+        """
+        found = self.rows[self.rows["table"] == _RUNTIME]
+        found = found[found["method"] == "Full KD"] if method is None else self._matching(method, (_RUNTIME,))
+        found = found[found["method"].str.contains("reuse cache") == cache_at_hand]
+        return {str(metric): float(value) for metric, value in zip(found["metric"], found["value"], strict=True)}
 
     def find(self, name: str, metric: str) -> float | None:
         """Return the published value of a method by the paper's own name for it."""

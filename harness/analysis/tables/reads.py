@@ -8,16 +8,16 @@ def flops(record: Record) -> float | None:
     return sum(record.cost.flops.values()) or None
 
 
-def own_seconds(record: Record) -> float | None:
-    """Return the seconds of prepass, cache, training and generation that a trial took itself; None without training."""
-    wall = record.cost.wall_s
-    return sum(wall.get(phase, 0.0) for phase in ("prepass", "cache", "train", "rollout")) if "train" in wall else None
-
-
 def alone_seconds(record: Record) -> float | None:
-    """Return the same with what was spent once for all trials counted in full."""
-    own = own_seconds(record)
-    return None if own is None else own + sum(record.cost.shared_s.values())
+    """Return the seconds of prepass, cache, training and generation, as if the trial had shared nothing with others.
+
+    What was spent once for all trials is counted in full. None without training.
+    """
+    wall = record.cost.wall_s
+    if "train" not in wall:
+        return None
+    own = sum(wall.get(phase, 0.0) for phase in ("prepass", "cache", "train", "rollout"))
+    return own + sum(record.cost.shared_s.values())
 
 
 def phase_seconds(record: Record, phase: str, shared: tuple[str, ...]) -> float | None:

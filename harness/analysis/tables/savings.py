@@ -1,6 +1,6 @@
 """Tables of what selection saves: stored supervision, and the run time of sample selection."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,15 @@ import pandas as pd
 from harness.analysis.document import Column, Table
 from harness.analysis.published import Figures
 from harness.analysis.read import Run
-from harness.analysis.tables.build import STRATEGY, Filled, build, figures, number, seeds, words
-from harness.analysis.tables.reads import alone_seconds, bytes_per_token, own_seconds, phase_seconds, stored_share
-from harness.records.record import Record
+from harness.analysis.tables.build import STRATEGY, Filled, build, figures, metric_column, number, seeds, words
+from harness.analysis.tables.reads import alone_seconds, bytes_per_token, phase_seconds, stored_share
 
 TOKENS = 100e9
 
-# What a pass of the teacher stores.
-_TEACHERS = ("hidden", "scores", "sampled", "topk")
+# What a pass of the teacher stores; targets are all that a student then needs of it.
+_TARGETS = ("sampled", "topk")
+_TEACHERS = ("hidden", "scores", *_TARGETS)
+_PARTS = {"prepass_s": "Prepass (s)", "cache_s": "Cache (s)", "train_s": "Train (s)", "total_s": "Total (s)"}
 
 
 def storage_table(run: Run, published: Figures) -> Table | None:
@@ -32,14 +33,17 @@ def storage_table(run: Run, published: Figures) -> Table | None:
             rows.append(_stored(label, kind, per_token, share, theirs, f"{per_token:.4g} B x {share:.3g}"))
     if not rows:
         return None
-    theirs = published.find("Full KD", "terabytes")
-    for size, name, paper in ((1, "as the paper counts", theirs), (2, "float16", None)):
-        arithmetic = f"100000 classes x {size} B"
-        full.append(_stored(f"Full logits, {name}", "arithmetic", 100_000.0 * size, 1.0, paper, arithmetic))
+    for name, classes, size, row in (
+        ("Full logits, as the paper counts", 100_000, 1, "Full KD"),
+        ("Full logits, float16", 100_000, 2, ""),
+        ("Cross-entropy, targets as packed here", 1, 4, "Vanilla CE"),
+    ):
+        paper = published.find(row, "terabytes")
+        full.append(_stored(name, "arithmetic", float(classes * size), 1.0, paper, f"{classes} classes x {size} B"))
 
     def measured(heading: str, key: str, text: str) -> Filled:
-        whole = "{:.0f}"
-        return Column(heading=heading), lambda row: number(row[key], whole if row["kind"] == "arithmetic" else text)
+        exact = "{:.6g}"
+        return Column(heading=heading), lambda row: number(row[key], exact if row["kind"] == "arithmetic" else text)
 
     return build(
         "storage",
@@ -80,49 +84,72 @@ def _stored(
 
 
 def runtime_table(run: Run, published: Figures) -> Table | None:
-    """Build the seconds of each phase, if any strategy selects samples."""
+    """Build seconds of each phase beside accuracy, if any strategy selects samples.
+
+    A strategy that trains from stored targets stands there twice: its cache to be made, and its cache at hand.
+    """
     if not any(one.sample_policy is not None for one in run.methods.values()):
         return None
-    parts: dict[str, tuple[str, Callable[[Record], float | None]]] = {
-        "prepass_s": ("Prepass (s)", lambda record: phase_seconds(record, "prepass", ("prepass",))),
-        "cache_s": ("Cache (s)", lambda record: phase_seconds(record, "cache", _TEACHERS)),
-        "train_s": ("Train (s)", lambda record: record.cost.wall_s.get("train")),
-        "total_alone_s": ("Total alone (s)", alone_seconds),
-        "total_shared_s": ("Total, shared (s)", own_seconds),
-    }
     base = run.mean(run.manifest.baseline, alone_seconds)
-    full = published.find("Full KD", "wall_hours_total")
-    rows = []
+    full = published.runtime(None)["wall_hours_total"]
+    rows = list[dict[str, Any]]()
     for label in run.labels:
-        row: dict[str, Any] = {"label": label} | {name: run.mean(label, read) for name, (_, read) in parts.items()}
-        if row["train_s"] is None:
+        train = run.mean(label, lambda record: record.cost.wall_s.get("train"))
+        if train is None:
             continue
-        row["change_percent"] = _change(row["total_alone_s"], base)
-        row["published_hours"] = published.value(run.methods.get(label), "wall_hours_total")
-        rows.append(row)
+        parts = {
+            "prepass_s": run.mean(label, lambda record: phase_seconds(record, "prepass", ("prepass",))),
+            "cache_s": run.mean(label, lambda record: phase_seconds(record, "cache", _TEACHERS)),
+            "train_s": train,
+            "total_s": run.mean(label, alone_seconds),
+        }
+        method = run.methods.get(label)
+        stores = method is not None and method.teacher in _TARGETS
+        rows.append(_run(f"{label}, making its cache" if stores else label, label, parts, published.runtime(method)))
+        if stores:
+            reused = {"prepass_s": None, "cache_s": None, "train_s": train, "total_s": train}
+            theirs = published.runtime(method, cache_at_hand=True)
+            rows.append(_run(f"{label}, its cache at hand", label, reused, theirs))
     if not rows:
         return None
+    for row in rows:
+        row["change_percent"] = _change(row["total_s"], base)
+        row["published_change_percent"] = _change(row["published_hours"], full)
     return build(
         "runtime",
-        "Run time of sample selection",
+        "Run time and accuracy of sample selection",
         rows,
         [
-            STRATEGY,
+            words("Strategy", "row"),
             seeds(run),
-            *(figures(heading, name, "{:.1f}") for name, (heading, _) in parts.items()),
+            *(figures(heading, name, "{:.1f}") for name, heading in _PARTS.items()),
             figures(f"Against {run.manifest.baseline or 'the baseline'} (%)", "change_percent", "{:+.0f}"),
+            *(metric_column(run, info) for info in run.measured(("accuracy",))),
+            figures("Published selection (h)", "published_selection_hours", "{:.1f}"),
             figures("Published (h)", "published_hours", "{:.1f}"),
-            figures("Published (%)", lambda row: _change(row["published_hours"], full), "{:+.0f}"),
+            figures("Published (%)", "published_change_percent", "{:+.0f}"),
+            figures("Published accuracy (%)", "published_accuracy", "{:.1f}"),
         ],
         caption=(
             "Means over seeds. Prepass: scoring every training sequence with the initial student. Cache: the teacher's "
-            "pass. Alone: what the strategy would take if nothing were shared between trials; shared: what this trial "
-            "itself took. Evaluation and loading are left out. Published: hours on an RTX 3090 for 80M tokens "
-            "(arXiv:2602.01395), and against its Full KD: other hardware, models and data, so compare percentages at "
-            "most. There SE-KD 3X builds its cache; with the cache at hand it takes 4.0 hours."
+            "pass. Total: what the strategy would take if nothing were shared between trials; with its cache at hand, "
+            "its training alone. Evaluation and loading are left out. Published: hours on an RTX 3090 for 80M tokens, "
+            "single runs (arXiv:2602.01395), and against its Full KD: other hardware, models and data, so compare "
+            "percentages at most."
         ),
         numbers=pd.DataFrame(rows),
     )
+
+
+def _run(row: str, label: str, parts: Mapping[str, float | None], published: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "row": row,
+        "label": label,
+        **parts,
+        "published_selection_hours": published.get("wall_hours_prepass"),
+        "published_hours": published.get("wall_hours_total"),
+        "published_accuracy": published.get("accuracy"),
+    }
 
 
 def _change(value: float | None, base: float | None) -> float | None:

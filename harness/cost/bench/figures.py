@@ -1,6 +1,8 @@
 """The benchmarks' pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from textwrap import wrap
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,9 +11,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from harness.analysis.figures.style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, multiples
 from harness.cost.accounting import CATEGORIES
+from harness.cost.bench.memory import OWNERS, TRACED
 
 # By category.
 _COLOURS = (GREY, SKY, BLUE, PINK, GREEN, ORANGE, YELLOW)
+_TRACE = [colour for colour, name in zip(_COLOURS, CATEGORIES, strict=True) if name in TRACED]
 # On a logarithmic axis nothing has no place.
 _LEAST = 1e-3
 # Powers of ten as they are: the style of all figures leaves formulas as text.
@@ -31,6 +35,29 @@ def memory(found: pd.DataFrame, published: Mapping[str, Mapping[str, float]]) ->
         _bars(axes, found["label"], parts, f"{owner}'s device at its peak (GiB)", _COLOURS)
         _marks(axes, {label: size for label, size in published[owner].items() if label in set(found["label"])})
     panels[0].invert_yaxis()
+    _legend(figure, panels[0])
+    return figure
+
+
+def trace(found: pd.DataFrame) -> Figure:
+    """Draw what is alive over a step by category: a column per variant, the student's device above the teacher's."""
+    variants = list(found.groupby("label", sort=False))
+    figure, panels = multiples((3.1 * len(variants), 5.2), len(variants), 2 * len(variants), sharex=True, sharey="row")
+    for axes, (owner, (label, rows)) in zip(panels, product(OWNERS, variants), strict=True):
+        parts = [rows[f"{owner}_{name.replace(' ', '_')}_gib"] for name in TRACED]
+        axes.stackplot(100.0 * (rows["part"] + 1) / len(rows), *parts, labels=TRACED, colors=_TRACE, linewidth=0)
+        most = rows[f"{owner}_gib"].max()
+        axes.axhline(most, color=INK, linestyle=":", linewidth=0.8)
+        axes.annotate(f"{most:.2f}", (0, most), xytext=(3, 2), xycoords=axes.get_yaxis_transform(),
+                      textcoords="offset points", fontsize=7)  # fmt: skip
+        axes.margins(x=0, y=0.1)
+        axes.grid(axis="y")
+        if owner == "student":
+            axes.set_title("\n".join(wrap(str(label), 34)))
+        else:
+            axes.set_xlabel("tensors made and dropped (% of the step)")
+    for axes, owner in zip(panels[:: len(variants)], OWNERS, strict=True):
+        axes.set_ylabel(f"{owner}'s device, beyond weights\nand optimiser state (GiB)")
     _legend(figure, panels[0])
     return figure
 
@@ -111,8 +138,12 @@ def storage(found: pd.DataFrame) -> Figure:
     """Draw terabytes for 100 billion tokens, measured and published."""
     figure, (axes,) = multiples((8.5, 0.36 * len(found) + 1.5), 1)
     values = found["terabytes_100b_tokens"]
-    texts = [f"{value:.3g}" for value in values]
-    _bars(axes, found["stored"], {"this harness": values}, "terabytes for 100 billion tokens", [BLUE], texts=texts)
+    _bars(axes, found["stored"], {"this harness": values}, "terabytes for 100 billion tokens", [BLUE])
+    for name, value, paper in zip(found["stored"], values, found["published_terabytes"], strict=True):
+        text = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        beside = max(value, 0.0 if pd.isna(paper) else paper)
+        axes.annotate(text, (beside, name), xytext=(5, 0), textcoords="offset points", va="center")
+    axes.margins(x=0.12)
     theirs = found.dropna(subset=["published_terabytes"])
     _marks(axes, dict(zip(theirs["stored"], theirs["published_terabytes"], strict=True)))
     axes.set_xscale("log")

@@ -1,6 +1,7 @@
 """Peak bytes of a step by category, for every variant: counted, not sampled, so that they are the same everywhere."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import pandas as pd
@@ -17,12 +18,15 @@ from harness.cost.accounting import (
     states_of,
     take_step,
 )
-from harness.cost.rig import Setting, make_rig
+from harness.cost.rig import Rig, Setting, make_rig
 from harness.cost.shapes import shapes_only
 from harness.cost.variants import Owner, Variant, variant
 
 Optimizer = Literal["none", "adamw", "adamw_8bit"]
 OPTIMIZERS: tuple[Optimizer, ...] = ("none", "adamw", "adamw_8bit")
+OWNERS: tuple[Owner, ...] = ("student", "teacher")
+# What is not there all the time.
+TRACED = tuple(name for name in CATEGORIES if name not in ("parameters", "optimizer"))
 SETTING = ["pair", "batch_size", "length", "micro_batches", "checkpointing", "optimizer"]
 
 
@@ -33,6 +37,10 @@ def _active(entry: Entry) -> bool:
 def _of(owner: Owner, entry: Entry) -> bool:
     # What derives from neither model (tokens, masks, noise) is on the student's device.
     return (entry.owner or "student") == owner
+
+
+def _comes_and_goes(owner: Owner, entry: Entry) -> bool:
+    return _of(owner, entry) and entry.category in TRACED
 
 
 # What peaks are taken of: everything that derives from the student, which a GPU of its own would hold; the same for the
@@ -65,12 +73,55 @@ def account(variant: Variant, setting: Setting, *, fake: bool = True) -> dict[Op
     """
     with shapes_only(fake=fake):
         rig = make_rig(variant, setting)
-        ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
-        optimiser = adamw(rig.core.parameters)
-        ledger.register(states_of(optimiser, rig.core.parameters), "optimizer", "student")
-        take_step(rig, optimiser, ledger)
+        ledger = _counted(rig, setting)
         state = {"none": 0, "adamw_8bit": adam8bit_bytes(rig.core.parameters), "adamw": None}
     return {name: _peaks(ledger, state[name]) for name in OPTIMIZERS}
+
+
+def trace(
+    variants: Iterable[Variant],
+    setting: Setting,
+    *,
+    num: int,
+    fake: bool = True,
+    on_variant: Callable[[int], None] = lambda _: None,
+) -> pd.DataFrame:
+    """Return what is alive over a step beyond weights and optimiser state, which stay; in GiB.
+
+    One row per variant and part of its step, `num` parts at most (see `Ledger.trace`), each of the student's device and
+    the teacher's at its own fullest moment. `on_variant` is called after each with variants done.
+    """
+    rows = []
+    for count, each in enumerate(variants, start=1):
+        with shapes_only(fake=fake):
+            rig = make_rig(each, setting)  # kept, so that the trace ends with the step
+            ledger = _counted(rig, setting)
+        traces = {owner: ledger.trace(partial(_comes_and_goes, owner), num=num) for owner in OWNERS}
+        for part, alive in enumerate(zip(*traces.values(), strict=True)):
+            row = {
+                "pair": setting.pair.name,
+                "batch_size": setting.batch_size,
+                "length": setting.length,
+                "micro_batches": setting.micro_batches,
+                "variant": each.name,
+                "label": each.label,
+                "part": part,
+            }
+            for owner, peak in zip(traces, alive, strict=True):
+                row[f"{owner}_gib"] = peak.total() / GIB
+                row |= {f"{owner}_{name.replace(' ', '_')}_gib": peak[name] / GIB for name in TRACED}
+            rows.append(row)
+        on_variant(count)
+    return pd.DataFrame(rows)
+
+
+def _counted(rig: Rig, setting: Setting) -> Ledger:
+    """Take one step of a rig with AdamW, whose state is there, and return what was written down of it."""
+    ledger = Ledger(head=(setting.pair.vocab_size, int(setting.pair.student.hidden_size)))
+    optimiser = adamw(rig.core.parameters)
+    ledger.register(states_of(optimiser, rig.core.parameters), "optimizer", "student")
+    take_step(rig, optimiser, ledger)
+    return ledger
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -131,7 +182,7 @@ def _row(
         "student_beyond_floor_gib": beyond["student activations"],
         "teacher_beyond_floor_gib": beyond["teacher activations"],
     }
-    for owner in ("student", "teacher"):
+    for owner in OWNERS:
         row |= {f"{owner}_{name.replace(' ', '_')}_gib": found[owner][name] / GIB for name in CATEGORIES}
     return row
 

@@ -23,6 +23,9 @@ Size = tuple[int, int]
 
 MEMORY = tuple(each.name for each in VARIANTS if not each.name.endswith("_cached"))
 COUNTED = tuple(each.name for each in VARIANTS if each.outside is None and each.name != "floor")
+# The paper's three panels, and this core.
+TRACES = ("full_kd_dense", "se_kd_streamed", "se_kd_both_heads", "se_kd")
+PARTS = 150
 SCALED = ("floor", "full_kd_dense", "full_kd_chunked", "se_kd")
 TIMED = (
     "full_kd_dense_cached",
@@ -77,6 +80,41 @@ def run_memory(output: Output, *, pair: str, size: Size, logit_memory_mib: int, 
             "Devices are told apart by what a number derives from; see harness/cost/accounting.py.",
             "The paper's figures are of its own flow and optimiser, which it does not state in full.",
             "Liger's loss asks the device for a number in its backward pass, so it cannot be counted; `step` times it.",
+        ],
+    )
+
+
+def run_trace(output: Output, *, pair: str, size: Size, logit_memory_mib: int) -> None:
+    """Trace what is alive over a step of two micro-batches."""
+    setting = _setting(pair, size, logit_memory_mib, micro_batches=2)
+    with output.progress("tracing", len(TRACES)) as tell:
+        found = memory.trace([variant(name) for name in TRACES], setting, num=PARTS, on_variant=tell)
+    by_label = found.groupby("label", sort=False)
+    sizes = pd.DataFrame(
+        {
+            f"{column}_{kind}": by_label[column].agg(kind)
+            for column in ("student_gib", "teacher_gib")
+            for kind in ("max", "median")
+        }
+    )
+    output.publish(
+        "trace",
+        f"Bytes over a step, {_described(setting)}, beyond weights and optimiser state",
+        found,
+        {
+            "label": "variant",
+            "student_gib_max": "student, most (GiB)",
+            "student_gib_median": "median",
+            "teacher_gib_max": "teacher, most (GiB)",
+            "teacher_gib_median": "median ",
+        },
+        lambda: figures.trace(found),
+        shown=sizes.reset_index(),
+        caption="One step of 2 micro-batches, from its first tensor to its last; weights and optimiser state, which "
+        "are there all the time, are left out",
+        notes=[
+            f"A step is cut into {PARTS} parts of as many tensors made or dropped, each shown at its fullest moment.",
+            "Devices are told apart by what a number derives from; see harness/cost/accounting.py.",
         ],
     )
 
@@ -237,6 +275,7 @@ def run_paper_scale(output: Output, *, optimizer: "Optimizer", steps: int) -> No
             "one_device_gib": "one device (GiB)",
             "accounted_gib": "accounted (GiB)",
             "seconds_median": "seconds, median",
+            "hours_80m_tokens": "hours for 80M tokens",
             "status": "status",
         },
         lambda: figures.bars(labels, gib, "GiB allocated at the peak, both models"),

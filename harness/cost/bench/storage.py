@@ -20,6 +20,8 @@ from strategies.noise import cells, streams
 # N = rows, V = vocabulary
 
 TOKENS = 100_000_000_000
+# Of a target, as packed text holds it.
+TARGET_BYTES = 4
 _ROWS_AT_A_TIME = 64
 # The number of distinct classes of a position, one byte.
 _COUNT_BYTES = 1
@@ -68,7 +70,9 @@ def table(num: int, pair: Pair) -> pd.DataFrame:
         pair: its vocabulary is stored, and its teacher's hidden states.
     """
     vocab, width, size = pair.vocab_size, int(pair.teacher.hidden_size), pair.dtype.itemsize
+    target = f"1 class x {TARGET_BYTES} bytes"
     rows = [
+        _row("targets alone (cross-entropy)", TARGET_BYTES, target, "Vanilla CE", "1 class x 3 bytes"),
         _row("every logit", vocab * size, f"{vocab} classes x {size} bytes", "Full KD", "100000 classes x 1 byte"),
         _row("hidden states", width * size, f"{width} numbers x {size} bytes"),
     ]

@@ -40,14 +40,17 @@ def forecast_and_print(
         mfu: the share of its peak that is taken to be reached.
         results: where packed text is looked for.
         steps: steps to train on the device that is there; none if 0.
-        part: whether a part of the grid was asked for, which a forecast does not know.
+        part: whether a part of the grid or a split was asked for, which a forecast does not know.
 
     Raises:
         UserError: as `make_forecast`.
         UnknownNameError: as `make_forecast`, or no GPU of this name.
     """
     if part:
-        raise UserError("--seeds, --only and --sample choose what to run; a forecast is of every row of a grid")
+        raise UserError(
+            "--split, --seeds, --only and --sample choose what to run; a forecast is of every row of a grid, without "
+            "evaluation"
+        )
     with console.status("") as status:
         found = make_forecast(
             grid,
