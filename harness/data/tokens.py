@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,15 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give another process of this machine's files the names of those that are mapped, not what they hold."""
+        return {name: value.filename if isinstance(value, np.memmap) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map them again."""
+        for name, value in state.items():
+            self.__dict__[name] = np.load(value, mmap_mode="r") if isinstance(value, Path) else value
 
     @property
     def num_valid(self) -> npt.NDArray[np.int64]:

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +25,8 @@ from harness.trial.checkpoint import Interval
 from harness.trial.flops import predict_flops
 from harness.trial.trial import Trial
 
+# What the memory of each GPU is, in bytes.
+_ASKS = "import torch.cuda as c; print(*(c.get_device_properties(n).total_memory for n in range(c.device_count())))"
 # A checkpoint is replaced by one that is whole.
 _CHECKPOINTS = 2
 # Rows and columns of the matrices by which a CPU is measured, and how often they are multiplied.
@@ -144,11 +148,7 @@ def _at_once(trials: Sequence[Trial]) -> int:
 
 def _check_memory(strategies: Sequence[Method], workload: Workload) -> None:
     """Refuse what all of the smallest GPU's memory could not hold, or all that a trial on the CPU may take."""
-    if workload.resources.gpus:
-        numbers = range(torch.cuda.device_count())
-        room = min(torch.cuda.get_device_properties(number).total_memory for number in numbers)
-    else:
-        room = memory_share(1)
+    room = min(_gpu_memory()) if workload.resources.gpus else memory_share(1)
     # Of rows that have their teacher and their logits in the same way, those of most positions take the most.
     heaviest: dict[tuple[object, ...], Method] = {}
     for one in strategies:
@@ -162,6 +162,12 @@ def _check_memory(strategies: Sequence[Method], workload: Workload) -> None:
                 f"a trial of {one.label} takes {taken / GIB:.1f} GiB at its peak, and the device has "
                 f"{room / GIB:.1f}: `harness plan --gpu NAME` on the same grid and workload says what to change"
             )
+
+
+def _gpu_memory() -> list[int]:
+    """Return the bytes of each GPU, asked by a process that ends: whoever asks for them keeps a part of each."""
+    asked = subprocess.run([sys.executable, "-c", _ASKS], capture_output=True, text=True, check=True)  # noqa: S603 - ours
+    return [int(each) for each in asked.stdout.split()]
 
 
 def _budget(strategy: Method) -> float:

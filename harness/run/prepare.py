@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,37 +19,36 @@ from harness.config.workloads import load_workload
 from harness.config.yaml import read_yaml
 from harness.evaluate.evaluation import prepare_items
 from harness.models import DTYPES, load_model, load_tokenizer
-from harness.models.devices import device_of
 from harness.records.layout import Results
 from harness.run.plan import Plan, make_plan, reads_cache
 from harness.run.watchers import SECONDS_BETWEEN_LINES, time_left
-from harness.teacher.inputs import Inputs, JointBuild, prepare_inputs, prepare_tokens, teacher_source
+from harness.teacher.inputs import Inputs, prepare_inputs, prepare_tokens, teacher_source
+from harness.teacher.kind import Kind
+from harness.teacher.kinds.rows import RowTeacher
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.live import provide_rows
 from harness.teacher.provide import Progress, Spread
+from harness.teacher.targets import targets_of
 from harness.trial.identity import fingerprints
-from harness.trial.samples import prepass_name, provide_prepass
+from harness.trial.samples import choose_samples, prepass_name
 from harness.trial.trial import Trial
 
 
-def prepare_plan(
-    plan: Plan, results: Results, console: Console, *, spread: Callable[[JointBuild], Spread] | None = None
-) -> None:
-    """Build what a plan's missing trials share, with all cores, before workers share them out.
+def prepare_plan(plan: Plan, results: Results, console: Console, *, spread: Spread | None = None) -> None:
+    """Build what a plan's missing trials read, with all cores, before workers share them out.
 
     Args:
         plan: a checked grid, with a trial to run.
         results: where it is kept.
         console: where to show progress.
-        spread: lets other processes build parts of the teacher's caches: `harness.run.cluster.spreading`.
+        spread: lets other processes compute: `harness.run.builders.spreading`.
     """
     digests = plan.todo[0].fingerprints
     with shown(console) as show:
         inputs = _prepare_inputs(
             plan.workload, digests, plan.grid.split, results, show, train=plan.needs_train_cache, spread=spread
         )
-        _prepare_prepasses(plan.todo, inputs, results, show)
-        _prepare_scores(plan.todo, inputs, results, show)
+        _prepare_rows(plan.todo, inputs, results, show, spread)
 
 
 def build_caches(what: str, results: Results, console: Console) -> None:
@@ -73,9 +73,16 @@ def build_caches(what: str, results: Results, console: Console) -> None:
     if workload.teacher is None:
         raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
     digests = fingerprints(workload)
-    for split in splits:
-        with shown(console) as show:
-            _prepare_inputs(workload, digests, split, results, show, train=train)
+    with ExitStack() as stack:
+        spread = None
+        if workload.resources.gpus > 0:
+            from harness.run.builders import spreading
+
+            message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+            spread = stack.enter_context(spreading(workload, results, address=None, message=message))
+        for split in splits:
+            with shown(console) as show:
+                _prepare_inputs(workload, digests, split, results, show, train=train, spread=spread)
 
 
 @contextmanager
@@ -119,7 +126,7 @@ def _prepare_inputs(
     show: Progress,
     *,
     train: bool,
-    spread: Callable[[JointBuild], Spread] | None = None,
+    spread: Spread | None = None,
 ) -> Inputs:
     """Build tokens, items and the teacher's hidden states; those of the training text only if `train`."""
     torch.set_num_threads(os.cpu_count() or 1)
@@ -145,24 +152,26 @@ def _check_models(workload: Workload, results: Results) -> None:
             load_model(source, workload.folder, dtype=DTYPES[workload.resources.dtype])
 
 
-def _prepare_prepasses(trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress) -> None:
-    """Score the training sequences once per signal, so that workers do not do it side by side."""
-    for name, trial in {prepass_name(each, inputs.train): each for each in trials}.items():
-        if name is None:
+def _prepare_rows(
+    trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress, spread: Spread | None
+) -> None:
+    """Score the sequences that trials choose from, and store what each reads of the teacher's rows of its choice."""
+    broken = set[str | None]()
+    # What is stored of all sequences serves those who choose some.
+    for trial in sorted(trials, key=lambda trial: trial.strategy.samples is not None):
+        if not trial.strategy.train or (scores := prepass_name(trial, inputs.train)) in broken:
             continue
-        workload, device = trial.workload, device_of(trial.workload)
-        student = partial(
-            load_model, workload.student, workload.folder, dtype=DTYPES[workload.resources.dtype], device=device
-        )
-        # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
-        with suppress(FloatingPointError):
-            provide_prepass(trial, inputs, results=results, student=student, device=device, on_progress=show)
-
-
-def _prepare_scores(trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress) -> None:
-    """Apply the teacher's head once per signal; a trial that chooses its samples does it for what it chose."""
-    for trial in trials:
-        if trial.strategy.train and trial.strategy.samples is None:
-            source = teacher_source(trial.workload, trial.fingerprints, inputs.train, data="train")
-            for name in trial.objective.stored_scores:
-                provide_rows(SignalScores(signal=name), trial.workload, source, results=results, on_progress=show)
+        kept = None
+        if trial.strategy.samples is not None:
+            try:
+                kept = choose_samples(trial, inputs.train, results=results, on_progress=show, spread=spread).kept
+            except FloatingPointError:
+                # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
+                broken.add(scores)
+                continue
+        source = teacher_source(trial.workload, trial.fingerprints, inputs.train, data="train", only=kept)
+        kinds: list[Kind[RowTeacher, Any]] = [SignalScores(signal=name) for name in trial.objective.stored_scores]
+        if trial.strategy.stored:
+            kinds.append(targets_of(trial.method, inputs.vocab_size))
+        for kind in kinds:
+            provide_rows(kind, trial.workload, source, results=results, on_progress=show, spread=spread)

@@ -109,8 +109,7 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
     if options.address is not None:
         # Read when Ray is imported: a cluster's machine is reached by its address, not over the loopback interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-    from harness.models.devices import release_memory
-    from harness.run.cluster import spreading
+    from harness.run.builders import spreading
     from harness.run.leftovers import resolve_leftovers
     from harness.run.needs import hours_on_cpu
     from harness.run.prepare import prepare_plan
@@ -122,9 +121,8 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
         console.print(hours_on_cpu(plan.todo), highlight=False, soft_wrap=True)
     resolve_leftovers(plan, results, console, options)
     message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    spread = spreading(plan.workload, results, address=options.address, message=message)
-    prepare_plan(plan, results, console, spread=spread)
-    release_memory()
+    with spreading(plan.workload, results, address=options.address, message=message) as spread:
+        prepare_plan(plan, results, console, spread=spread)
 
 
 def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Endings":

@@ -14,12 +14,13 @@ from harness.records.layout import Results
 from harness.records.record import Failure
 from harness.records.store import finished, read_record
 from harness.run.attempt import Reason, record_lost, run_and_write
-from harness.run.cluster import gathered, leaving, make_loggers, ray, session, tell_all, told, tune
+from harness.run.cluster import leaving, make_loggers, ray, session, tell_all, told, tune
 from harness.run.guard import guarded, interruptible
 from harness.run.limits import available_cpus, count_oom_kills, memory_share
 from harness.run.needs import gpus_of
 from harness.run.options import Options
 from harness.run.plan import Plan
+from harness.run.ranks import gathered
 from harness.run.watchers import Endings, Failed, Watcher
 from harness.trial.checkpoint import Stopped
 from harness.trial.trial import Trial, as_config, from_config

@@ -1,7 +1,6 @@
 """What every trial of a workload shares: packed tokens and the teacher's hidden states, prepared once, then mapped."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -13,9 +12,8 @@ from harness.config.annotations import PreTrainedTokenizerBase
 from harness.data.text import TextSplit
 from harness.data.tokens import Tokens, prepare_all
 from harness.records.layout import Results
-from harness.teacher.kinds.hidden import HiddenStates
-from harness.teacher.live import StoredTeacher, provide_teacher, run_teacher
-from harness.teacher.provide import Progress, Spread, make_shards
+from harness.teacher.live import StoredTeacher, provide_teacher
+from harness.teacher.provide import Progress, Spread
 from harness.teacher.source import Source
 
 # K = kept sequences
@@ -45,23 +43,6 @@ class Inputs:
         return len(self.tokenizer)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JointBuild:
-    """A cache of teacher states that several processes build.
-
-    Attributes:
-        workload: the workload.
-        fingerprints: see `harness.trial.identity.fingerprints`.
-        split: the reported split.
-        data: which data: train, or the split.
-    """
-
-    workload: Workload
-    fingerprints: Mapping[str, str]
-    split: Split
-    data: str
-
-
 def prepare_inputs(
     workload: Workload,
     fingerprints: Mapping[str, str],
@@ -70,25 +51,23 @@ def prepare_inputs(
     results: Results,
     needs_train_cache: bool,
     on_progress: Progress | None = None,
-    spread: Callable[[JointBuild], Spread] | None = None,
+    spread: Spread | None = None,
 ) -> Inputs:
     """Map a workload's shared inputs, building what is missing. Idempotent, and safe to call from several processes.
 
-    The teacher's states of the training text are among them where a trial reads them (`needs_train_cache`). `spread`
-    lets other processes build parts of the teacher's caches, with `build_part`.
+    The teacher's states of the training text are among them where a trial reads them (`needs_train_cache`). The rest as
+    in `provide`.
     """
     tokenizer = models.load_tokenizer(workload.student, workload.folder)
     train, heldout = prepare_tokens(workload, fingerprints, split, tokenizer, results=results)
     wanted: dict[str, Tokens] = {split: heldout} | ({"train": train} if needs_train_cache else {})
-    loaded = functools.cache(lambda: run_teacher(workload))
     caches = {
         name: provide_teacher(
             workload,
             teacher_source(workload, fingerprints, tokens, data=name),
             results=results,
-            asked=loaded,
             on_progress=on_progress,
-            spread=spread and spread(JointBuild(workload=workload, fingerprints=fingerprints, split=split, data=name)),
+            spread=spread,
         )
         for name, tokens in (wanted if workload.teacher is not None else {}).items()
     }
@@ -99,19 +78,6 @@ def prepare_inputs(
         train_cache=caches.get("train"),
         heldout_cache=caches.get(split),
     )
-
-
-def build_part(part: JointBuild, numbers: Sequence[int], *, results: Results) -> None:
-    """Make some shards of a cache that another process is building, with a teacher of this process's own.
-
-    Raises:
-        UserError: nobody is building that cache; or bad input.
-    """
-    workload = part.workload
-    tokenizer = models.load_tokenizer(workload.student, workload.folder)
-    train, heldout = prepare_tokens(workload, part.fingerprints, part.split, tokenizer, results=results)
-    source = teacher_source(workload, part.fingerprints, train if part.data == "train" else heldout, data=part.data)
-    make_shards(HiddenStates(), source, lambda: run_teacher(workload), results=results, numbers=numbers)
 
 
 def prepare_tokens(

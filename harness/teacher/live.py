@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -51,15 +52,14 @@ def provide_teacher(
     source: Source,
     *,
     results: Results,
-    asked: Callable[[], RowTeacher] | None = None,
     on_progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> StoredTeacher:
-    """Map a teacher's states over a data set, and its head; `asked`, or one loaded here, runs if they are missing."""
+    """Map a teacher's states over a data set, and its head; it runs if they are missing. The rest as in `provide`."""
     states = provide(
         HiddenStates(),
         source,
-        asked or (lambda: run_teacher(workload)),
+        partial(run_teacher, workload),
         results=results,
         batch_size=workload.optimisation.micro_batch_size,
         on_progress=on_progress,
@@ -75,15 +75,20 @@ def provide_rows(
     *,
     results: Results,
     on_progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Stored[Read]:
-    """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs."""
+    """Map what is stored of a teacher's distributions; where it is missing its stored states serve, or it runs.
+
+    The rest as in `provide`.
+    """
     return provide(
         kind,
         source,
-        lambda: row_teacher(workload, source, results),
+        partial(row_teacher, workload, source, results.resolved()),
         results=results,
         batch_size=workload.optimisation.micro_batch_size,
         on_progress=on_progress,
+        spread=spread,
     )
 
 

@@ -42,9 +42,12 @@ A = TypeVar("A")
 # (what is being built, sequences done, sequences in all)
 Progress = Callable[[str, int, int], None]
 
-# Has other processes make some shards, given by number, with `make_shards`; calls its second argument while it waits.
-# It may leave some of them unmade.
-Spread = Callable[[Sequence[int], Callable[[], None]], None]
+# Makes some shards, given by number.
+Make = Callable[[Sequence[int]], None]
+
+# Has other processes make shards of something (what, in words), each process some; calls the last argument while it
+# waits. It may leave some of them unmade.
+Spread = Callable[[str, Make, Sequence[int], Callable[[], None]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +105,15 @@ def provide(
     Args:
         kind: what is wanted.
         source: the data set it is of.
-        asked: returns what it is made with; called only if something has to be computed here.
+        asked: returns what it is made with; called only where something has to be computed.
         results: where it is kept.
         batch_size: sequences that are computed at once. The same as in training makes cached and online runs
             bit-identical on a CPU; matrix products of another shape may round differently.
         shard_size: sequences per file, the kind's own if None; rounded up to whole batches. A continued build keeps
             its own.
         on_progress: told of the building.
-        spread: lets other processes make shards first; what they leave is made here.
+        spread: lets other processes make shards first, for which `kind`, `source` and `asked` are sent to them; what
+            they leave is made here.
 
     Raises:
         UserError: a folder holds something else or damage, or cannot be written to; names the file.
@@ -120,7 +124,7 @@ def provide(
     assert kind.name in KINDS, "or `harness cache` would not show it"
     if not len(source.sequences):
         raise UserError(f"a {kind.name} cache of no sequences was asked for")
-    builder = _Builder(kind, source, functools.cache(asked), cache_path(results, kind.name, kind.ingredients(source)))
+    builder = _Builder(kind, source, asked, cache_path(results, kind.name, kind.ingredients(source)))
     with building(results, builder.path.name):
         stored = open_stored(kind, source, results)
         if stored is not None:
@@ -132,24 +136,6 @@ def provide(
     return replace(stored, built=True)
 
 
-def make_shards(
-    kind: Kind[A, Read], source: Source, asked: Callable[[], A], *, results: Results, numbers: Sequence[int]
-) -> None:
-    """Make some shards of a cache that another process is building and waits for; arguments as in `provide`.
-
-    Raises:
-        UserError: nobody is building that cache, or it cannot be written to.
-    """
-    ingredients = kind.ingredients(source)
-    builder = _Builder(kind, source, functools.cache(asked), cache_path(results, kind.name, ingredients))
-    meta = read_meta(builder.path)
-    check_ingredients(builder.path, meta, kind.name, ingredients)
-    parts = builder.parts(meta.shard_size)
-    for number in numbers:
-        if builder.kept(number) is None:
-            builder.make(number, parts[number], lambda _: None)
-
-
 @dataclass(frozen=True)
 class _Builder(Generic[A, Read]):
     """What builds one cache in its folder."""
@@ -158,6 +144,11 @@ class _Builder(Generic[A, Read]):
     source: Source
     asked: Callable[[], A]
     path: Path
+
+    @functools.cached_property
+    def models(self) -> A:
+        """What it is made with, in this process."""
+        return self.asked()
 
     def build(self, shard_size: int, on_progress: Progress | None, spread: Spread | None) -> None:
         """Make what is missing, and seal the whole."""
@@ -197,10 +188,12 @@ class _Builder(Generic[A, Read]):
     def shards(self, shard_size: int, on_progress: Progress | None, spread: Spread | None) -> dict[str, File]:
         """Make the shards that are missing; return all, by name."""
         parts, source = self.parts(shard_size), self.source
-        done = _Done(on_progress, f"{self.kind.title}, {source.about.get('data', '')}", len(source.sequences))
+        what = f"{self.kind.title}, {source.about.get('data', '')}"
+        done = _Done(on_progress, what, len(source.sequences))
         missing = [] if spread is None else [number for number in range(len(parts)) if self.kept(number) is None]
-        if spread is not None and len(missing) > 1:
-            spread(missing, lambda: done.tell(len(unfinished_files(self.path)) * shard_size))
+        if spread is not None and missing:
+            elsewhere = replace(self, path=self.path.resolve())
+            spread(what, elsewhere.make_some, missing, lambda: done.tell(len(unfinished_files(self.path)) * shard_size))
         files: dict[str, File] = {}
         for number, part in enumerate(parts):
             first = number * shard_size
@@ -209,6 +202,19 @@ class _Builder(Generic[A, Read]):
             files[shard_name(number)] = kept or self.make(number, part, functools.partial(done.beyond, first))
             done.tell(first + len(part))
         return files
+
+    def make_some(self, numbers: Sequence[int]) -> None:
+        """Make some shards of a cache that another process is building and waits for.
+
+        Raises:
+            UserError: nobody is building that cache, or it cannot be written to.
+        """
+        meta = read_meta(self.path)
+        check_ingredients(self.path, meta, self.kind.name, self.kind.ingredients(self.source))
+        parts = self.parts(meta.shard_size)
+        for number in numbers:
+            if self.kept(number) is None:
+                self.make(number, parts[number], lambda _: None)
 
     def parts(self, shard_size: int) -> list[Indices]:
         """Return the sequences of each shard."""
@@ -220,7 +226,7 @@ class _Builder(Generic[A, Read]):
         """Make a shard."""
         started = time.perf_counter()
         with torch.no_grad():
-            arrays = self.kind.make(self.source, self.asked(), part, on_batch)
+            arrays = self.kind.make(self.source, self.models, part, on_batch)
         file = write_arrays(self.path / shard_name(number), arrays)
         file = file.model_copy(update={"build_s": time.perf_counter() - started})
         write_sealed(self._beside(number), file)

@@ -1,7 +1,6 @@
 """What a trial takes on the machine: seconds by phase, peak memory by device."""
 
 import ctypes
-import gc
 import resource
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.models.devices import release_memory
 
 _GIB = 1 << 30
 
@@ -137,8 +138,8 @@ def tensors_in(tree: Any) -> list[torch.Tensor]:
 
 def reset_peak(device: str) -> None:
     """Forget the peak so far, so that a warm worker does not report an earlier trial's."""
-    # What earlier trials left in reference cycles, and what the allocator keeps of it, is not this trial's.
-    gc.collect()
+    # What earlier trials left in reference cycles, and what the allocators keep of it, is not this trial's.
+    release_memory()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -20,7 +20,7 @@ from harness.distill import NUMERICS
 from harness.distill.score import Rows, score_rows, signal_function
 from harness.models import head_of, trunk
 from harness.teacher.files import Indices
-from harness.teacher.interface import Teacher
+from harness.teacher.kinds.rows import RowTeacher
 from harness.teacher.source import Source
 from harness.teacher.store import Store
 from strategies.noise import streams, uniform
@@ -43,7 +43,7 @@ class Scorer:
     """
 
     student: PreTrainedModel
-    teacher: Teacher | None
+    teacher: RowTeacher | None
     vocab_size: int
     batch_size: int
     chunk: int
@@ -71,7 +71,7 @@ class SampleScores:
     """
 
     name: ClassVar[str] = "prepass"
-    shard_size: ClassVar[int] = 4096
+    shard_size: ClassVar[int] = 1024
     serves_part: ClassVar[bool] = False
 
     signal: Choice
@@ -141,7 +141,7 @@ def _position_scores(signal: Choice, batch: Batch, scorer: Scorer, seed: int) ->
         hidden = student_head.weight.new_zeros((batch.valid.numel(), 0))
     if reads_teacher(signal):
         assert scorer.teacher is not None, "the signal reads the teacher"
-        teacher_hidden = scorer.teacher.hidden(batch).flatten(0, 1)
+        teacher_hidden = scorer.teacher.trunk(batch).flatten(0, 1)
     noise = None
     if "noise" in raw_inputs(SIGNALS[signal.name]):
         keys = streams(derive(seed, "samples", "signal"), batch.index.to(batch.valid.device))

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from harness.config import Choice, Strategy
+from harness.config import Choice, Strategy, Workload
 from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
-from harness.models.devices import chunk_of
+from harness.models import DTYPES, load_model, load_tokenizer
+from harness.models.devices import chunk_of, device_of
 from harness.records.layout import Results
 from harness.records.record import SampleSummary
-from harness.teacher.inputs import Inputs, teacher_source
-from harness.teacher.live import cached_teacher, online_teacher
-from harness.teacher.provide import Progress, Stored, provide
+from harness.teacher.inputs import teacher_source
+from harness.teacher.live import row_teacher
+from harness.teacher.provide import Progress, Spread, Stored, provide
 from harness.teacher.source import Source
 from harness.teacher.store import key_of
 from harness.trial.prepass import SampleScores, Scorer, reads_teacher
@@ -73,17 +75,38 @@ def prepass_reads_cache(strategy: Strategy) -> bool:
 
 
 def choose_samples(
-    trial: Trial, inputs: Inputs, *, results: Results, student: Callable[[], PreTrainedModel], device: str
+    trial: Trial,
+    train: Tokens,
+    *,
+    results: Results,
+    student: PreTrainedModel | None = None,
+    on_progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Chosen:
     """Choose the training sequences of a trial that uses the sample axis.
 
-    `student`, the model as it is before training, is called only if there is no prepass yet.
+    Args:
+        trial: the trial.
+        train: all sequences.
+        results: where the prepass is kept; it is built if it is missing.
+        student: the model as it is before training; loaded if it is needed and None.
+        on_progress: as in `provide`.
+        spread: as in `provide`.
     """
     samples = trial.strategy.samples
     assert samples is not None, "only for trials that use the sample axis"
-    num, prepass = len(inputs.train), None
+    num, prepass = len(train), None
     if samples.signal is not None:
-        prepass = provide_prepass(trial, inputs, results=results, student=student, device=device)
+        kind, source = _prepass(trial, train)
+        prepass = provide(
+            kind,
+            source,
+            partial(_scorer, kind.signal, trial.workload, source, results.resolved(), student),
+            results=results,
+            batch_size=trial.workload.optimisation.micro_batch_size,
+            on_progress=on_progress,
+            spread=spread,
+        )
     noise = uniform(streams(derive(trial.seed or 0, "samples"), torch.arange(num)), 1)[:, 0]
     scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.read()
     kept = SAMPLES[samples.policy.name].build(**samples.policy.options).choose(scores, samples.budget, noise)
@@ -98,37 +121,21 @@ def prepass_name(trial: Trial, train: Tokens) -> str | None:
     return key_of(kind.name, kind.ingredients(source))
 
 
-def provide_prepass(
-    trial: Trial,
-    inputs: Inputs,
-    *,
-    results: Results,
-    student: Callable[[], PreTrainedModel],
-    device: str,
-    on_progress: Progress | None = None,
-) -> Stored[Callable[[], Float[Tensor, " S"]]]:
-    """Map the prepass a trial needs; build it if it is missing. Arguments as in `choose_samples`."""
-    workload = trial.workload
-    kind, source = _prepass(trial, inputs.train)
-
-    def scorer() -> Scorer:
-        teacher = None
-        if prepass_reads_cache(trial.strategy):
-            assert inputs.train_cache is not None, "prepared for the prepass"
-            teacher = cached_teacher(inputs.train_cache, device)
-        elif reads_teacher(kind.signal):
-            teacher = online_teacher(workload, inputs.vocab_size, device)
-        return Scorer(
-            student=student(),
-            teacher=teacher,
-            vocab_size=inputs.vocab_size,
-            batch_size=workload.optimisation.micro_batch_size,
-            chunk=chunk_of(workload, inputs.vocab_size),
-            device=device,
-        )
-
-    size = workload.optimisation.micro_batch_size
-    return provide(kind, source, scorer, results=results, batch_size=size, on_progress=on_progress)
+def _scorer(
+    signal: Choice, workload: Workload, source: Source, results: Results, student: PreTrainedModel | None
+) -> Scorer:
+    """Load what a signal reads, in the process that scores."""
+    device, vocab_size = device_of(workload), len(load_tokenizer(workload.student, workload.folder))
+    if student is None:
+        student = load_model(workload.student, workload.folder, dtype=DTYPES[workload.resources.dtype], device=device)
+    return Scorer(
+        student=student,
+        teacher=row_teacher(workload, source, results) if reads_teacher(signal) else None,
+        vocab_size=vocab_size,
+        batch_size=workload.optimisation.micro_batch_size,
+        chunk=chunk_of(workload, vocab_size),
+        device=device,
+    )
 
 
 def _prepass(trial: Trial, train: Tokens) -> tuple[SampleScores, Source]:

@@ -165,9 +165,7 @@ def choose(trial: Trial, loaded: Loaded) -> Chosen:
     if trial.strategy.samples is None:
         return Chosen(kept=None, num_samples=len(loaded.inputs.train))
     with loaded.clock.phase("prepass"):
-        return choose_samples(
-            trial, loaded.inputs, results=loaded.results, student=lambda: loaded.model, device=loaded.device
-        )
+        return choose_samples(trial, loaded.inputs.train, results=loaded.results, student=loaded.model)
 
 
 def teach(trial: Trial, loaded: Loaded, chosen: Chosen) -> Taught:

@@ -17,7 +17,7 @@ from harness.data.tokens import Batch, Tokens
 from harness.models import Head
 from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
 from harness.teacher.kinds.rows import RowTeacher, Trunk
-from harness.teacher.provide import Stored, make_shards, open_stored, provide
+from harness.teacher.provide import Make, Stored, open_stored, provide
 from harness.teacher.source import Source
 
 NUM, LENGTH, SIZE = 7, 5, 4
@@ -182,22 +182,22 @@ def test_building_takes_no_gradients(tokens: Tokens, tmp_path: Path) -> None:
 
 
 def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tokens, tmp_path: Path) -> None:
-    alone, source, here, told = build(tmp_path / "alone", tokens), source_of(tokens), list[int](), list[int]()
+    alone, here, told = build(tmp_path / "alone", tokens), list[int](), list[int]()
 
     def trunk(batch: Batch) -> Tensor:
         here.extend(batch.index.tolist())
         return trunk_of(torch.float32)(batch)
 
-    def spread(numbers: Sequence[int], waiting: Callable[[], None]) -> None:
-        assert list(numbers) == [0, 1, 2]
-        make_shards(
-            HiddenStates(),
-            source,
-            teacher_of(trunk_of(torch.float32)),
-            results=caches_in(tmp_path),
-            numbers=numbers[::2],
-        )
+    def spread(what: str, make: Make, numbers: Sequence[int], waiting: Callable[[], None]) -> None:
+        assert (what, list(numbers)) == ("teacher states, train", [0, 1, 2])
+        make(numbers[::2])
+        here.clear()
         waiting()
+        (cache,) = tmp_path.glob("hidden-*")
+        cache.rename(tmp_path / "aside")
+        with pytest.raises(UserError, match=r"meta\.json"):
+            make(numbers)
+        (tmp_path / "aside").rename(cache)
 
     together = build(tmp_path, tokens, trunk=trunk, spread=spread, on_progress=lambda _, done, __: told.append(done))
     assert here == [3, 4, 5], "the shard in the middle was left"
@@ -209,6 +209,3 @@ def test_shards_that_others_make_are_taken_and_the_rest_is_made_here(tokens: Tok
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
     build(tmp_path, tokens, spread=lambda *_: pytest.fail("nothing is missing"))
-    (tmp_path / "nobody").mkdir()
-    with pytest.raises(UserError, match=r"meta\.json"):
-        make_shards(HiddenStates(), source, teacher_of(trunk), results=caches_in(tmp_path / "nobody"), numbers=[0])

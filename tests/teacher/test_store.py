@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from harness.teacher.kinds.hidden import HiddenStates, TeacherHead
 from harness.teacher.kinds.rows import RowTeacher
 from harness.teacher.kinds.scores import SignalScores
 from harness.teacher.kinds.top_classes import TopClasses
-from harness.teacher.provide import open_stored, provide
+from harness.teacher.provide import Make, open_stored, provide
 from harness.teacher.source import Source
 from harness.teacher.store import building, key_of, open_store
 from harness.trial.prepass import SampleScores
@@ -108,6 +109,30 @@ def use(kind: str, folder: Path, source: Source | None = None) -> tuple[Tensor, 
 
 def files_of(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "meta.json"}
+
+
+def row_teacher() -> RowTeacher:
+    return RowTeacher(trunk=trunk, head=HEAD, batch_size=2, chunk=4)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_as_many_processes_as_there_are_make_the_bytes_of_one(kind: str, workers: int, tmp_path: Path) -> None:
+    def spread(what: str, make: Make, numbers: Sequence[int], waiting: Callable[[], None]) -> None:
+        assert list(numbers) == list(range(6))
+        for rank in range(workers):
+            # As another process has it: the kind, the data and what it is made with have been sent there.
+            pickle.loads(pickle.dumps(make))(numbers[rank::workers])
+            waiting()
+        monkeypatch.setattr(type(KINDS[kind]), "make", lambda *_: pytest.fail("nothing was left to make"))
+
+    alone = build(kind, tmp_path / "alone")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        size = {"batch_size": 2, "shard_size": 2}
+        results = caches_in(tmp_path / "together")
+        together = provide(KINDS[kind], make_source(), row_teacher, results=results, spread=spread, **size)
+    assert len(files_of(alone.path)) == 6
+    assert files_of(together.store.path) == files_of(alone.path)
 
 
 # ---- identity

@@ -2,7 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,9 @@ from harness.config import Choice
 from harness.config.seeds import derive
 from harness.data.tokens import Batch, Tokens
 from harness.models import Head, head_of, trunk
-from harness.teacher.interface import Teacher
 from harness.teacher.kinds.hidden import HiddenStates
 from harness.teacher.kinds.rows import RowTeacher
-from harness.teacher.provide import Stored, open_stored, provide
+from harness.teacher.provide import Make, Stored, open_stored, provide
 from harness.teacher.source import Source
 from harness.teacher.store import key_of
 from harness.trial import prepass as prepass_module
@@ -46,9 +48,9 @@ def tokens(make_batch: Callable[..., Batch]) -> Tokens:
     return Tokens(ids=ids, separator=SEPARATOR, cross_document_targets=False, tokens_per_byte=0.5, key="tokens")
 
 
-def teacher_of(pair: Pair) -> Teacher:
+def teacher_of(pair: Pair) -> RowTeacher:
     head = Head(weight=head_of(pair.teacher, VOCAB).weight.detach())
-    return Teacher(hidden=lambda batch: trunk(pair.teacher, batch.input_ids), head=head, online=True)
+    return RowTeacher(trunk=lambda batch: trunk(pair.teacher, batch.input_ids), head=head, batch_size=3, chunk=1)
 
 
 def source_of(tokens: Tokens, **changes: Any) -> Source:
@@ -59,7 +61,7 @@ def kind_of(name: str, *, options: Any = None, student: str = "s", seed: int = 1
     return SampleScores(signal=Choice(name=name, options=options or {}), student=student, seed=seed)
 
 
-def scorer(pair: Pair, teacher: Teacher | None = None, *, batch_size: int = 3, chunk: int = 5) -> Scorer:
+def scorer(pair: Pair, teacher: RowTeacher | None = None, *, batch_size: int = 3, chunk: int = 5) -> Scorer:
     return Scorer(
         student=pair.student, teacher=teacher, vocab_size=VOCAB, batch_size=batch_size, chunk=chunk, device="cpu"
     )
@@ -69,7 +71,7 @@ def score(
     name: str,
     pair: Pair,
     tokens: Tokens,
-    teacher: Teacher | None = None,
+    teacher: RowTeacher | None = None,
     *,
     options: Any = None,
     seed: int = 1,
@@ -164,7 +166,8 @@ def _raise(*_: Any) -> Any:
 
 @pytest.mark.parametrize("name", STUDENT_ONLY)
 def test_student_only_signals_never_touch_the_teacher(name: str, pair: Pair, tokens: Tokens) -> None:
-    raising = Teacher(hidden=_raise, head=Head(weight=torch.full((VOCAB, 24), torch.nan)), online=True)
+    head = Head(weight=torch.full((VOCAB, 24), torch.nan))
+    raising = RowTeacher(trunk=_raise, head=head, batch_size=3, chunk=1)
     scores = score(name, pair, tokens, raising)
     assert torch.equal(scores, score(name, pair, tokens))
 
@@ -181,9 +184,8 @@ def test_teacher_only_signals_never_run_the_student(
 
 def test_the_hidden_cache_gives_the_scores_of_the_online_teacher(pair: Pair, tokens: Tokens, tmp_path: Path) -> None:
     online = teacher_of(pair)
-    live = RowTeacher(trunk=online.hidden, head=online.head, batch_size=3, chunk=1)
-    states = provide(HiddenStates(), source_of(tokens), lambda: live, results=caches_in(tmp_path), batch_size=3)
-    cached = Teacher(hidden=states.read, head=online.head, online=False)
+    states = provide(HiddenStates(), source_of(tokens), lambda: online, results=caches_in(tmp_path), batch_size=3)
+    cached = replace(online, trunk=states.read)
     found, wanted = (score("kl", pair, tokens, each) for each in (cached, online))
     assert torch.equal(found, wanted)
 
@@ -239,8 +241,26 @@ def test_what_a_signal_does_not_read_does_not_name_its_prepass() -> None:
 
 
 def build(folder: Path, pair: Pair, tokens: Tokens, **changes: Any) -> Stored[Callable[[], Tensor]]:
-    kind, asked = kind_of("student_entropy"), scorer(pair)
-    return provide(kind, source_of(tokens), lambda: asked, results=caches_in(folder), batch_size=3, **changes)
+    kind, asked = kind_of("student_entropy"), partial(scorer, pair)
+    return provide(kind, source_of(tokens), asked, results=caches_in(folder), batch_size=3, **changes)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_as_many_processes_as_there_are_make_the_bytes_of_one(
+    workers: int, pair: Pair, tokens: Tokens, tmp_path: Path
+) -> None:
+    def spread(what: str, make: Make, numbers: Sequence[int], waiting: Callable[[], None]) -> None:
+        assert list(numbers) == [0, 1, 2]
+        for rank in range(workers):
+            pickle.loads(pickle.dumps(make))(numbers[rank::workers])
+        monkeypatch.setattr(SampleScores, "make", lambda *_: pytest.fail("nothing was left to make"))
+
+    alone = build(tmp_path / "alone", pair, tokens, shard_size=3).store.path
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        together = build(tmp_path / "together", pair, tokens, shard_size=3, spread=spread).store.path
+    shards = [path.name for path in sorted(alone.glob("*.safetensors"))]
+    assert len(shards) == 3
+    assert all((together / name).read_bytes() == (alone / name).read_bytes() for name in shards)
 
 
 def test_a_stored_prepass_is_read_back_whole(pair: Pair, tokens: Tokens, tmp_path: Path) -> None:
