@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness import models
 from harness.config import Choice, Strategy, Workload
 from harness.config.annotations import PreTrainedModel
 from harness.config.seeds import derive
 from harness.data.tokens import Tokens
-from harness.models import DTYPES, load_model, load_tokenizer
 from harness.models.devices import chunk_of, device_of
 from harness.records.layout import Results
 from harness.records.record import SampleSummary
@@ -125,9 +125,11 @@ def _scorer(
     signal: Choice, workload: Workload, source: Source, results: Results, student: PreTrainedModel | None
 ) -> Scorer:
     """Load what a signal reads, in the process that scores."""
-    device, vocab_size = device_of(workload), len(load_tokenizer(workload.student, workload.folder))
+    device, vocab_size = device_of(workload), len(models.load_tokenizer(workload.student, workload.folder))
     if student is None:
-        student = load_model(workload.student, workload.folder, dtype=DTYPES[workload.resources.dtype], device=device)
+        student = models.load_model(
+            workload.student, workload.folder, dtype=models.DTYPES[workload.resources.dtype], device=device
+        )
     return Scorer(
         student=student,
         teacher=row_teacher(workload, source, results) if reads_teacher(signal) else None,
@@ -143,6 +145,6 @@ def _prepass(trial: Trial, train: Tokens) -> tuple[SampleScores, Source]:
     signal, workload = scored_by(trial.strategy), trial.workload
     assert signal is not None, "only for trials whose sample policy reads scores"
     source = teacher_source(workload, trial.fingerprints, train, data="train")
-    models = [workload.student.path, *([source.about["teacher"]] if reads_teacher(signal) else [])]
-    source = replace(source, about={**source.about, "teacher": " and ".join(models)})
+    read = [workload.student.path, *([source.about["teacher"]] if reads_teacher(signal) else [])]
+    source = replace(source, about={**source.about, "teacher": " and ".join(read)})
     return SampleScores(signal=signal, student=trial.fingerprints["student"], seed=trial.seed or 0), source

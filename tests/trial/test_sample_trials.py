@@ -262,9 +262,9 @@ def test_a_student_only_prepass_loads_no_teacher(
     loaded.clear()
     run_trial(
         make_trial({**TOP, "signal": "reverse_kl"}, criterion="cross_entropy", teacher="online"),
-        results=caches_in(cache),
+        results=caches_in(cache.with_name("empty")),
     )
-    assert loaded == ["student", "teacher"]
+    assert loaded == ["teacher", "student", "teacher"], "its states of the held-out text, then the prepass"
 
 
 def test_cached_and_online_teachers_choose_the_same_and_each_is_charged_for_its_own(
