@@ -26,6 +26,21 @@ def lose_the_other(rank: int, meeting: str) -> str:
     return "nobody was missed"
 
 
+def run_out_of_memory(rank: int, meeting: str) -> str:
+    """Meet the other process; as the second one, run out of memory; as the first, say what became of it."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    try:
+        with joined(rank, 2, Path(meeting), timeout_s=120.0) as group:
+            group.gather({rank: torch.ones(2)}, [2, 2])
+            if rank == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            group.gather({rank: torch.ones(2)}, [2, 2])
+    except (RankLostError, torch.OutOfMemoryError) as error:
+        assert not torch.distributed.is_initialized()
+        return f"{type(error).__name__}: {error}"
+    return "nobody was missed"
+
+
 def count_together(rank: int, meeting: str) -> tuple[float, float, int, int, int]:
     """Count with the other process, of which the first has tensors where the second, without rows, has zeros."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -121,12 +121,25 @@ def joined(rank: int, size: int, meeting: Path, *, sharded: bool = False, timeou
     except RuntimeError as error:
         raise RankLostError(f"process {rank} of {size} met nobody at {meeting}: {error}") from None
     try:
-        yield Group(rank=rank, size=size, sharded=sharded)
+        with _left():
+            yield Group(rank=rank, size=size, sharded=sharded)
     except RuntimeError as error:
         # The library has no one type for it: its backend for CPUs says who it is in the text alone.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise RankLostError(f"process {rank} of {size} lost the others: {first_line(error)}") from None
+
+
+@contextmanager
+def _left() -> Iterator[None]:
+    """Leave the group at the end: in order, or at once after an error, when the others wait for what never comes."""
+    try:
+        yield
+    except BaseException:
+        world = dist.group.WORLD
+        assert world is not None, "the processes have met"
+        world.abort()
+        raise
     finally:
         dist.destroy_process_group()
 

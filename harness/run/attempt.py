@@ -36,6 +36,7 @@ from harness.trial.trial import Trial, core_digest, shows_enough
 Reason = Literal["error", "input", "not_finite", "memory", "lost"]
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def run_and_write(
@@ -229,8 +230,8 @@ def reason_of(error: BaseException) -> Reason:
         return "memory"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return "memory"
-    # The allocator for the CPU has no exception of its own.
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    # Not all that allocate have an exception of their own: torch's allocator for the CPU, CUDA's libraries.
+    if isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY):
         return "memory"
     return "error"
 

@@ -8,19 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.config.errors import first_line
 from harness.distill.group import ALONE, Group, RankLostError, joined
 from harness.records.layout import Results
-from harness.run.attempt import help_run
+from harness.run.attempt import help_run, reason_of, record_lost
 from harness.run.cluster import ray
 from harness.run.options import Options
 from harness.trial.trial import Trial, from_config
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 # A lost process is noticed by those that wait for its sums; on some devices they would wait for half an hour.
-_SECONDS_TO_NOTICE = 60.0
+_SECONDS_TO_NOTICE = 10.0
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def gathered(
     try:
         _introduce(helpers, payload)
         others += [each.help.remote(results, options, rank + 1, str(meeting)) for rank, each in enumerate(helpers)]
-        threading.Thread(target=_watch, args=(others, done), daemon=True).start()
+        threading.Thread(target=_watch, args=(trial, results, others, done), daemon=True).start()
         with joined(0, size, meeting, sharded=trial.workload.resources.shard_student) as group:
             yield group
     except RankLostError as lost:
@@ -91,11 +89,18 @@ def _introduce(helpers: Sequence[Any], payload: Mapping[str, Any]) -> None:
         raise RankLostError(f"a process of the trial ended before it began: {error}") from None
 
 
-def _watch(others: Sequence[ray.ObjectRef[None]], done: threading.Event) -> None:
-    """End this process if it has not noticed for a minute that another one is gone: Ray then knows that it is lost."""
+def _watch(trial: Trial, results: Results, others: Sequence[ray.ObjectRef[None]], done: threading.Event) -> None:
+    """Where this process does not notice that another one is gone, record why that was, and end it.
+
+    It waits on its device for the other's part of a sum, and can be told nothing; the driver reads the record.
+    """
     while not done.wait(_SECONDS_BETWEEN_LOOKS):
         if _failures(others, timeout_s=0.0) and not done.wait(_SECONDS_TO_NOTICE):
-            os._exit(1)
+            error = _explained(RankLostError("another process of the trial is gone"), others)
+            try:
+                record_lost(trial, results, reason_of(error), error)
+            finally:
+                os._exit(1)
 
 
 def _failures(others: Sequence[ray.ObjectRef[None]], *, timeout_s: float) -> list[Exception]:
@@ -114,7 +119,7 @@ def _failures(others: Sequence[ray.ObjectRef[None]], *, timeout_s: float) -> lis
 def _explained(lost: RankLostError, others: Sequence[ray.ObjectRef[None]]) -> Exception:
     """Return what the first process should raise: why another one ended, if it could say so."""
     for error in _failures(others, timeout_s=5.0):
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if reason_of(error) == "memory":
             return MemoryError(f"another process of the trial: {error}")
         if not isinstance(error, RankLostError):
             return RankLostError(f"{lost}; one of them: {type(error).__name__}: {first_line(error)}")

@@ -1,6 +1,7 @@
 """`harness plan --gpu`: what is forecast is what trials then take."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,23 @@ import torch
 from rich.console import Console
 from sampling import sampled
 
-from harness.config import ModelSource, Strategy, Workload
+from harness.config import ModelSource, Optimisation, Strategy, Workload
 from harness.config.errors import UnknownNameError, UserError
 from harness.config.expand import presets
 from harness.config.workloads import ASSETS, load_workload
-from harness.cost import rig
 from harness.cost.accounting import GIB
+from harness.cost.forecast import calibrate
 from harness.cost.forecast.advice import changes_that_help
-from harness.cost.forecast.calibrate import measure_step_s
+from harness.cost.forecast.calibrate import Measured, measure
 from harness.cost.forecast.disk import caches
-from harness.cost.forecast.forecast import make_forecast
+from harness.cost.forecast.forecast import MFU, make_forecast
 from harness.cost.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
 from harness.cost.forecast.memory import changed, countable, footprint
 from harness.cost.forecast.show import print_forecast
-from harness.data.tokens import find_prepared
+from harness.data.tokens import Tokens, find_prepared
+from harness.distill.compare import row_losses
+from harness.distill.step import Core
+from harness.distill.train import Training, train
 from harness.models import layers_of, load_model
 from harness.models.shapes import configuration
 from harness.models.vocabulary import num_tokens, read_vocabulary
@@ -236,17 +240,60 @@ def test_a_trial_of_several_processes_takes_a_share_of_the_hours(
 
 
 def test_calibration_measures_steps_and_predicts_from_them(
-    longer: str, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    longer: str, write_grid: Callable[..., Path], tmp_path: Path, capsys: Any
 ) -> None:
-    workload = load_workload(longer)
-    ticks = iter(range(1000))
-    monkeypatch.setattr(rig.time, "perf_counter", lambda: float(next(ticks)))
-    assert measure_step_s(presets()["se_kd"], workload, steps=3) == 1.0
-    assert next(ticks) == 2 * (2 + 3)  # two looks at the clock for each step
-    found = make_forecast(write_grid(["full_kd"]), longer, gpu=None, results=Results(tmp_path), step_s=lambda *_: 7.0)
+    workload, trained = load_workload(longer), []
+
+    def slow(core: Core, tokens: Tokens, optimisation: Optimisation, **options: Any) -> Training:
+        trained.append((core, optimisation.batch_size, len(tokens)))
+
+        def on_step(done: int, total: int, loss_nats: float) -> None:
+            time.sleep(2.0 if done <= 2 else 0.05)
+            options["on_step"](done, total, loss_nats)
+
+        return train(core, tokens, optimisation, **{**options, "on_step": on_step})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(calibrate, "train", slow)
+        took = measure(presets()["se_kd"], workload, steps=3)
+    ((core, size, num),) = trained
+    assert core.losses is row_losses
+    assert (size, num) == (workload.optimisation.batch_size, 5 * workload.optimisation.batch_size)
+    assert 0.05 < took.step_s < 2.0, "the first two steps do not count"
+    assert 0 <= took.peak_gib < 4
+    given = Measured(step_s=7.0, peak_gib=1.25)
+    found = make_forecast(
+        write_grid(["full_kd"]), longer, gpu=None, results=Results(tmp_path), measured=lambda *_: given
+    )
     assert found.hours_of(found.rows[0]) == 7.0 * 25 / 3600
+    print_forecast(Console(width=250), found)
+    table = capsys.readouterr().out
+    assert "peak GiB, measured" in table
+    assert "1.25" in table
     with pytest.raises(UserError, match="finds no GPU here"):
-        measure_step_s(presets()["se_kd"], changed(workload, resources__gpus=1.0), steps=3)
+        measure(presets()["se_kd"], changed(workload, resources__gpus=1.0), steps=3)
+
+
+def test_what_is_compiled_is_calibrated_compiled(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def compiled() -> Callable[..., Any]:
+        return lambda *arguments, **options: (calls.append(1), row_losses(*arguments, **options))[1]
+
+    monkeypatch.setattr(calibrate, "compiled_losses", compiled)
+    measure(presets()["se_kd"], changed(load_workload(longer), resources__compile=True), steps=1)
+    assert len(calls) >= 3, "in every step"
+
+
+def test_the_predicted_share_of_a_peak_is_that_of_workloads_as_shipped(
+    longer: str, write_grid: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    for mfu, said in ((MFU, True), (0.35, False)):
+        print_forecast(
+            Console(width=250),
+            make_forecast(write_grid(["full_kd"]), longer, gpu=SMALL, mfu=mfu, results=Results(tmp_path)),
+        )
+        assert ("an estimate for workloads as shipped" in capsys.readouterr().out) == said
 
 
 def test_the_table_of_gpus_is_in_order() -> None:

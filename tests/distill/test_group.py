@@ -1,6 +1,7 @@
 """Several processes that train one student, whole or sharded, do what one does; one that is lost is not waited for."""
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SEPARATOR, VOCAB, Asked, build_core, build_pair
-from group_rank import count_together, lose_the_other
+from group_rank import count_together, lose_the_other, run_out_of_memory
 
 from harness.config import Optimisation
 from harness.config.errors import UserError
@@ -237,6 +238,15 @@ def test_a_process_that_is_killed_is_missed(tmp_path: Path) -> None:
         assert "process 0 of 2 lost the others" in waiting.result(120)
         with pytest.raises(Exception, match="terminated abruptly"):
             killed.result(120)
+
+
+def test_a_process_that_fails_leaves_at_once_and_is_missed(two: ProcessPoolExecutor, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    ended = [two.submit(run_out_of_memory, rank, str(tmp_path / "meeting")) for rank in range(2)]
+    waited, failed = (each.result(120) for each in ended)
+    assert failed == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert waited.startswith("RankLostError: process 0 of 2 lost the others")
+    assert time.monotonic() - begun < 60, "the collective's time-out is two minutes"
 
 
 def test_nobody_comes(tmp_path: Path) -> None:

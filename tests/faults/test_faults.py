@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 import yaml
 from commands import Command
-from conftest import workload_fields
+from conftest import small_model, workload_fields
+from safetensors.torch import load_file
 from table import Faults
 from world import World, flip, grow, make_world, small_filesystem, truncate
 
@@ -44,10 +47,17 @@ def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
 
 
 def _world(
-    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, faults: Faults, *, epochs: int, **grid: Any
+    checkpoints: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    faults: Faults,
+    *,
+    epochs: int,
+    optimiser: str = "adamw",
+    changes: dict[str, Any] | None = None,
+    **grid: Any,
 ) -> Iterator[World]:
-    fields = workload_fields()
-    fields["optimisation"]["epochs"] = epochs
+    fields = workload_fields() | (changes or {})
+    fields["optimisation"] |= {"epochs": epochs, "optimiser": optimiser}
     path = checkpoints / f"epochs-{epochs}.yaml"
     path.write_text(yaml.safe_dump(fields), encoding="utf-8")
     made = make_world(path, tmp_path_factory.mktemp("world"), faults, **grid)
@@ -299,6 +309,47 @@ def test_what_happens_to_a_command_is_made_good_by_the_same_command(
     kind: str, seed: int, long_world: World, tmp_path: Path
 ) -> None:
     through_ray(kind, seed, long_world, tmp_path / "run")
+
+
+# ---- states of 8 bits
+
+
+@pytest.fixture(scope="module")
+def eight_bit_world(
+    checkpoints: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, faults: Faults
+) -> Iterator[World]:
+    """A trial of 21 steps by torchao's AdamW, of weights large enough to have states of 8 bits."""
+    folder = tmp_path_factory.mktemp("eight-bits")
+    small_model(64, seed=0, dtype=torch.float32, tied=True).save_pretrained(folder / "student")
+    tokenizer.save_pretrained(folder / "student")
+    yield from _world(
+        checkpoints,
+        tmp_path_factory,
+        faults,
+        epochs=7,
+        changes={"student": {"path": str(folder / "student")}},
+        optimiser="adamw_8bit",
+        strategies=["se_kd"],
+        seeds=[5],
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_from_states_of_eight_bits_to_the_same_weights(
+    eight_bit_world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    eight_bit_world.begin(folder, "prepare")
+    assert eight_bit_world.server.run(**eight_bit_world.order(folder, "trials", every=5, last=13)).status == -9
+    (saved,) = folder.glob("results/checkpoints/*/step-*/tensors.safetensors")
+    assert any(tensor.dtype == torch.uint8 and tensor.shape == (104, 64) for tensor in load_file(saved).values())
+    eight_bit_world.finish(folder, "killed with states of 8 bits", faults=1)
+    (path,) = folder.glob("results/trials/*/record.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["history"]["resumed_at"] == [10]
+    assert record["environment"]["optimiser"] == "torchao.optim.AdamW8bit"
+    assert len(pd.read_parquet(path.with_name("curve.parquet"))) == 21
+    assert (folder / "results" / "weights" / f"{path.parent.name}.sha256").exists(), "they have been compared"
 
 
 # ---- the embedded workload

@@ -127,6 +127,7 @@ def child(order: dict[str, Any], said: int) -> None:
     """Carry out an order and never return: 0, or 2 for an error that is the user's, 1 for any other."""
     status, text, fate = 0, "", Fate(order.get("die"))
     torch.set_num_threads(1)
+    torch.compiler.set_stance("force_eager")  # torchao's kernels are compiled for a minute, to the same formulas
     if order.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], resource.RLIM_INFINITY))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

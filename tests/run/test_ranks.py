@@ -143,6 +143,53 @@ def test_a_process_that_refuses_its_trial_says_why_at_once(write_workload: Calla
     assert record.history.attempts == 1
 
 
+# The student's entropy; but the second process runs out of memory in micro-batches of two sequences. The first one then
+# waits for its part of a sum, or, as where a device waits, never comes back to notice.
+HUNGRY = '''"""A signal that is too large for one process."""
+
+import time
+
+import torch
+import torch.distributed as dist
+
+from strategies.base import expectation
+from strategies.registry import signal
+
+
+@signal("hungry", source="a test")
+def hungry(*, student_logprobs, noise):
+    """The student's entropy."""
+    if dist.is_initialized() and len(noise) > LENGTH:
+        if dist.get_rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if STUCK:
+            time.sleep(600)
+    return -expectation(student_logprobs, student_logprobs)
+'''
+
+
+@pytest.mark.faults
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_process_without_memory_is_the_cause_and_the_second_attempt_takes_less(
+    stuck: bool, write_workload: Callable[..., Path], tmp_path: Path
+) -> None:
+    workload = write_workload(resources__data_parallel=2)
+    length = load_workload(str(workload)).data.sequence_length
+    source = HUNGRY.replace("LENGTH", str(length)).replace("STUCK", str(stuck))
+    plugin, grid = plugin_and_grid("hungry", source, workload)
+    results = tmp_path / "results"
+    ran = harness("run", grid, "--plugin", plugin, "--results", results, "--reports", tmp_path / "reports")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    cause = "MemoryError: another process of the trial: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert cause in " ".join((ran.stdout + ran.stderr).split())
+    (entry,) = json.loads((results / "two" / "manifest.json").read_text())["trials"]
+    history = read_record(results / "trials" / entry["trial_id"] / "record.json").history
+    assert history.attempts == 2
+    assert history.failures == (cause,)
+    assert history.micro_batch_sizes == (1,)
+
+
 def test_more_processes_than_the_machine_has_are_refused(
     write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:

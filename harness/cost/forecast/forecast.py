@@ -12,6 +12,7 @@ from harness.config.legality import check, kept_samples
 from harness.config.workloads import load_workload
 from harness.cost.accounting import GIB
 from harness.cost.forecast.advice import Change, changes_that_help
+from harness.cost.forecast.calibrate import Measured
 from harness.cost.forecast.disk import Cached, caches
 from harness.cost.forecast.gpus import Gpu, usable_gib
 from harness.cost.forecast.memory import Footprint, cache_footprint, footprint, fullest
@@ -47,7 +48,7 @@ class Row:
         memory: bytes of a step, None where nothing is trained.
         fullest: bytes on the fullest GPU, where a teacher may have some of its own.
         caches: what has to be stored first.
-        step_s: measured seconds per step, None without calibration.
+        measured: seconds of a step and its peak on the device that is there, None without calibration.
         changes: what to change where it takes the most and does not fit, with the peak that each change gives.
     """
 
@@ -59,7 +60,7 @@ class Row:
     memory: Footprint | None
     caches: tuple[Cached, ...]
     fullest: int = 0
-    step_s: float | None = None
+    measured: Measured | None = None
     changes: tuple[Change, ...] = ()
 
     @property
@@ -113,7 +114,7 @@ class Forecast:
 
         They are measured where there is a measurement, else predicted.
         """
-        alone = row.step_s * row.num_steps / 3600 if row.step_s is not None else self.hours(row.own_flops)
+        alone = self.hours(row.own_flops) if row.measured is None else row.measured.step_s * row.num_steps / 3600
         return None if alone is None else alone / self.workload.resources.data_parallel
 
     def fits(self, row: Row) -> bool | None:
@@ -131,7 +132,7 @@ def make_forecast(
     gpu: Gpu | None,
     mfu: float = MFU,
     results: Results,
-    step_s: Callable[[Method, Workload], float] | None = None,
+    measured: Callable[[Method, Workload], Measured] | None = None,
     on_row: Callable[[str], None] | None = None,
 ) -> Forecast:
     """Work out what a grid takes, from shapes alone: no weights are read and nothing is written.
@@ -143,7 +144,7 @@ def make_forecast(
         gpu: what it would run on.
         mfu: the share of the GPU's peak that is taken to be reached, in (0, 1].
         results: where packed text is looked for; with it, operations are exact.
-        step_s: measures the seconds of a strategy's step on the device that is there.
+        measured: measures a strategy's steps on the device that is there.
         on_row: told the label of each strategy before it is counted.
 
     Raises:
@@ -161,8 +162,8 @@ def make_forecast(
         if on_row is not None:
             on_row(label)
         row = _row(group, tokens, steps)
-        if row.memory is not None and step_s is not None:
-            row = replace(row, step_s=step_s(group[0].method, loaded))
+        if row.memory is not None and measured is not None:
+            row = replace(row, measured=measured(group[0].method, loaded))
         rows.append(row)
     if gpu is not None:
         # A step is counted anew for each change, and a workload that is changed for one row is changed for all.

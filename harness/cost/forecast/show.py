@@ -8,9 +8,9 @@ from rich.table import Table
 
 from harness.config.errors import UserError
 from harness.cost.accounting import GIB
-from harness.cost.forecast.calibrate import measure_step_s
+from harness.cost.forecast.calibrate import measure
 from harness.cost.forecast.disk import size_of
-from harness.cost.forecast.forecast import Forecast, Row, make_forecast
+from harness.cost.forecast.forecast import MFU, Forecast, Row, make_forecast
 from harness.cost.forecast.gpus import gpu_named, usable_gib
 from harness.records.layout import Results
 
@@ -59,7 +59,7 @@ def forecast_and_print(
             gpu=None if gpu is None else gpu_named(gpu),
             mfu=mfu,
             results=results,
-            step_s=partial(measure_step_s, steps=steps) if steps else None,
+            measured=partial(measure, steps=steps) if steps else None,
             on_row=lambda label: status.update(f"counting {label}"),
         )
     print_forecast(console, found)
@@ -69,13 +69,14 @@ def print_forecast(console: Console, found: Forecast) -> None:
     """Print a line per strategy, the grid's totals, and what to change if the largest does not fit."""
     table = Table(title=f"{found.name} on {found.workload.name}", title_justify="left")
     table.add_column("strategy")
-    measured = any(row.step_s is not None for row in found.rows)
+    measured = any(row.measured is not None for row in found.rows)
     hours = "h per trial, measured" if measured else "h per trial"
     columns = ("trials", "steps", "PFLOP per trial", hours, "peak GiB", "teacher", "optimiser", "activations", "fits")
-    for heading in columns:
+    for heading in (*columns, *(("peak GiB, measured",) if measured else ())):
         table.add_column(heading, justify="right")
     for row in found.rows:
-        table.add_row(row.label, *_cells(found, row))
+        peak = "-" if row.measured is None else f"{row.measured.peak_gib:.3g}"
+        table.add_row(row.label, *_cells(found, row), *((peak,) if measured else ()))
     console.print(table)
     for line in _lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -108,10 +109,11 @@ def _lines(found: Forecast) -> list[str]:
     lines.append(total + ".")
     if found.gpu is not None:
         peak = found.gpu.peak(found.workload.resources.dtype) / 1e12
+        shipped = ", an estimate for workloads as shipped" if found.mfu == MFU else ""
         lines.append(
-            f"Hours without a measurement are at {found.mfu:.0%} (--mfu) of {peak:,.0f} TFLOP/s, {found.gpu.name}'s "
-            f"peak in {found.workload.resources.dtype}. It leaves {usable_gib(found.gpu):.1f} of its "
-            f"{found.gpu.memory_gib:.1f} GiB to tensors."
+            f"Hours without a measurement are at {found.mfu:.0%} (--mfu{shipped}) of {peak:,.0f} TFLOP/s, "
+            f"{found.gpu.name}'s peak in {found.workload.resources.dtype}. It leaves "
+            f"{usable_gib(found.gpu):.1f} of its {found.gpu.memory_gib:.1f} GiB to tensors."
         )
     processes = found.workload.resources.data_parallel
     if processes > 1:
