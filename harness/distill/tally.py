@@ -63,10 +63,10 @@ class Underway:
     """Numbers that a device has yet to compute; a reader waits for them, not for what the device was given since."""
 
     def __init__(self, *numbers: Tensor) -> None:
-        """Let the device copy scalars to the host as soon as it has them."""
+        """Let the device copy scalars to the host as soon as it has them, in the first one's dtype."""
         self._numbers, self._arrived = numbers, None
         if numbers[0].is_cuda:
-            together = torch.stack([number.double() for number in numbers])
+            together = torch.stack([number.to(numbers[0]) for number in numbers])
             kept = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
             self._numbers = kept.copy_(together, non_blocking=True).unbind()
             self._arrived = torch.cuda.Event()
