@@ -176,17 +176,10 @@ def plan(
         typer.Option(help="What would it take on this GPU? Hours, memory, disk, from shapes alone.", metavar="NAME"),
     ] = None,
     mfu: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the GPU's peak that is reached; 0.2, estimated for workloads as shipped, if left out."
-        ),
+        float | None, typer.Option(help="Share of the GPU's peak reached; 0.2 (workloads as shipped) if left out.")
     ] = None,
     calibrate: Annotated[
-        int,
-        typer.Option(
-            help="Train so many steps on the device that is here: hours follow, and their peak is shown.",
-            min=0,
-        ),
+        int, typer.Option(help="Train so many steps on the device that is here: their hours, their peak.", min=0)
     ] = 0,
 ) -> None:
     """Show what a grid would run, what is finished, and what it would cost; with --gpu, before anything is fetched."""
