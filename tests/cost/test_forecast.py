@@ -19,7 +19,7 @@ from harness.config.workloads import ASSETS, load_workload
 from harness.cost.accounting import GIB
 from harness.cost.forecast import calibrate
 from harness.cost.forecast.advice import changes_that_help
-from harness.cost.forecast.calibrate import Measured, measure
+from harness.cost.forecast.calibrate import Calibrated, measure
 from harness.cost.forecast.disk import caches
 from harness.cost.forecast.forecast import MFU, make_forecast
 from harness.cost.forecast.gpus import GPUS, Gpu, gpu_named, usable_gib
@@ -261,7 +261,7 @@ def test_calibration_measures_steps_and_predicts_from_them(
     assert (size, num) == (workload.optimisation.batch_size, 5 * workload.optimisation.batch_size)
     assert 0.05 < took.step_s < 2.0, "the first two steps do not count"
     assert 0 <= took.peak_gib < 4
-    given = Measured(step_s=7.0, peak_gib=1.25)
+    given = Calibrated(step_s=7.0, peak_gib=1.25)
     found = make_forecast(
         write_grid(["full_kd"]), longer, gpu=None, results=Results(tmp_path), measured=lambda *_: given
     )

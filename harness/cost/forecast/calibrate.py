@@ -26,7 +26,7 @@ _WARM_UP = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Calibrated:
     """What some steps took.
 
     Attributes:
@@ -39,7 +39,7 @@ class Measured:
     peak_gib: float
 
 
-def measure(strategy: Method, workload: Workload, *, steps: int) -> Measured:
+def measure(strategy: Method, workload: Workload, *, steps: int) -> Calibrated:
     """Train a few steps as a trial does, compiled if the workload says so.
 
     Weights and tokens are random, because neither changes what a step takes; a cached teacher's states are at hand, so
@@ -77,4 +77,4 @@ def measure(strategy: Method, workload: Workload, *, steps: int) -> Measured:
     taken = [after - earlier for earlier, after in itertools.pairwise(ends)]
     peaks = peak_gib(device)
     peak = peaks.get("cuda", peaks["process"] - before)
-    return Measured(step_s=statistics.median(taken[_WARM_UP:]), peak_gib=peak)
+    return Calibrated(step_s=statistics.median(taken[_WARM_UP:]), peak_gib=peak)

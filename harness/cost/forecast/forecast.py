@@ -12,7 +12,7 @@ from harness.config.legality import check, kept_samples
 from harness.config.workloads import load_workload
 from harness.cost.accounting import GIB
 from harness.cost.forecast.advice import Change, changes_that_help
-from harness.cost.forecast.calibrate import Measured
+from harness.cost.forecast.calibrate import Calibrated
 from harness.cost.forecast.disk import Cached, caches
 from harness.cost.forecast.gpus import Gpu, usable_gib
 from harness.cost.forecast.memory import Footprint, cache_footprint, footprint, fullest
@@ -60,7 +60,7 @@ class Row:
     memory: Footprint | None
     caches: tuple[Cached, ...]
     fullest: int = 0
-    measured: Measured | None = None
+    measured: Calibrated | None = None
     changes: tuple[Change, ...] = ()
 
     @property
@@ -132,7 +132,7 @@ def make_forecast(
     gpu: Gpu | None,
     mfu: float = MFU,
     results: Results,
-    measured: Callable[[Method, Workload], Measured] | None = None,
+    measured: Callable[[Method, Workload], Calibrated] | None = None,
     on_row: Callable[[str], None] | None = None,
 ) -> Forecast:
     """Work out what a grid takes, from shapes alone: no weights are read and nothing is written.
