@@ -1,7 +1,7 @@
 """From a grid file to its strategies: presets, overrides, sweeps."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from harness.config.errors import UserError, unknown
 from harness.config.labels import describe
 from harness.config.legality import check_strategy
 from harness.config.strategy import read_strategy
-from harness.config.yaml import first_comment, parse, read_yaml
+from harness.config.yaml import first_comment, merge, parse, read_yaml
 
 PRESETS_FILE = Path(strategies.__file__).parent / "presets.yaml"
 
@@ -92,25 +92,12 @@ def expand(entry: Any, *, where: str) -> Iterator[Strategy]:
         if not isinstance(preset, str) or preset not in presets():
             raise unknown("preset", str(preset), presets())
         base = presets()[preset].model_dump(by_alias=True, exclude_unset=True)
-        fields = _merge(base, fields)
+        fields = merge(base, fields)
     for variant in _sweep(fields, where):
         label = variant.get("label")
         strategy = read_strategy({**variant, "label": str(label or "")}, where=where)
         check_strategy(strategy, where=where)
         yield strategy.model_copy(update={"label": describe(strategy, str(label) if label else None)})
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay an override over a preset, mapping by mapping; null takes a key away, a component is replaced whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), dict) and "name" not in value:
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _sweep(fields: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

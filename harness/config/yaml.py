@@ -84,6 +84,19 @@ def first_comment(path: Path) -> str:
     return " ".join(lines)
 
 
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay an override over other fields, mapping by mapping; null takes a key away, a component is replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), dict) and "name" not in value:
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def parse(model: type[M], payload: Mapping[str, Any], *, where: str) -> M:
     """Check what a user wrote against a model; `where` names the place in an error, a file and an entry in it.
 

@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import NO_KD, TEACHER, TOP_SAMPLES, grid, strategy, top_k
 
 from harness.analysis.document import Plot
-from harness.analysis.figures import glyphs, heat, overlap, place, reliability, samples, selection, tokens
+from harness.analysis.figures import glyphs, heat, kept, overlap, place, reliability, samples, selection, tokens
 from harness.analysis.figures.style import drawing, save, settle
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
 from harness.records.record import Manifest
 
-MAKERS = (reliability.make, selection.make, overlap.make, samples.make, tokens.make)
+MAKERS = (reliability.make, selection.make, kept.make, overlap.make, samples.make, tokens.make)
 LONG = "top-k reverse KL, a rather long label of a strategy that costs $5 or $6 per token"
 STRATEGIES = {
     "Full KD": strategy(),
@@ -165,8 +165,8 @@ def plots(made: Run) -> dict[str, Plot]:
 def test_every_figure_is_made_and_says_what_it_shows(plots: dict[str, Plot]) -> None:
     squares = {name for name in plots if name.startswith("overlap-")}
     assert set(plots) - squares == {
-        "reliability", "selection-text", "selection-sorted", "samples-overlap", "samples-scores",
-        "tokens-kept", "tokens-entropy", "tokens-profile",
+        "reliability", "selection-text", "selection-sorted", "kept-text", "kept-sorted", "samples-overlap",
+        "samples-scores", "tokens-kept", "tokens-entropy", "tokens-profile",
     }  # fmt: skip
     assert len(squares) == 3
     for plot in plots.values():
@@ -297,8 +297,7 @@ def test_text_flows_into_lines_without_breaking_tokens() -> None:
 
 
 def test_each_block_outlines_what_is_selected(made: Run, plots: dict[str, Plot]) -> None:
-    shown = selection.find(made)
-    assert shown is not None
+    shown = selection.looks(made)[0]
     assert (shown.label, shown.seed, shown.step, shown.sequence) == ("SE-KD", 1, 99, 3)
     blocks = [*selection.SIGNALS, selection.OWN]
     num = len(selection.layout([glyphs.token(text) for text in shown.tokens["token"]]))
@@ -315,6 +314,31 @@ def test_ticks_stand_at_the_ranks_of_the_kept(plots: dict[str, Plot]) -> None:
     kept = sorted(segment[0][0] for segment in axes.collections[row].get_segments())  # type: ignore[attr-defined]
     assert kept == list(range(59 - len(kept), 59)), "the most uncertain of 59 targets"
     assert names[-1] == selection.OWN
+
+
+def test_strategies_stand_side_by_side_on_the_same_text(made: Run, plots: dict[str, Plot]) -> None:
+    shown = selection.looks(made)
+    assert [each.label for each in shown] == ["SE-KD", LONG]
+    for axes, each in zip(plots["kept-text"].figure.axes, shown, strict=False):
+        assert axes.get_title(loc="left").startswith(each.label)
+        outlined = [patch for patch in axes.patches if not patch.get_fill()]
+        num = len(axes.patches) - len(outlined)
+        assert len(outlined) == (each.tokens[selection.OWN][:num] > 0).sum()
+    panels, bars = plots["kept-sorted"].figure.axes[:2], plots["kept-sorted"].figure.axes[2:]
+    for axes, below, each in zip(panels, bars, shown, strict=True):
+        kept = each.tokens[each.tokens["nats"].notna()].sort_values("nats", kind="stable")[selection.OWN].to_numpy()
+        assert [bar.get_height() for bar in below.patches] == kept.tolist()
+        assert axes.get_title(loc="left").replace("\n", " ").startswith(each.label)
+        assert axes.get_ylim()[0] < 0 <= min(axes.get_yticks())
+
+
+def test_one_strategy_that_leaves_positions_out_has_nothing_beside_it(made: Run) -> None:
+    trials = made.frames.trials
+    alone = trials.assign(status=trials["status"].where(trials["label"] != LONG, "failed"))
+    run = Run(made.manifest, dataclasses.replace(made.frames, trials=alone))
+    assert len(selection.looks(run)) == 1
+    assert kept.make(run) == ()
+    assert len(selection.make(run)) == 2
 
 
 def test_what_cannot_be_seen_or_drawn_is_written_out() -> None:

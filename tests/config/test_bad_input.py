@@ -224,6 +224,26 @@ def test_a_wrong_workload_is_named(changes: dict[str, Any], named: list[str], wr
         assert each in str(caught.value)
 
 
+def test_a_workload_may_change_another_one() -> None:
+    whole, short = load_workload("qwen3_fineweb"), load_workload("qwen3_fineweb_10m")
+    assert short.data.train_tokens == 10_000_000
+    data = whole.data.model_copy(update={"train_tokens": short.data.train_tokens})
+    assert short == whole.model_copy(update={"name": "qwen3_fineweb_10m", "data": data})
+
+
+@pytest.mark.parametrize("base", ["absent.yaml", "../variant.yaml", "other.yaml", "", 3, None, ["variant.yaml"]])
+def test_a_base_is_another_file_of_the_same_folder(base: object, tmp_path: Path, write_workload: WriteWorkload) -> None:
+    write_workload()
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"base": base, "seeds": [7]}))
+    with pytest.raises(UserError, match=r"other\.yaml: base is .*; it takes the name of another workload's file"):
+        load_workload(str(tmp_path / "other.yaml"))
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"base": "variant.yaml", "seeds": [7]}))
+    assert load_workload(str(tmp_path / "other.yaml")).seeds == (7,)
+    (tmp_path / "third.yaml").write_text(yaml.safe_dump({"base": "other.yaml"}))
+    with pytest.raises(UserError, match=r"third\.yaml: base is 'other\.yaml', which has a base itself"):
+        load_workload(str(tmp_path / "third.yaml"))
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     fields = workload_fields()
     del fields["optimisation"]["warmup"]

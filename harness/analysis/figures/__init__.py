@@ -16,6 +16,7 @@ from harness.analysis.figures import (
     cost,
     curves,
     dots,
+    kept,
     overlap,
     reliability,
     samples,
@@ -32,8 +33,8 @@ Maker = Callable[[Run], tuple[Plot, ...]]
 
 # In reading order.
 MAKERS: tuple[Maker, ...] = (
-    dots.make, sweep.make, trade.make, cost.make, curves.make, reliability.make, selection.make, overlap.make,
-    tokens.make, samples.make,
+    dots.make, sweep.make, trade.make, cost.make, curves.make, reliability.make, selection.make, kept.make,
+    overlap.make, tokens.make, samples.make,
 )  # fmt: skip
 
 # What a process that draws was forked with: a whole run, which is not to be sent with every figure.

@@ -1,5 +1,6 @@
 """Which positions each signal picks of one held-out text: in order, as text, and sorted by the student's entropy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,22 +48,37 @@ class Shown:
         return f"Held-out sequence {self.sequence} at step {self.step} of {self.label}{seed}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One selection of a text: its title, and per token the student's entropy in nats and the weight."""
+
+    title: str
+    nats: Values  # missing where a token is no target
+    weights: Values
+
+
 def make(run: Run) -> tuple[Plot, ...]:
     """Draw the first shown text of the first strategy that leaves positions out, at its last look."""
-    shown = find(run)
-    return () if shown is None else (_in_order(shown), _sorted(shown))
+    shown = looks(run)
+    return () if not shown else (_in_order(shown[0]), _sorted(shown[0]))
 
 
-def find(run: Run) -> Shown | None:
-    """Return the look that is drawn; None if there is none with student entropies."""
+def looks(run: Run) -> list[Shown]:
+    """Return the last look at the first shown text of each strategy that leaves positions out; none without entropies.
+
+    If no strategy leaves any out, it is that of the first strategy.
+    """
     table = last_step(rows(run, "shown", ("step", "sequence", "position", "token", "student_entropy", "weight")))
     table = table[table.groupby(["label", "trial_id", "sequence"])["student_entropy"].transform("count") > 0]
     if table.empty:
-        return None
+        return []
     targets = table[table["student_entropy"].notna()]
-    partial = targets.loc[~(targets["weight"] > 0), "label"]
+    partial = set(targets.loc[~(targets["weight"] > 0), "label"])
     known = names(targets, run)
-    label = next((label for label in known if label in set(partial)), known[0])
+    return [_look(table, label) for label in known if label in partial] or [_look(table, known[0])]
+
+
+def _look(table: pd.DataFrame, label: str) -> Shown:
     own = table[table["label"] == label]
     own = own[own["trial_id"] == own["trial_id"].iloc[0]]
     first = own[own["sequence"] == own["sequence"].iloc[0]].sort_values("position").reset_index(drop=True)
@@ -76,7 +92,7 @@ def find(run: Run) -> Shown | None:
     )
     seed = first["seed"].iloc[0]
     return Shown(
-        label=str(label),
+        label=label,
         seed=None if pd.isna(seed) else int(seed),
         step=int(first["step"].iloc[0]),
         sequence=int(first["sequence"].iloc[0]),
@@ -102,26 +118,22 @@ def layout(texts: list[str]) -> list[tuple[int, int]]:
     return places
 
 
-def _in_order(shown: Shown) -> Plot:
-    texts = [glyphs.token(text) for text in shown.tokens["token"]]
+def draw_text(texts: list[str], blocks: Sequence[Block]) -> tuple[Figure, int]:
+    """Write tokens once per block, coloured by entropy, outlined where selected; return how many there was room for."""
     places = layout(texts)
-    blocks = [name for name in SIGNALS if name in shown.selections] + [OWN]
-    lines = places[-1][0] + 1
-    entropy = shown.tokens["nats"].to_numpy(float)
-    norm = Normalize(0.0, max(float(np.nanmax(entropy[: len(places)])), 1e-9))
+    lines, num = places[-1][0] + 1, len(places)
+    norm = Normalize(0.0, max(*(float(np.nanmax(block.nats[:num])) for block in blocks), 1e-9))
     width, height = LINE * _CHAR + 0.2, len(blocks) * (lines * _ROW + 0.27) + 0.62
     figure = Figure(figsize=(width, height))
-    for number, name in enumerate(blocks):
+    for number, block in enumerate(blocks):
         top = height - number * (lines * _ROW + 0.27) - 0.22
         box = (0.1 / width, (top - lines * _ROW) / height, LINE * _CHAR / width, lines * _ROW / height)
         axes = figure.add_axes(box)
         axes.set(xlim=(0, LINE), ylim=(lines, 0))
         axes.set_axis_off()
-        chosen = shown.tokens[name].to_numpy(float)[: len(places)]
-        targets = np.isfinite(entropy[: len(places)])
-        share = (chosen > 0).sum() / max(targets.sum(), 1)
-        axes.set_title(f"{name.replace('_', ' ')}: {share:.0%} of these positions", loc="left", pad=3)
-        _block(axes, texts, places, entropy, chosen, norm)
+        share = (block.weights[:num] > 0).sum() / max(np.isfinite(block.nats[:num]).sum(), 1)
+        axes.set_title(f"{block.title}: {share:.0%} of these positions", loc="left", pad=3)
+        _block(axes, texts, places, block.nats, block.weights[:num], norm)
     bar = figure.add_axes((0.15 / width, 0.38 / height, 0.35, 0.09 / height))
     figure.colorbar(ScalarMappable(norm=norm, cmap=light()), cax=bar, orientation="horizontal")
     bar.set_xlabel("Student entropy (nats)", labelpad=1)
@@ -131,17 +143,37 @@ def _in_order(shown: Shown) -> Plot:
     key.set_axis_off()
     key.add_patch(Rectangle((0.02, 0.24), 0.3, 0.13, facecolor="white", edgecolor=BLUE, linewidth=1.2))
     key.text(0.4, 0.305, "selected      · space   ⏎ line end   grey: no target", va="center", fontsize=7)
-    left_out = len(texts) - len(places)
-    cut = f" The last {left_out} of {len(texts)} tokens are left out." if left_out else ""
-    picked = {name: set(np.flatnonzero(shown.tokens[name].to_numpy(float) > 0).tolist()) for name in blocks}
+    return figure, num
+
+
+def written(shown: Shown) -> list[str]:
+    """Return a look's tokens as they are drawn."""
+    return [glyphs.token(text) for text in shown.tokens["token"]]
+
+
+def missing(num: int, num_tokens: int) -> str:
+    """Say for a caption how many tokens there was no room for."""
+    return f" The last {num_tokens - num} of {num_tokens} tokens are left out." if num < num_tokens else ""
+
+
+def _in_order(shown: Shown) -> Plot:
+    texts, tokens = written(shown), shown.tokens
+    blocks = [name for name in SIGNALS if name in shown.selections] + [OWN]
+    nats = tokens["nats"].to_numpy(float)
+    figure, num = draw_text(
+        texts,
+        [Block(title=name.replace("_", " "), nats=nats, weights=tokens[name].to_numpy(float)) for name in blocks],
+    )
+    picked = {name: set(np.flatnonzero(tokens[name].to_numpy(float) > 0).tolist()) for name in blocks}
     least = min(blocks[1:], key=lambda name: jaccard(picked[name], picked[blocks[0]]))
     return Plot(
         name="selection-text",
         title="Which positions each signal picks",
         caption=f"{shown.where}. Every token is coloured by the student's entropy at the position that predicts it, "
         f"and outlined where the selection keeps that position. Signals keep as policy top_k does at the trial's "
-        f"budget; the trial's own selection is what its policy gives, thinner where it weighs less.{cut}",
-        alt=f"The same {len(places)} tokens once per selection ({listing(blocks)}). Least like {blocks[0]} is {least}, "
+        "budget; the trial's own selection is what its policy gives, thinner where it weighs less."
+        f"{missing(num, len(texts))}",
+        alt=f"The same {num} tokens once per selection ({listing(blocks)}). Least like {blocks[0]} is {least}, "
         f"with a Jaccard overlap of {jaccard(picked[least], picked[blocks[0]]):.2f} on this text.",
         figure=figure,
     )

@@ -1,11 +1,12 @@
 """Workloads: a teacher, a student, their data and how they are trained. The embedded ones lie here, loaded by name."""
 
 from pathlib import Path
+from typing import Any
 
 from harness.config import Workload, installed
-from harness.config.errors import unknown
+from harness.config.errors import UserError, unknown
 from harness.config.legality import check_resources
-from harness.config.yaml import parse, read_yaml
+from harness.config.yaml import merge, parse, read_yaml
 
 _BUILT_IN = Path(__file__).parent
 ASSETS = _BUILT_IN / "tiny"
@@ -36,10 +37,26 @@ def read_workload(name: str) -> Workload:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _BUILT_IN / f"{name}.yaml"
     if not name.endswith((".yaml", ".yml")) and name not in built_in():
         raise unknown("workload", name, built_in())
-    fields = {"name": path.stem, **read_yaml(path), "folder": path.resolve().parent}
+    fields = {"name": path.stem, **_based(path), "folder": path.resolve().parent}
     workload = parse(Workload, fields, where=str(path))
     check_resources(workload, str(path))
     return workload
+
+
+def _based(path: Path) -> dict[str, Any]:
+    """Read a workload's file, laid over that of the workload that it names as `base`, which lies beside it."""
+    fields = read_yaml(path)
+    if "base" not in fields:
+        return fields
+    name = fields.pop("base")
+    base = path.parent / str(name)
+    # Relative paths in either file are looked up in the one folder.
+    if not isinstance(name, str) or Path(name).name != name or not base.is_file() or base.samefile(path):
+        raise UserError(f"{path}: base is {name!r}; it takes the name of another workload's file in the same folder")
+    under = read_yaml(base)
+    if "base" in under:
+        raise UserError(f"{path}: base is {name!r}, which has a base itself")
+    return merge({key: value for key, value in under.items() if key != "name"}, fields)
 
 
 def _decided(workload: Workload) -> Workload:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from textwrap import wrap
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from harness.analysis.figures.glyphs import wrapped
 from harness.analysis.figures.style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, multiples
 from harness.cost.accounting import CATEGORIES
 from harness.cost.bench.memory import OWNERS, TRACED
@@ -53,7 +53,7 @@ def trace(found: pd.DataFrame) -> Figure:
         axes.margins(x=0, y=0.1)
         axes.grid(axis="y")
         if owner == "student":
-            axes.set_title("\n".join(wrap(str(label), 34)))
+            axes.set_title(wrapped(str(label), 34))
         else:
             axes.set_xlabel("tensors made and dropped (% of the step)")
     for axes, owner in zip(panels[:: len(variants)], OWNERS, strict=True):
