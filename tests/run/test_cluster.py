@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from test_prepare import ROWS, files
 
 from harness.records.layout import Results
 from harness.records.store import read_manifest, read_record
 from harness.run.plan import make_plan
+from harness.run.prepare import prepare_plan
+from harness.teacher.kind import KINDS
 from harness.trial.execute import run_trial
 
 # Minutes on a small machine: `make test-faults`.
@@ -19,16 +23,16 @@ pytestmark = pytest.mark.faults
 
 PROJECT = Path(__file__).parents[2]
 
-# Nodes of one processor each; on stdin "cut" ends the second as a power cut would, "drain" says that it will be taken
-# away in a minute, as the cloud does of a spot machine; the end of stdin ends all.
+# Nodes of one processor each, and of one GPU that Ray believes in; on stdin "cut" ends the second as a power cut would,
+# "drain" says that it will be taken away in a minute, as the cloud does of a spot machine; the end of stdin ends all.
 NODES = """
 import sys, time
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-other = cluster.add_node(num_cpus=1)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1, num_gpus=1)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
 for line in sys.stdin:
@@ -104,22 +108,31 @@ def test_a_grid_outlives_a_node(
     assert hit[0].metrics == alone.metrics, "bit for bit"
 
 
-def test_a_cache_is_built_by_all_nodes(
-    nodes: subprocess.Popen[str], write_workload: Callable[..., Path], write_grid: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_every_kind_of_cache_is_made_by_all_nodes(
+    gpus: int,
+    nodes: subprocess.Popen[str],
+    write_workload: Callable[..., Path],
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    workload = write_workload(data__sequence_length=8, data__train_tokens=864)  # two shards
-    grid = write_grid(["se_kd"], workload=str(workload), seeds=[1])
-    results = tmp_path / "results"
+    # Two shards of states and of prepasses, more of the others.
+    workload = write_workload(data__sequence_length=4, data__train_tokens=4352, resources__gpus=gpus)
+    grid = write_grid(ROWS, workload=str(workload), seeds=[1])
+    results, alone = Results(tmp_path / "results"), Results(tmp_path / "alone")
     run = subprocess.run(
         [sys.executable, "-m", "harness.cli", "run", str(grid), "--address", line(nodes, ":"),
-         "--results", str(results), "--reports", str(tmp_path / "reports")],
-        cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False,
+         "--results", str(results.root), "--reports", str(tmp_path / "reports")],
+        cwd=PROJECT, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 processes build the teacher's cache." in run.stdout
-    (trial,) = make_plan(grid, Results(tmp_path / "elsewhere")).todo
-    alone = run_trial(trial, results=Results(tmp_path)).record
-    for path in (tmp_path / "cache").glob("hidden-*/*.safetensors"):
-        assert (results / "cache" / path.parent.name / path.name).read_bytes() == path.read_bytes()
-    together = read_record(results / "trials" / trial.id / "record.json")
-    assert together.metrics == alone.metrics
+    plan = make_plan(grid, Results(tmp_path / "elsewhere"))
+    prepare_plan(plan, alone, Console(quiet=True))
+    assert {path.partition("-")[0] for path in files(alone)} == set(KINDS)
+    assert files(results) == files(alone), "bit for bit"
+    for what in ("teacher states, train", "teacher_entropy, train", "teacher draws, train",
+                 "teacher's largest classes, train", "samples by kl, train"):  # fmt: skip
+        assert f"2 processes make {what}." in run.stdout
+    for trial in plan.todo[1::2]:
+        together = read_record(results.record(trial.id))
+        assert together.metrics == run_trial(trial, results=alone).record.metrics
