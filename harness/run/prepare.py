@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from harness.config import Split, Workload
+from harness.config import Choice, Split, Workload
 from harness.config.errors import UserError
 from harness.config.workloads import load_workload
 from harness.config.yaml import read_yaml
@@ -30,7 +30,7 @@ from harness.teacher.live import provide_rows
 from harness.teacher.provide import Progress, Spread
 from harness.teacher.targets import targets_of
 from harness.trial.identity import fingerprints
-from harness.trial.samples import choose_samples, prepass_name
+from harness.trial.samples import choose_samples, scored_by
 from harness.trial.trial import Trial
 
 
@@ -156,18 +156,18 @@ def _prepare_rows(
     trials: Sequence[Trial], inputs: Inputs, results: Results, show: Progress, spread: Spread | None
 ) -> None:
     """Score the sequences that trials choose from, and store what each reads of the teacher's rows of its choice."""
-    broken = set[str | None]()
+    broken = list[Choice | None]()
     # What is stored of all sequences serves those who choose some.
     for trial in sorted(trials, key=lambda trial: trial.strategy.samples is not None):
-        if not trial.strategy.train or (scores := prepass_name(trial, inputs.train)) in broken:
+        signal, kept = scored_by(trial.strategy), None
+        if not trial.strategy.train or signal in broken:
             continue
-        kept = None
         if trial.strategy.samples is not None:
             try:
                 kept = choose_samples(trial, inputs.train, results=results, on_progress=show, spread=spread).kept
             except FloatingPointError:
                 # A model that gives no numbers is for its trials to report: each leaves a record of its failure.
-                broken.add(scores)
+                broken.append(signal)
                 continue
         source = teacher_source(trial.workload, trial.fingerprints, inputs.train, data="train", only=kept)
         kinds: list[Kind[RowTeacher, Any]] = [SignalScores(signal=name) for name in trial.objective.stored_scores]

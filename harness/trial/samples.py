@@ -21,7 +21,6 @@ from harness.teacher.inputs import teacher_source
 from harness.teacher.live import row_teacher
 from harness.teacher.provide import Progress, Spread, Stored, provide
 from harness.teacher.source import Source
-from harness.teacher.store import key_of
 from harness.trial.prepass import SampleScores, Scorer, reads_teacher
 from harness.trial.trial import Trial
 from strategies.noise import streams, uniform
@@ -83,15 +82,9 @@ def choose_samples(
     on_progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> Chosen:
-    """Choose the training sequences of a trial that uses the sample axis.
+    """Choose the training sequences of a trial that uses the sample axis; the rest as in `provide`.
 
-    Args:
-        trial: the trial.
-        train: all sequences.
-        results: where the prepass is kept; it is built if it is missing.
-        student: the model as it is before training; loaded if it is needed and None.
-        on_progress: as in `provide`.
-        spread: as in `provide`.
+    `student` is the model as it is before training; one is loaded where a prepass has to be made without it.
     """
     samples = trial.strategy.samples
     assert samples is not None, "only for trials that use the sample axis"
@@ -111,14 +104,6 @@ def choose_samples(
     scores = torch.zeros(num, dtype=torch.float64) if prepass is None else prepass.read()
     kept = SAMPLES[samples.policy.name].build(**samples.policy.options).choose(scores, samples.budget, noise)
     return Chosen(kept=kept, num_samples=num, prepass=prepass)
-
-
-def prepass_name(trial: Trial, train: Tokens) -> str | None:
-    """Return the key of the prepass a trial needs, None if it needs none; trials of one key share it."""
-    if scored_by(trial.strategy) is None:
-        return None
-    kind, source = _prepass(trial, train)
-    return key_of(kind.name, kind.ingredients(source))
 
 
 def _scorer(

@@ -34,7 +34,6 @@ from harness.trial import samples
 from harness.trial.execute import Outcome, run_trial
 from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
-from harness.trial.samples import prepass_name
 from harness.trial.trial import Trial, as_config, from_config, make_trials
 from strategies.noise import streams, uniform
 from strategies.registry import SAMPLES, Component
@@ -348,12 +347,7 @@ def test_a_grid_builds_each_prepass_once_before_its_trials(
     plan = make_plan(write_grid(entries, workload=str(workload_file)), Results(tmp_path))
     assert isinstance(plan, Plan)
     prepare_plan(plan, Results(tmp_path), Console(quiet=True))
-    inputs = prepare_inputs(
-        plan.workload, plan.todo[0].fingerprints, "validation", results=Results(tmp_path), needs_train_cache=False
-    )
-    names = {prepass_name(trial, inputs.train) for trial in plan.todo} - {None}
-    assert {path.name for path in (tmp_path / "cache").glob("prepass-*")} == {f"prepass-{name}" for name in names}
-    assert len(names) == 2
+    assert len(list((tmp_path / "cache").glob("prepass-*"))) == 2
     found = run_trial(plan.todo[-1], results=Results(tmp_path)).record.samples
     assert found is not None
     assert found.prepass == "reused"
