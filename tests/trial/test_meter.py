@@ -179,3 +179,12 @@ def test_live_bytes_of_a_step_repeat_and_tell_chunked_from_dense(
             accumulate(core, [make_batch(8, 64)], None, step=0, num_steps=10)
         assert peaks.setdefault(name, live.peak) == live.peak
     assert peaks["full_kd"] < peaks["full_kd_dense"]
+
+
+def test_a_trial_begins_by_giving_back_what_earlier_ones_held_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", done.append)
+    reset_peak("cuda")
+    assert done == ["emptied", "cuda"]
