@@ -109,6 +109,7 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
     if options.address is not None:
         # Read when Ray is imported: a cluster's machine is reached by its address, not over the loopback interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    from harness.models.devices import release_memory
     from harness.run.builders import spreading
     from harness.run.leftovers import resolve_leftovers
     from harness.run.needs import hours_on_cpu
@@ -123,6 +124,7 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
     message = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with spreading(plan.workload, results, address=options.address, message=message) as spread:
         prepare_plan(plan, results, console, spread=spread)
+    release_memory()
 
 
 def _schedule(plan: Plan, results: Results, console: Console, options: Options) -> "Endings":
