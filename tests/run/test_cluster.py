@@ -111,13 +111,18 @@ def test_a_grid_outlives_a_node(
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_every_kind_of_cache_is_made_by_all_nodes(
     gpus: int,
+    checkpoints: Path,
     nodes: subprocess.Popen[str],
     write_workload: Callable[..., Path],
     write_grid: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    # Two shards of states and of prepasses, more of the others.
-    workload = write_workload(data__sequence_length=4, data__train_tokens=4352, resources__gpus=gpus)
+    text = tmp_path / "train.jsonl"
+    text.write_text((checkpoints / "train.jsonl").read_text() * 6)
+    # Two shards of scores and of prepasses, more of the others.
+    size = {"data__sequence_length": 4, "data__train_tokens": 4352, "data__data_files__train": str(text),
+            "optimisation__batch_size": 64, "optimisation__micro_batch_size": 16}  # fmt: skip
+    workload = write_workload(resources__gpus=gpus, **size)
     grid = write_grid(ROWS, workload=str(workload), seeds=[1])
     results, alone = Results(tmp_path / "results"), Results(tmp_path / "alone")
     run = subprocess.run(
