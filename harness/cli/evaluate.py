@@ -45,6 +45,7 @@ def evaluate(
 ) -> None:
     """Ask a model whole test splits through lm-eval, as trials are asked; prints scores with standard errors."""
     from harness.config import Evaluation, ModelSource
+    from harness.config.workloads import read_workload
     from harness.config.yaml import parse
 
     fields = {
@@ -56,6 +57,7 @@ def evaluate(
         "fewshot": _pairs("--fewshot", fewshot or []),
         "max_new_tokens": _pairs("--max-new-tokens", max_new_tokens or []),
         "chat_template": chat_template,
+        "packages": read_workload("smol").data.packages,  # what the suite docs is made from
     }
     settings = parse(Evaluation, fields, where="harness evaluate")
     if to is not None:
@@ -74,10 +76,12 @@ def evaluate(
         raise unknown("dtype", dtype, models.DTYPES)
     source, folder = ModelSource(path=model, revision=revision), Path()
     tokenizer = models.load_tokenizer(source, folder)
-    check_evaluation(settings, folder, context=context_length(source, folder), tokenizer=tokenizer)
+    place = Results(results)
+    context = context_length(source, folder)
+    check_evaluation(settings, folder, context=context, tokenizer=tokenizer, kept=place.documents)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = models.load_model(source, folder, dtype=models.DTYPES[dtype], device=device)
-    scores = score(loaded, tokenizer, settings, folder=folder, split="test", results=Results(results))
+    scores = score(loaded, tokenizer, settings, folder=folder, split="test", results=place)
     _print(scores)
     if to is not None:
         identity = {"model": model, "fingerprint": models.fingerprint(source, folder), "dtype": dtype, "device": device}

@@ -41,6 +41,7 @@ from harness.cli.shared import (
     explain_missing,
     take_arithmetic,
 )
+from harness.cli.workload import workload_app
 from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.records.layout import Results
 
@@ -60,7 +61,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-workload_app = typer.Typer(help="The models and data that strategies are applied to.", no_args_is_help=True)
 app.add_typer(workload_app, name="workload")
 app.add_typer(new_app, name="new")
 app.add_typer(cache_app, name="cache")
@@ -280,25 +280,6 @@ def doctor() -> None:
     from harness.cli.doctor import examine
 
     examine(console())
-
-
-@workload_app.command("build")
-def workload_build(
-    name: Annotated[str, typer.Argument(help="Which embedded workload; only tiny can be built.")],
-    destination: Annotated[
-        Path | None,
-        typer.Option(help="Where to put the checkpoints; the shipped ones are replaced if left out.", metavar="DIR"),
-    ] = None,
-) -> None:
-    """Train an embedded workload's tokenizer, teacher and student again; takes about an hour on two cores."""
-    from harness.config.errors import unknown
-
-    if name != "tiny":
-        raise unknown("embedded workload", name, ["tiny"])
-    from harness.cli.scripts import run_script
-    from harness.config.workloads import ASSETS
-
-    run_script("scripts.tiny.build", destination or ASSETS)
 
 
 def main() -> None:

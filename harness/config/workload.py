@@ -1,9 +1,9 @@
 """What a strategy is applied to: models, data, optimisation, evaluation, resources."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from harness.config.arithmetic import Arithmetic
 from harness.config.base import Frozen, Positive, Slug
@@ -11,7 +11,23 @@ from harness.config.base import Frozen, Positive, Slug
 
 def _unset(value: object) -> bool:
     """Tell whether a field is as it was before it existed: left out of dumps, so that older trials keep their id."""
-    return value is None or value is False or value == {}
+    return value is None or value is False or value in ({}, ())
+
+
+def _numbers(entries: object) -> object:
+    """Write out ranges of layers: [0-2, 7] is 0, 1, 2, 7."""
+    numbers: list[int] = []
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        first, dash, last = str(entry).partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
+            raise ValueError(f"layers takes numbers and ranges such as 0-11, counted from 0; {entry!r} is neither")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    if not numbers or numbers != sorted(set(numbers)):
+        raise ValueError(f"layers must be ascending, each once, at least one; they are {entries!r}")
+    return tuple(numbers)
+
+
+Layers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 
 
 class ModelSource(Frozen):
@@ -22,11 +38,14 @@ class ModelSource(Frozen):
             beside the workload file first.
         revision: hub commit or tag; not allowed for a folder.
         trust_remote_code: whether Python code that lies beside the weights is executed; a run says so.
+        layers: of a student, the layers of that model that it keeps, counted from 0 (`[0-11, 18-29]`); None for all.
+            A student `from: teacher` is cut out of the workload's teacher.
     """
 
     path: str
     revision: str | None = None
     trust_remote_code: bool = False
+    layers: Layers | None = Field(default=None, exclude_if=_unset)
 
 
 class Pairs(Frozen):
@@ -60,12 +79,27 @@ class Pairs(Frozen):
         return self
 
 
+def _each_once(packages: tuple[str, ...]) -> tuple[str, ...]:
+    names = [package.partition("==")[0] for package in packages]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"packages names {twice} twice")
+    return packages
+
+
+Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(==[0-9][A-Za-z0-9.!]*)?$")]
+Packages = Annotated[tuple[Package, ...], AfterValidator(_each_once)]
+
+
 class Data(Frozen):
     """Where text comes from and how it is cut.
 
     Attributes:
         generator: `tiny`, the embedded corpus, or `tiny_math`, its word problems as pairs of fields question and
-            answer; None to read `dataset`.
+            answer; `docstrings` or `code`, the documentation or the functions of installed `packages`; None to read
+            `dataset`.
+        packages: distributions, each with the version that is expected (`numpy==2.4.6`) or without; another version is
+            read all the same, and noted.
         dataset: a hub data set, or `json`, `parquet`, `text` with `data_files`.
         name: configuration of a hub data set.
         revision: commit or tag of a hub data set.
@@ -82,7 +116,8 @@ class Data(Frozen):
         cross_document_targets: whether the token after an end-of-document token is a target.
     """
 
-    generator: Literal["tiny", "tiny_math"] | None = None
+    generator: Literal["tiny", "tiny_math", "docstrings", "code"] | None = None
+    packages: Packages = Field(default=(), exclude_if=_unset)
     dataset: str | None = None
     name: str | None = None
     revision: str | None = Field(default=None, exclude_if=_unset)
@@ -104,7 +139,9 @@ class Data(Frozen):
         if self.generator is not None and extra:
             raise ValueError(f"{extra[0]} is for a dataset, and this is the generator {self.generator!r}")
         if self.generator is not None and (self.generator == "tiny_math") != (self.pairs is not None):
-            raise ValueError("generator tiny_math makes pairs and needs `pairs`; generator tiny makes plain text")
+            raise ValueError("generator tiny_math makes pairs and needs `pairs`; the others make plain text")
+        if (self.generator in ("docstrings", "code")) != bool(self.packages):
+            raise ValueError("generators docstrings and code read `packages`, at least one; nothing else does")
         if self.pairs is not None and self.cross_document_targets:
             raise ValueError("a pair has its sequence to itself, so cross_document_targets must be false")
         if self.pairs is not None and {"streaming", "heldout_documents"} & {*extra}:
@@ -168,6 +205,7 @@ class Evaluation(Frozen):
         fewshot: examples before a question, by task, instead of as many as the task's definition says.
         max_new_tokens: of a generated answer at most, by task, instead of what the task's definition says.
         chat_template: whether prompts and examples are put as turns of the tokenizer's chat template.
+        packages: whose documentation the tasks of suite `docs` are made from; `data.packages` if left out.
     """
 
     suite: str | tuple[str, ...]
@@ -179,6 +217,7 @@ class Evaluation(Frozen):
     fewshot: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, exclude_if=_unset)
     max_new_tokens: dict[str, Positive] = Field(default_factory=dict, exclude_if=_unset)
     chat_template: bool = Field(default=False, exclude_if=_unset)
+    packages: Packages = Field(default=(), exclude_if=_unset)
 
     @model_validator(mode="after")
     def _has_test_files(self) -> "Evaluation":
@@ -247,10 +286,12 @@ class Workload(Frozen):
     Attributes:
         lora: adapters of the student; None trains all its weights.
         folder: where the workload file lies; relative paths in it are resolved against it.
+        fetched: whether they are models that `harness workload fetch` puts under the results' cache instead.
     """
 
     name: Slug
     folder: Path = Field(exclude=True)
+    fetched: bool = Field(default=False, exclude_if=_unset)
     teacher: ModelSource | None
     student: ModelSource
     lora: Lora | None = Field(default=None, exclude_if=_unset)
@@ -259,3 +300,28 @@ class Workload(Frozen):
     evaluation: Evaluation
     resources: Resources
     seeds: tuple[int, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_of_teacher(cls, fields: Any) -> Any:
+        student, teacher = (fields.get(name) for name in ("student", "teacher"))
+        if not isinstance(student, dict) or "from" not in student:
+            return fields
+        if student["from"] != "teacher" or not isinstance(teacher, dict):
+            raise ValueError(f"student.from is {student['from']!r}; it must be teacher, and the workload must have one")
+        if student.keys() != {"from", "layers"}:
+            raise ValueError("a student from the teacher says its layers, and nothing else")
+        return {**fields, "student": {**teacher, "layers": student["layers"]}}
+
+    @model_validator(mode="after")
+    def _one_list_of_packages(self) -> "Workload":
+        if self.data.packages and not self.evaluation.packages:
+            shared = self.evaluation.model_copy(update={"packages": self.data.packages})
+            object.__setattr__(self, "evaluation", shared)  # frozen from here on
+        return self
+
+    @model_validator(mode="after")
+    def _whole_teacher(self) -> "Workload":
+        if self.teacher is not None and self.teacher.layers is not None:
+            raise ValueError("teacher.layers: only a student is cut out of a model")
+        return self

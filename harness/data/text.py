@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness.config import Data
 from harness.config.errors import UserError, first_line
 from harness.data.corpus import CORPUS, documents
+from harness.data.documents.corpus import load_documents
 
 TextSplit = Literal["train", "validation", "test"]
 
@@ -25,8 +26,12 @@ def texts(data: Data, folder: Path, split: TextSplit) -> Iterator[str]:
         split: which documents.
 
     Raises:
-        UserError: a file is missing or has not the text field; the data set cannot be loaded.
+        UserError: a file is missing or has not the text field; the data set cannot be loaded; a package is missing.
     """
+    if data.packages:
+        assert data.generator is not None, "checked when it was read"
+        yield from (document.text for document in load_documents(data.generator, data.packages).splits[split])
+        return
     if data.generator is not None:
         yield from (document.text for document in documents(split))
         return
@@ -48,14 +53,18 @@ def skipped(data: Data, split: TextSplit) -> tuple[int, int | None]:
     return {"validation": (0, num), "test": (num, 2 * num), "train": (2 * num, None)}[split]
 
 
-def fingerprint(data: Data, folder: Path) -> str:
-    """Return a hash that changes when the documents change: of the generator's version, or of the files' content.
+def fingerprint(data: Data, folder: Path, cache: Path | None = None) -> str:
+    """Return a hash that changes when the documents change: of the generator's version, or of their content.
 
-    A hub data set is identified by its name, configuration and revision only; without a revision it may change unseen.
+    What packages hold is kept in `cache`, which saves the next process to read it. A hub data set is identified by its
+    name, configuration and revision only; without a revision it may change unseen.
     """
     # Streamed or not, the documents are the same.
     digest = hashlib.sha256(data.model_dump_json(exclude={"streaming"}).encode())
-    if data.generator is not None:
+    if data.packages:
+        assert data.generator is not None, "checked when it was read"
+        digest.update(load_documents(data.generator, data.packages, cache).digest.encode())
+    elif data.generator is not None:
         digest.update(f"corpus {CORPUS}".encode())
     for paths in local_files(data, folder).values():
         for path in paths:

@@ -98,12 +98,14 @@ class SuiteTask:
             {"exact_match,strict-match": "accuracy"}.
         columns: what the rows of its data hold, as far as is known before they are read.
         generated: whether the project makes its items itself.
+        documentary: whether it makes them from the documentation of installed packages.
     """
 
     definition: Definition
     measures: Mapping[str, str]
     columns: Columns
     generated: bool
+    documentary: bool = False
 
     @property
     def name(self) -> str:

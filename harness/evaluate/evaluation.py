@@ -13,6 +13,8 @@ import pandas as pd
 
 from harness.config import Evaluation, Split
 from harness.config.errors import UserError, unknown
+from harness.data.documents.corpus import DOCSTRINGS, Documents, load_documents, other_versions
+from harness.data.documents.items import items as document_items
 from harness.data.items import items as generate_items
 from harness.evaluate import ifeval
 from harness.evaluate.definitions import SuiteTask
@@ -63,6 +65,7 @@ def check_evaluation(
     *,
     context: int | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    kept: Path | None = None,
 ) -> None:
     """Find out, before anything is loaded or trained, whether the tasks can be asked. Reads all local data files.
 
@@ -71,11 +74,12 @@ def check_evaluation(
         folder: where relative paths are looked up.
         context: positions of the smaller model to be evaluated, None if not known.
         tokenizer: the models', None if not known.
+        kept: where what is read of packages is kept; nowhere if None.
 
     Raises:
         UnknownNameError: an unknown suite or task, or a setting for a task that is not asked; suggests the nearest.
         UserError: a missing or misshapen file, a missing resource, examples that cannot be had, answers longer than the
-            model's context, or no chat template.
+            model's context, no chat template, or packages that are missing or give fewer items than asked for.
     """
     tasks = _tasks(evaluation, folder)
     for setting in ("data_files", "fewshot", "max_new_tokens"):
@@ -87,7 +91,9 @@ def check_evaluation(
         raise UserError("evaluation.chat_template: the tokenizer has no chat template")
     for task in tasks.values():
         longest = evaluation.max_new_tokens.get(task.name, task.definition.longest_answer)
-        if task.generated and evaluation.num_items is None:
+        if task.documentary:
+            _check_documents(task, evaluation, kept)
+        elif task.generated and evaluation.num_items is None:
             raise UserError(f"evaluation.num_items is null: {task.name} is generated and has no last item")
         if task.definition.longest_answer == 0 < longest:
             raise UserError(f"evaluation.max_new_tokens.{task.name}: the task generates nothing")
@@ -105,6 +111,27 @@ def check_evaluation(
                     raise UserError(f"task {task.name!r} is asked with {shots} examples, and {source.place} has {num}")
 
 
+def _check_documents(task: SuiteTask, evaluation: Evaluation, kept: Path | None) -> None:
+    if not evaluation.packages:
+        raise UserError(f"task {task.name!r} is made from documentation: name the packages in evaluation.packages")
+    for split in SPLITS:
+        num = len(_items(task, split, evaluation.num_items, evaluation, kept))
+        if num == 0 or num < (evaluation.num_items or 0):
+            wanted = evaluation.num_items or 1
+            raise UserError(f"evaluation.packages: {task.name} has {num} {split} items, and {wanted} are asked for")
+
+
+def _documents(evaluation: Evaluation, kept: Path | None) -> Documents:
+    return load_documents(DOCSTRINGS, evaluation.packages, kept)
+
+
+def _items(task: SuiteTask, split: Split, num: int | None, evaluation: Evaluation, kept: Path | None) -> list[Row]:
+    if task.documentary:
+        return document_items(task.name, _documents(evaluation, kept), split, num)
+    assert num is not None, "checked before anything runs"
+    return generate_items(task.name, split, num)
+
+
 def check_split(evaluation: Evaluation, split: Split, folder: Path) -> None:
     """Refuse to choose on validation by items that test asks too.
 
@@ -115,10 +142,11 @@ def check_split(evaluation: Evaluation, split: Split, folder: Path) -> None:
         find_source(task, split, evaluation, folder)
 
 
-def fingerprint(evaluation: Evaluation, folder: Path) -> str:
+def fingerprint(evaluation: Evaluation, folder: Path, kept: Path | None = None) -> str:
     """Hash what the names of an evaluation stand for: definitions of tasks, lm-eval's version, content of data files.
 
-    A data set of the hub is known by its name only, as lm-eval's definitions name it.
+    Documents that items are made from are hashed, and kept in a folder if one is given. A data set of the hub is known
+    by its name only, as lm-eval's definitions name it.
 
     Raises:
         UserError: as `check_evaluation`.
@@ -132,7 +160,8 @@ def fingerprint(evaluation: Evaluation, folder: Path) -> str:
         files = [digest_of(path) for path in task.definition.files]
         # Without examples as it was before there were any, so that older trials keep their id.
         shots = [shots] if (shots := shots_of(task, evaluation)) else []
-        found.append([task.name, files, places, *shots])
+        documents = [_documents(evaluation, kept).digest] if task.documentary else []
+        found.append([task.name, files, places, *shots, *documents])
     return hashlib.sha256(json.dumps([version("lm_eval"), found]).encode()).hexdigest()[:16]
 
 
@@ -159,11 +188,11 @@ def prepare_items(evaluation: Evaluation, folder: Path, split: Split, results: R
         source, examples = find_source(task, split, evaluation, folder), find_examples(task, evaluation, folder)
         if source.kind == "generated":
             num = limit or evaluation.num_items
-            assert num is not None, "checked before anything runs"
-            rows = generate_items(task.name, split, num)
-            if len(rows) != num:
+            rows = _items(task, split, num, evaluation, results.documents)
+            if len(rows) != (num or len(rows)):
                 raise UserError(f"{task.name} has {len(rows)} {split} items, {num} were asked for")
-            files[task.name] = results.items / f"{task.name}-{split}-{num}.jsonl"
+            made_from = f"-{_documents(evaluation, results.documents).digest}" if task.documentary else ""
+            files[task.name] = results.items / f"{task.name}-{split}-{len(rows)}{made_from}.jsonl"
             _write_rows(files[task.name], rows)
         for each in (source, examples):
             if each is not None and each.kind == "hub":
@@ -240,13 +269,21 @@ def evaluate(
             source=sources[task.name].kind,
             split=sources[task.name].split,
             half=sources[task.name].half,
-            note=resources if task.verifies_instructions else "",
+            note="; ".join(filter(None, (resources if task.verifies_instructions else "", _read(task, evaluation)))),
             shots=shots_of(task, evaluation),
             max_new_tokens=evaluation.max_new_tokens.get(task.name),
             chat_template=evaluation.chat_template,
         )
     items = pd.concat(rows, ignore_index=True)
     return Scores(metrics=summarise(items), items=items, reliability=reliability_table(items), tasks=tasks)
+
+
+def _read(task: SuiteTask, evaluation: Evaluation) -> str:
+    """Say which packages a task's items are made from, and which of them have another version than the expected one."""
+    if not task.documentary:
+        return ""
+    others = other_versions(evaluation.packages)
+    return f"documentation of {', '.join(evaluation.packages)}" + (f" (read: {', '.join(others)})" if others else "")
 
 
 def _asked(evaluation: Evaluation, split: Split, folder: Path) -> list[tuple[SuiteTask, int | None]]:

@@ -4,16 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config.errors import UserError, unknown
-from harness.data.items import TASKS as GENERATED
+from harness.data.documents.items import TASKS as DOCS
+from harness.data.items import TASKS as TINY
 from harness.evaluate.definitions import Columns, Definition, SuiteTask, find_official, read_definition
 from harness.evaluate.scores import ACCURACY, ACCURACY_FLEXIBLE, ACCURACY_NORM, ADHERENCE, LOG_LIKELIHOOD
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "tiny": ("tiny_completion", "tiny_lastword", "tiny_arithmetic", "tiny_instructions"),
+    "docs": ("docs_lastword", "docs_continuation", "docs_signature", "docs_instructions"),
     "paper": ("hellaswag", "piqa", "arc_easy", "gsm8k", "lambada_openai", "ifeval"),
 }
 
 _DEFINITIONS = Path(__file__).parent / "tasks"
+_GENERATED = {**dict.fromkeys(TINY, "tiny"), **dict.fromkeys(DOCS, "docs")}
+_IFEVAL: Columns = {
+    "key": "whole number",
+    "prompt": "text",
+    "instruction_id_list": "list of texts",
+    "kwargs": "list of mappings",
+}
 
 # Our measure by lm-eval's name for it. Of several accuracies the first listed is the one that counts.
 _MEASURES: Mapping[str, str] = {
@@ -42,12 +51,8 @@ _COLUMNS: Mapping[str, Columns] = {
     "arc_challenge": {"question": "text", "choices": "mapping", "answerKey": "text"},
     "gsm8k": {"question": "text", "answer": "text"},
     "lambada_openai": {"text": "text"},
-    "ifeval": {
-        "key": "whole number",
-        "prompt": "text",
-        "instruction_id_list": "list of texts",
-        "kwargs": "list of mappings",
-    },
+    "ifeval": _IFEVAL,
+    "docs_instructions": _IFEVAL,
 }
 
 
@@ -80,8 +85,8 @@ def resolve_suite(suite: str | tuple[str, ...], folder: Path) -> tuple[SuiteTask
 
 
 def _task(name: str, folder: Path) -> SuiteTask:
-    if name in GENERATED:
-        path = _DEFINITIONS / "tiny" / f"{name}.yaml"
+    if name in _GENERATED:
+        path = _DEFINITIONS / _GENERATED[name] / f"{name}.yaml"
     elif name.endswith((".yaml", ".yml")):
         path = (folder / name).resolve()
     else:
@@ -91,7 +96,8 @@ def _task(name: str, folder: Path) -> SuiteTask:
         definition=definition,
         measures=_measures(definition),
         columns=_COLUMNS.get(name) or dict.fromkeys(definition.columns, "anything"),
-        generated=name in GENERATED,
+        generated=name in _GENERATED,
+        documentary=name in DOCS,
     )
 
 

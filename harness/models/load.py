@@ -13,6 +13,7 @@ from harness.config import ModelSource
 from harness.config.annotations import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from harness.config.errors import UserError, first_line
 from harness.models.head import Head, head_of
+from harness.models.surgery import cut_configuration, cut_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -55,14 +56,20 @@ def locate(source: ModelSource, folder: Path) -> Path:
 
 
 def fingerprint(source: ModelSource, folder: Path) -> str:
-    """Return a hash that changes when the weights, the configuration or the tokenizer change.
+    """Return a hash that changes when the weights, the configuration, the tokenizer or the layers kept change.
 
     A hub model is identified by its commit; a folder by the content of its files.
 
     Raises:
         UserError: a file of weights is damaged, or holds a number that is none; names it.
     """
-    located = locate(source, folder)
+    whole = _fingerprint(source, locate(source, folder))
+    if source.layers is None:
+        return whole
+    return hashlib.sha256(f"{whole} {source.layers}".encode()).hexdigest()[:16]
+
+
+def _fingerprint(source: ModelSource, located: Path) -> str:
     if located.parent.name == "snapshots":
         return located.name
     if not any(located.glob("*.safetensors")):
@@ -118,7 +125,7 @@ def load_model(
     device: torch.device | str = "cpu",
     layout: Mapping[str, str] | None = None,
 ) -> PreTrainedModel:
-    """Load a causal language model in evaluation mode.
+    """Load a causal language model, or the layers of it that are kept, in evaluation mode.
 
     Args:
         source: the model.
@@ -128,7 +135,7 @@ def load_model(
         layout: where each of its modules goes instead: see `harness.models.devices.spread_layers`.
 
     Raises:
-        UserError: it cannot be loaded, or its head is not a plain matrix.
+        UserError: it cannot be loaded, its head is not a plain matrix, or it has no such layers.
     """
     from transformers import AutoModelForCausalLM
 
@@ -154,6 +161,8 @@ def load_model(
         # The library would draw them at random.
         raise UserError(f"model {source.path!r} lacks the weights {', '.join(sorted(told['missing_keys'])[:3])}")
     _check_head(model, source.path)
+    if source.layers is not None:
+        cut_model(model, source.layers, source.path)
     if layout is None:
         model.to(device)  # type: ignore[arg-type]
     model.eval()
@@ -177,10 +186,10 @@ def load_head(source: ModelSource, folder: Path, vocab_size: int, *, dtype: torc
 
 
 def read_config(source: ModelSource, located: Path) -> PretrainedConfig:
-    """Read a model's configuration from a folder.
+    """Read a model's configuration from a folder, of the layers that are kept.
 
     Raises:
-        UserError: it is not one, or of no language model.
+        UserError: it is not one, or of no language model, or has no such layers.
     """
     from transformers import AutoConfig
 
@@ -192,7 +201,7 @@ def read_config(source: ModelSource, located: Path) -> PretrainedConfig:
         raise UserError(f"{located / 'config.json'} is no model configuration: {first_line(error)}") from None
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"{located / 'config.json'}: vocab_size and hidden_size must be numbers, they are {sizes}")
-    return config
+    return config if source.layers is None else cut_configuration(config, source.layers, source.path)
 
 
 def _check_weights(path: Path) -> None:

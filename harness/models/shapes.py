@@ -14,6 +14,7 @@ from harness.config import Lora, ModelSource
 from harness.config.annotations import PretrainedConfig, PreTrainedModel
 from harness.models.load import locate, read_config
 from harness.models.lora import shape_adapted
+from harness.models.surgery import check_layers, cut_configuration
 
 _FILE = Path(__file__).with_name("known.yaml")
 
@@ -55,8 +56,12 @@ def outline(source: ModelSource, folder: Path) -> Outline | PretrainedConfig:
         return configuration(source, folder)
     sizes: dict[str, Any] = {name: fields.get(name) for name in Outline.__annotations__}
     # What is left out has a default there, and what is wrong is refused there.
-    plain = all(type(size) is int and size > 0 for size in sizes.values())
-    return Outline(**sizes) if plain else configuration(source, folder)
+    if not all(type(size) is int and size > 0 for size in sizes.values()):
+        return configuration(source, folder)
+    if source.layers is not None:
+        check_layers(source.layers, sizes["num_hidden_layers"], source.path)
+        sizes["num_hidden_layers"] = len(source.layers)
+    return Outline(**sizes)
 
 
 def context_length(source: ModelSource, folder: Path) -> int:
@@ -75,7 +80,8 @@ def configuration(source: ModelSource, folder: Path) -> PretrainedConfig:
         UserError: it is neither on the disk nor known nor to be had from the hub.
     """
     if not is_on_disk(source, folder) and source.path in known_models():
-        return known_configuration(source.path)
+        known = known_configuration(source.path)
+        return known if source.layers is None else cut_configuration(known, source.layers, source.path)
     return read_config(source, locate(source, folder))
 
 

@@ -23,6 +23,7 @@ _SETTINGS = _SPECIAL | {
     "chat_template",
     "clean_up_tokenization_spaces",
     "is_local",
+    "local_files_only",
     "model_max_length",
     "tokenizer_class",
 }

@@ -44,7 +44,7 @@ def export(results: Results, trial: str, to: Path | None) -> Path:
 
 def card(record: Record) -> str:
     """Return a model card: what was distilled, on what, what was measured, and how to do it again."""
-    workload = record.workload
+    workload, layers = record.workload, record.workload["student"].get("layers")
     teacher = workload["teacher"]["path"] if workload["teacher"] else None
     data, lora = workload["data"], workload.get("lora")
     header = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["knowledge-distillation"]}
@@ -60,6 +60,7 @@ def card(record: Record) -> str:
             f"# {record.label} on {workload['name']}{seed}",
             "",
             f"`{workload['student']['path']}`"
+            + (f", layers {', '.join(map(str, layers))} of it" if layers else "")
             + (f", distilled from `{teacher}`." if teacher is not None else ", trained without a teacher."),
             "The licence is for whoever publishes this to choose, within those of both models and of the data.",
             "",

@@ -76,6 +76,16 @@ class Results:
         return self.cache / "nltk"
 
     @property
+    def models(self) -> Path:
+        """Models that were fetched, a folder each."""
+        return self.cache / "models"
+
+    @property
+    def documents(self) -> Path:
+        """What was read of installed packages."""
+        return self.cache / "documents"
+
+    @property
     def items(self) -> Path:
         """Items of evaluation tasks."""
         return self.cache / "items"

@@ -13,6 +13,7 @@ from harness.config.errors import UserError
 from harness.config.expand import load_grid, taught
 from harness.config.legality import Facts, check_diagnostics
 from harness.config.workloads import load_workload
+from harness.data.documents.corpus import other_versions
 from harness.distill.probe import probe, probe_shadows
 from harness.evaluate.evaluation import SPLITS, check_split
 from harness.models import layers_of
@@ -105,7 +106,7 @@ def make_plan(
             broken plug-in.
         UnknownNameError: a name nobody registered.
     """
-    grid, loaded = _question(path, workload, split, sample, diagnostics, teacher, cpu=cpu)
+    grid, loaded = _question(path, results, workload, split, sample, diagnostics, teacher, cpu=cpu)
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         check_diagnostics(loaded)
@@ -113,7 +114,7 @@ def make_plan(
     new = not results.trials.exists()
     if admit is not None and new:
         admit(only(make_trials(grid, loaded, {}), labels=labels, seeds=seeds))
-    digests = fingerprints(loaded)
+    digests = fingerprints(loaded, results)
     check_split(loaded.evaluation, grid.split, loaded.folder)
     if loaded.lora is not None:
         shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
@@ -134,6 +135,7 @@ def make_plan(
 
 def _question(
     path: Path,
+    results: Results,
     workload: str | None,
     split: str | None,
     sample: int | None,
@@ -144,7 +146,7 @@ def _question(
 ) -> tuple[Grid, Workload]:
     """Read a grid and its workload, and change them as the command line asks."""
     grid = load_grid(path)
-    loaded = load_workload(workload or grid.workload)
+    loaded = load_workload(workload or grid.workload, results.models)
     if cpu:
         resources = loaded.resources.model_copy(update={"gpus": 0.0, "teacher_gpus": 0})
         loaded = loaded.model_copy(update={"resources": resources})
@@ -248,6 +250,14 @@ def print_plan(console: Console, plan: Plan, results: Results) -> None:
         + f", {total / 1e9:,.0f} GFLOP of training in all"
         + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
     )
+    print_other_versions(plan, console)
+
+
+def print_other_versions(plan: Plan, console: Console) -> None:
+    """Say which packages' documents are of another version than the workload expects; records say it too."""
+    others = other_versions(plan.workload.evaluation.packages)
+    if others:
+        console.print(f"Documents are of other versions than expected: {', '.join(others)}.", soft_wrap=True)
 
 
 def _seconds(results: Results, trial: Trial) -> float | None:

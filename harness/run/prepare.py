@@ -69,10 +69,10 @@ def build_caches(what: str, results: Results, console: Console) -> None:
         splits: tuple[Split, ...] = (plan.grid.split,)
         train = any(reads_cache(trial) for trial in plan.trials)
     else:
-        workload, splits, train = load_workload(what), ("validation", "test"), True
+        workload, splits, train = load_workload(what, results.models), ("validation", "test"), True
     if workload.teacher is None:
         raise UserError(f"workload {workload.name!r} has no teacher, so there is nothing to cache")
-    digests = fingerprints(workload)
+    digests = fingerprints(workload, results)
     with ExitStack() as stack:
         spread = None
         if workload.resources.gpus > 0:

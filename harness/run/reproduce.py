@@ -15,6 +15,7 @@ from harness.config import Workload
 from harness.config.arithmetic import Arithmetic
 from harness.config.errors import UnknownNameError, UserError, first_line, unknown
 from harness.config.strategy import read_strategy
+from harness.data.documents.corpus import installed_versions
 from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry, Record
 from harness.records.store import read_manifest, read_record, read_table
@@ -216,6 +217,14 @@ def _check_workload(original: Original, record: Record, workload: Workload) -> N
         raise UserError(
             f"{original.folder} cannot be reproduced: its workload {workload.name} has changed: {changes[0]}"
         )
+    versions = installed_versions(workload.evaluation.packages)
+    for package in filter(None, record.environment.get("documents", "").split(", ")):
+        name, _, version = package.partition(" ")
+        if versions.get(name, version) != version:
+            raise UserError(
+                f"{original.folder} cannot be reproduced: its documents are of {package}, and {versions[name]} is "
+                f"installed: pip install {name}=={version}"
+            )
 
 
 def _with(trial: Trial, arithmetic: Arithmetic | None) -> Trial:

@@ -15,7 +15,7 @@ from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry
 from harness.records.store import write_manifest
 from harness.run.options import Options
-from harness.run.plan import Plan
+from harness.run.plan import Plan, print_other_versions
 from harness.run.refresh import refresh_report
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _prepare(plan: Plan, results: Results, console: Console, options: Options) -
     for source in (plan.workload.teacher, plan.workload.student):
         if source is not None and source.trust_remote_code:
             console.print(f"Executing code that comes with model {source.path} (trust_remote_code).", markup=False)
+    print_other_versions(plan, console)
     if options.cpu and any(trial.strategy.train for trial in plan.todo):
         console.print(hours_on_cpu(plan.todo), highlight=False, soft_wrap=True)
     resolve_leftovers(plan, results, console, options)

@@ -7,20 +7,24 @@ from harness.data import text
 from harness.evaluate import EVALUATION, evaluation
 from harness.models.shapes import context_length
 from harness.models.vocabulary import check_same_vocabulary, read_vocabulary
+from harness.records.layout import Results
 
 
-def fingerprints(workload: Workload) -> dict[str, str]:
+def fingerprints(workload: Workload, results: Results | None = None) -> dict[str, str]:
     """Hash what the workload's names stand for: weights, documents and evaluation tasks.
+
+    What installed packages hold is kept in the results' cache, if there is one.
 
     Raises:
         UserError: a model or a file is missing or of the wrong shape, the two tokenizers differ, or the tasks cannot be
             asked of both models.
     """
+    kept = None if results is None else results.documents
     vocabulary = read_vocabulary(workload.student, workload.folder)
     hashes = {
         "student": models.fingerprint(workload.student, workload.folder),
         "tokenizer": vocabulary.fingerprint,
-        "data": text.fingerprint(workload.data, workload.folder),
+        "data": text.fingerprint(workload.data, workload.folder, kept),
     }
     if workload.teacher is not None:
         check_same_vocabulary(read_vocabulary(workload.teacher, workload.folder), vocabulary)
@@ -35,11 +39,12 @@ def fingerprints(workload: Workload) -> dict[str, str]:
     evaluation.check_evaluation(
         workload.evaluation,
         workload.folder,
+        kept=kept,
         context=min(limits.values()),
         # Only to see whether it has a chat template: loading one takes seconds.
         tokenizer=models.load_tokenizer(workload.student, workload.folder)
         if workload.evaluation.chat_template
         else None,
     )
-    digest = evaluation.fingerprint(workload.evaluation, workload.folder)
+    digest = evaluation.fingerprint(workload.evaluation, workload.folder, kept)
     return hashes | {"evaluation": f"{EVALUATION}-{digest}"}

@@ -1,6 +1,7 @@
 """What a record says of a trial."""
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from harness.config import arithmetic
 from harness.config.seeds import derive
 from harness.config.strategy import recorded
+from harness.data.documents.corpus import installed_versions, other_versions
 from harness.distill.feature import PURPOSE
 from harness.distill.optimiser import name_of
 from harness.distill.tally import Tally
@@ -72,7 +74,7 @@ def finished_record(
             disk_bytes=_disk_bytes(taught, stored),
             shared_s=_shared_s(taught, stored),
         ),
-        environment=environment(loaded.device) | optimiser,
+        environment=environment(loaded.device) | optimiser | _documents(trial.workload.evaluation.packages),
         seeds=_seeds(trial),
         started_at=started_at,
     )
@@ -100,6 +102,13 @@ def environment(device: str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         **arithmetic.conditions(device),
     }
+
+
+def _documents(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of the packages whose documents were read, and which are not those that were expected."""
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(packages).items())
+    others = {"other_documents": ", ".join(other_versions(packages))}
+    return {name: told for name, told in ({"documents": versions} | others).items() if told}
 
 
 def _selection(tally: Tally) -> Supervision:

@@ -22,6 +22,7 @@ from strategies.digest import digest_of, source_digest
 # What changes where and how fast a trial runs, but not what it computes.
 NOT_IDENTITY = {
     "name": True,
+    "fetched": True,
     "seeds": True,
     "resources": {
         "cpus",

@@ -38,6 +38,7 @@ CARRIES_OUT = {
     "harness.cli.catalogue.print_catalogue": None,
     "harness.cli.doctor.examine": None,
     "harness.cli.scripts.run_script": None,
+    "harness.models.fetch.fetch": Path("model"),
     "harness.cli.new.new_component": [],
     "harness.cli.new.new_plugin": [],
     **{f"harness.cost.bench.run.run_{name}": None for name in
@@ -75,6 +76,7 @@ CALLS: dict[str, list[list[str]]] = {
     "cache verify": [[], ["key"]],
     "cache rm": [["key"]],
     "workload build": [["tiny"]],
+    "workload fetch": [["smol"]],
     "new signal": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
     "new policy": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
     "new criterion": [["one"], ["one", "--no-grid"], ["one", "--plugin", "p.py"]],
@@ -96,6 +98,7 @@ VALUES = {
     "--diagnostics": "5",
     "--dtype": "bfloat16",
     "--fewshot": "piqa=1",
+    "--from": "hub",
     "--gpu": "a100",
     "--grid": "other.yaml",
     "--length": "33",

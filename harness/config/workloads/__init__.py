@@ -17,14 +17,28 @@ def built_in() -> list[str]:
     return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
 
 
-def load_workload(name: str) -> Workload:
+def load_workload(name: str, models: Path | None = None) -> Workload:
     """Load a workload by its built-in name or the path of a YAML file, with the optimiser that it comes down to here.
 
+    Args:
+        name: of the workload.
+        models: where fetched models are; None where shapes are enough.
+
     Raises:
-        UserError: as `read_workload`.
+        UserError: as `read_workload`; or its models are to be fetched and are not there.
         UnknownNameError: as `read_workload`.
     """
-    return _decided(read_workload(name))
+    workload = _decided(read_workload(name))
+    if not workload.fetched or models is None:
+        return workload
+    for source in (workload.teacher, workload.student):
+        if source is not None and not (models / source.path).is_dir():
+            where = "" if models.parents[1] == Path("results") else f" --results {models.parents[1]}"
+            raise UserError(
+                f"workload {name!r} needs the model {source.path}, which is not in {models}: "
+                f"harness workload fetch {name}{where}"
+            )
+    return workload.model_copy(update={"folder": models.resolve()})
 
 
 def read_workload(name: str) -> Workload:

@@ -249,7 +249,7 @@ def _packed(workload: Workload, results: Results) -> Tokens | None:
         tokenizer = read_vocabulary(workload.student, workload.folder).fingerprint
     except UserError:
         return None
-    key = f"{text.fingerprint(workload.data, workload.folder)}-{tokenizer}"
+    key = f"{text.fingerprint(workload.data, workload.folder, results.documents)}-{tokenizer}"
     return find_prepared(workload.data, "train", source_key=key, results=results)
 
 

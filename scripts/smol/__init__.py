@@ -1,0 +1,1 @@
+"""How the layers of the workload smol's students were chosen."""
