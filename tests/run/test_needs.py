@@ -37,7 +37,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture
 def nothing_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """What models, data and tasks are is not asked."""
-    monkeypatch.setattr(plan, "fingerprints", lambda _: pytest.fail("refused too late"))
+    monkeypatch.setattr(plan, "fingerprints", lambda *_: pytest.fail("refused too late"))
 
 
 def admitted(grid: Path, results: Results, *, options: Options = Options(), **changes: Any) -> plan.Plan:  # noqa: B008
