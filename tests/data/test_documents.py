@@ -17,7 +17,7 @@ from conftest import PROJECT
 
 from harness.config import Data
 from harness.config.errors import UserError
-from harness.config.workloads import read_workload
+from harness.config.workloads import built_in, read_workload
 from harness.config.yaml import parse
 from harness.data import text
 from harness.data.documents import corpus, items, splits
@@ -265,8 +265,10 @@ def test_tasks_are_made_of_the_data_s_packages_and_too_few_are_refused(
 
 def test_the_workload_reads_the_versions_that_the_project_pins() -> None:
     pinned = (PROJECT / "constraints.txt").read_text().splitlines()
-    for file in (PROJECT / "harness" / "config" / "workloads").glob("smol*.yaml"):
-        assert {*yaml.safe_load(file.read_text())["data"]["packages"]} <= {*pinned}
+    smol = [name for name in built_in() if name.startswith("smol")]
+    assert len(smol) == 4
+    for name in smol:
+        assert {*read_workload(name).data.packages} <= {*pinned}
 
 
 def test_another_python_reads_the_same_documents(tmp_path: Path) -> None:
