@@ -341,6 +341,11 @@ def test_one_strategy_that_leaves_positions_out_has_nothing_beside_it(made: Run)
     assert len(selection.make(run)) == 2
 
 
+def test_of_many_strategies_the_first_of_each_policy_is_drawn(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST", 1)
+    assert kept.make(made) == (), "both of them keep the top k"
+
+
 def test_what_cannot_be_seen_or_drawn_is_written_out() -> None:
     assert glyphs.token(" a\n\t") == "·a⏎⇥"
     assert glyphs.token("中") == "\\u4e2d"

@@ -13,14 +13,23 @@ from harness.analysis.figures.style import BLUE, ORANGE, multiples
 from harness.analysis.read import Run
 
 # More would be a page that nobody compares.
-MOST = 4
+MOST = 8
 
 
 def make(run: Run) -> tuple[Plot, ...]:
-    """Draw the first strategies that leave positions out side by side, if there are two."""
+    """Draw the strategies that leave positions out side by side, if there are two; of many, one of each policy."""
     shown = looks(run)
-    same = [each for each in shown if list(each.tokens["token"]) == list(shown[0].tokens["token"])][:MOST]
-    return () if len(same) < 2 else (_in_order(same), _sorted(same))
+    same = [each for each in shown if list(each.tokens["token"]) == list(shown[0].tokens["token"])]
+    chosen = same if len(same) <= MOST else _one_of_each(same, run)
+    return () if len(chosen) < 2 else (_in_order(chosen), _sorted(chosen))
+
+
+def _one_of_each(shown: Sequence[Shown], run: Run) -> list[Shown]:
+    first = dict[str, Shown]()
+    for each in shown:
+        policy = run.methods[each.label].policy
+        first.setdefault("" if policy is None else policy.name, each)
+    return list(first.values())[:MOST]
 
 
 def _in_order(shown: Sequence[Shown]) -> Plot:
@@ -62,12 +71,12 @@ def _sorted(shown: Sequence[Shown]) -> Plot:
         below.bar(places, weights, width=0.9, color=BLUE)
         below.set(ylim=(0, 5 * most), yticks=(0, most))
         mean = means[each.label] = float(np.average(nats, weights=weights))
-        title = f"{each.label}: {(weights > 0).mean():.0%} of the positions, mean {mean:.2f} nats"
-        axes.set_title(wrapped(title, 48), loc="left")
+        share = f"{(weights > 0).mean():.0%} of the positions, mean {mean:.2f} nats"
+        axes.set_title(f"{wrapped(each.label, 48)}\n{share}", loc="left")
     highest = max(float(each.tokens["nats"].max()) for each in shown)
     for axes in panels:
         # Bars stand below the curve, where there is no entropy.
-        axes.set_yticks(MaxNLocator(5).tick_values(0, highest))
+        axes.set_yticks(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, highest))
         axes.set_ylim(-0.3 * highest, 1.02 * highest)
     for axes in panels[::columns]:
         axes.set_ylabel("Student entropy (nats)")

@@ -39,7 +39,16 @@ def storage_table(run: Run, published: Figures) -> Table | None:
         ("Cross-entropy, targets as packed here", 1, 4, "Vanilla CE"),
     ):
         paper = published.find(row, "terabytes")
-        full.append(_stored(name, "arithmetic", float(classes * size), 1.0, paper, f"{classes} classes x {size} B"))
+        full.append(
+            _stored(
+                name,
+                "arithmetic",
+                float(classes * size),
+                1.0,
+                paper,
+                f"{classes} class{'es' * (classes > 1)} x {size} B",
+            )
+        )
 
     def measured(heading: str, key: str, text: str) -> Filled:
         exact = "{:.6g}"
