@@ -41,6 +41,21 @@ def adherence(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float
     return {ADHERENCE: float(check(doc["verifier"], results[0].strip(), json.loads(doc["arguments"])))}
 
 
+def verified(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Score one response by IFEval's verifiers, strictly; lm-eval calls this as the task's `process_results`.
+
+    Args:
+        doc: a row with IFEval's columns.
+        results: the response.
+
+    Returns:
+        `prompt_level_strict_acc`: 1 where all of the prompt's instructions are followed, else 0.
+    """
+    from lm_eval.tasks.ifeval.utils import process_results
+
+    return {"prompt_level_strict_acc": float(process_results(doc, results)["prompt_level_strict_acc"])}
+
+
 def item_rows(
     task: str, measures: Mapping[str, str], samples: Sequence[Mapping[str, Any]], items: Sequence[int]
 ) -> pd.DataFrame:

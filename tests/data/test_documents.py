@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import PROJECT
 
-from harness.config import Data
+from harness.config import Data, Evaluation, ModelSource
 from harness.config.errors import UserError
-from harness.config.workloads import built_in, read_workload
+from harness.config.workloads import ASSETS, built_in, read_workload
 from harness.config.yaml import parse
 from harness.data import text
 from harness.data.documents import corpus, items, splits
 from harness.data.documents.corpus import DOCSTRINGS, Documents, load_documents, other_versions
 from harness.data.documents.read import Document, clean, read_documents, source_files
 from harness.data.documents.splits import split_documents
-from harness.evaluate.evaluation import check_evaluation, prepare_items
+from harness.evaluate.evaluation import check_evaluation, evaluate, prepare_items
 from harness.evaluate.evaluation import fingerprint as evaluation_fingerprint
+from harness.evaluate.scores import verified
+from harness.models import load_model, load_tokenizer
 from harness.records.layout import Results
 
 DATA = {"generator": "docstrings", "sequence_length": 8, "train_tokens": 8, "heldout_tokens": 8,
@@ -221,8 +224,6 @@ def test_items_are_prose_of_their_split_with_one_right_answer(package: Callable[
 
 
 def test_instructions_are_judged_by_the_verifiers_of_ifeval(package: Callable[..., str]) -> None:
-    from lm_eval.tasks.ifeval.utils import process_results
-
     package(a=module(0, 400))
     asked = items.items("docs_instructions", load_documents(DOCSTRINGS, ["shelf"]), "test", None)
     by_verifier = {item["instruction_id_list"][0]: item for item in asked}
@@ -236,8 +237,21 @@ def test_instructions_are_judged_by_the_verifiers_of_ifeval(package: Callable[..
             "detectable_format:title": f"<<{summary}>>",
             "startend:end_checker": f"{summary} {items.END_PHRASE}",
         }[verifier]
-        assert process_results(item, [right])["prompt_level_strict_acc"], verifier
-        assert not process_results(item, ["Nothing of the kind"])["prompt_level_strict_acc"], verifier
+        assert verified(item, [right])["prompt_level_strict_acc"], verifier
+        assert not verified(item, ["Nothing of the kind"])["prompt_level_strict_acc"], verifier
+
+
+def test_a_model_is_asked_every_task(package: Callable[..., str], tmp_path: Path) -> None:
+    package(a=module(0, 400))
+    asked = Evaluation(suite="docs", num_items=8, batch_size=8, packages=("shelf",))
+    source = ModelSource(path="student")
+    model = load_model(source, ASSETS, dtype=torch.float32)
+    results = Results(tmp_path / "results")
+    scores = evaluate(model, load_tokenizer(source, ASSETS), asked, folder=tmp_path, split="test", results=results)
+    assert {name: task.num_items for name, task in scores.tasks.items()} == dict.fromkeys(items.TASKS, 8)
+    assert all(task.note.endswith("documentation of shelf") for task in scores.tasks.values())
+    wanted = {"perplexity", "adherence", "accuracy", "ece", *(f"accuracy/{task}" for task in items.TASKS[:3])}
+    assert wanted <= scores.metrics.keys()
 
 
 def test_tasks_are_made_of_the_data_s_packages_and_too_few_are_refused(
@@ -301,7 +315,7 @@ def test_documents_and_items_are_those_of_this_version() -> None:
     assert (corpus.DOCUMENTS, digest.hexdigest()[:16]) == (1, "7ea789984e76c8f6")
     prose = Documents(splits={"test": [summarised(number) for number in range(60)]}, versions={}, digest="")
     rows = [items.items(task, prose, "test", None) for task in items.TASKS]
-    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "9f1599517b5b281f"
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "833d71755f391483"
 
 
 def summarised(number: int) -> Document:

@@ -16,10 +16,10 @@ Item = dict[str, object]
 
 NUM_CHOICES = 4
 # Words of a sentence, of what is to be continued, and of a summary.
-SENTENCE_WORDS, ENDING_WORDS, SUMMARY_WORDS = range(10, 23), 6, range(4, 13)
+SENTENCE_WORDS, ENDING_WORDS, SUMMARY_WORDS = range(9, 18), 5, range(4, 11)
 # Sentences of one document, so that items differ in what they are about.
 _PER_DOCUMENT = 3
-_LONGEST_SIGNATURE = 80
+_LONGEST_SIGNATURE = 64
 _PROSE = re.compile(r"[A-Z][A-Za-z0-9'`,()/ -]+\.")
 _WORD = re.compile(r"[a-z]{5,}")
 END_PHRASE = "That is all."
