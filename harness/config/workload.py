@@ -313,12 +313,13 @@ class Workload(Frozen):
             raise ValueError("a student from the teacher says its layers, and nothing else")
         return {**fields, "student": {**teacher, "layers": student["layers"]}}
 
-    @model_validator(mode="after")
-    def _one_list_of_packages(self) -> "Workload":
-        if self.data.packages and not self.evaluation.packages:
-            shared = self.evaluation.model_copy(update={"packages": self.data.packages})
-            object.__setattr__(self, "evaluation", shared)  # frozen from here on
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _one_list_of_packages(cls, fields: Any) -> Any:
+        data, evaluation = (fields.get(name) for name in ("data", "evaluation"))
+        if not (isinstance(data, dict) and isinstance(evaluation, dict) and data.get("packages")):
+            return fields
+        return {**fields, "evaluation": {"packages": data["packages"], **evaluation}}
 
     @model_validator(mode="after")
     def _whole_teacher(self) -> "Workload":

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from conftest import PROJECT
+from rich.console import Console
 
 from harness.config import Data, Evaluation, ModelSource
 from harness.config.errors import UserError
@@ -30,6 +32,9 @@ from harness.evaluate.evaluation import fingerprint as evaluation_fingerprint
 from harness.evaluate.scores import verified
 from harness.models import load_model, load_tokenizer
 from harness.records.layout import Results
+from harness.run.plan import make_plan, print_plan
+from harness.run.reproduce import _check_workload
+from harness.trial.execute import run_trial
 
 DATA = {"generator": "docstrings", "sequence_length": 8, "train_tokens": 8, "heldout_tokens": 8,
         "cross_document_targets": False}  # fmt: skip
@@ -275,6 +280,31 @@ def test_tasks_are_made_of_the_data_s_packages_and_too_few_are_refused(
     package(a=module(1, 400))
     assert evaluation_fingerprint(workload.evaluation, Path()) != before
     assert prepare_items(workload.evaluation, Path(), "test", results) != files
+
+
+def test_a_record_names_the_versions_and_is_not_reproduced_on_others(
+    package: Callable[..., str],
+    write_workload: Callable[..., Path],
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    package(a=module(0, 400))
+    data = {**DATA, "sequence_length": 16, "train_tokens": 192, "heldout_tokens": 32, "packages": ["shelf==0.9"]}
+    asked = {"suite": ["docs_lastword"], "num_items": 4, "batch_size": 4}
+    grid = write_grid(["full_kd"], workload=str(write_workload(data=data, evaluation=asked)), seeds=[1])
+    results = Results(tmp_path / "results")
+    plan = make_plan(grid, results)
+    print_plan(Console(width=200), plan, results)
+    assert "other versions than expected: shelf 1.0 instead of 0.9." in capsys.readouterr().out
+    record = run_trial(plan.trials[0], results=results).record
+    assert record.environment["documents"] == "shelf 1.0"
+    assert record.environment["other_documents"] == "shelf 1.0 instead of 0.9"
+    original = SimpleNamespace(folder=Path("reports/one"))
+    _check_workload(original, record, plan.workload)
+    package(a=module(0, 400), version="1.1")
+    with pytest.raises(UserError, match=r"its documents are of shelf 1\.0, and 1\.1 is installed"):
+        _check_workload(original, record, plan.workload)
 
 
 def test_the_workload_reads_the_versions_that_the_project_pins() -> None:

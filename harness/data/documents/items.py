@@ -4,6 +4,7 @@ Sentences are prose (letters, a full stop) that stands only once in all document
 none was read in training.
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,6 +83,7 @@ def items(task: str, documents: Documents, split: str, num: int | None) -> list[
     return list(whole.values())
 
 
+@functools.lru_cache(maxsize=2)
 def _unique(documents: Documents) -> frozenset[str]:
     """Return the sentences that stand once in all documents."""
     counts = Counter(
