@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class SeedValues:
             return spread
         # The seeds' items are the same: averaging over seeds does not lower their error. Their number is not known
         # (a record counts tokens where sequences were drawn), so their error is taken as known.
-        return Spread(spread.seeds, spread.seed_df, np.array([items]), np.array([1e6]))
+        return replace(spread, items=np.array([items]), item_df=np.array([1e6]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class PairedLabels:
     # of each pair, shape (S,): the first minus the second; S is zero where they share no seed
     differences: tuple[Values, ...]
     mean: Values  # shape (N,), mean differences
+    constant: npt.NDArray[np.bool_]  # shape (N,), whether a side has no seed, and so no spread of its own
     reference: Values  # shape (N,), the second's mean over the shared seeds
     spread: Spread  # estimated variance of the mean differences
     # rows of both sides' trials in `Measured.contributions`, shape (S,) each; None where items are not known
@@ -160,6 +161,7 @@ def pair(sides: Sequence[tuple[SeedValues, SeedValues]], measured: Measured | No
     return PairedLabels(
         differences=tuple(differences),
         mean=mean,
+        constant=np.array([None in first.seeds or None in second.seeds for first, second in sides], dtype=bool),
         reference=np.array(reference),
         spread=join(spreads)[np.argsort(order)],
         rows=tuple(rows),

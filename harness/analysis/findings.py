@@ -58,7 +58,8 @@ def noise(run: Run) -> tuple[Block, ...]:
         "order, and all trials share the evaluation items, so differences are taken seed by seed and item by item.",
         "An interval has two parts: what another seed would change, estimated from the seeds at hand, and what other "
         "items would change. With three seeds the first rests on two degrees of freedom, 4.3 standard errors each way "
-        "where a normal interval would claim 1.96. A row without a seed is a constant.",
+        "where a normal interval would claim 1.96. So a verdict rests on what all comparisons of the metric show of "
+        "the seeds' part, and on the strategy's own seeds besides. A row without a seed is a constant.",
     ]
     if "items" not in run.frames.tables:
         lines.append("No single items are at hand, so no difference covers the choice of evaluation items.")

@@ -17,8 +17,8 @@ priors of the seeds' variance are used here, both exact Student t without items:
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
@@ -45,6 +45,7 @@ class Spread:
     seed_df: Values  # its degrees of freedom; zero where seeds do not vary
     items: Values  # variance from the choice of items that all seeds share, shape (N,). Zero where item_df is zero
     item_df: Values  # its degrees of freedom; zero where no items are known
+    single: Values  # what single answers alone bring about of `seeds`, shape (N,). Zero where that is not known
 
     @property
     def error(self) -> Values:
@@ -53,13 +54,14 @@ class Spread:
 
     def __getitem__(self, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Spread":
         """Return the spreads of some of the means."""
-        return Spread(self.seeds[index], self.seed_df[index], self.items[index], self.item_df[index])
+        return Spread(*(getattr(self, part.name)[index] for part in fields(self)))
 
 
 def join(spreads: Sequence[Spread]) -> Spread:
     """Put spreads one after another."""
-    parts = ("seeds", "seed_df", "items", "item_df")
-    return Spread(*(np.concatenate([getattr(one, part) for one in spreads] or [np.zeros(0)]) for part in parts))
+    return Spread(
+        *(np.concatenate([getattr(one, part.name) for one in spreads] or [np.zeros(0)]) for part in fields(Spread))
+    )
 
 
 def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
@@ -80,7 +82,7 @@ def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
         num, num_seeds = values.shape
         zero = np.zeros(num)
         seeds = values.var(axis=1, ddof=1) / num_seeds if num_seeds > 1 else zero
-        return Spread(seeds, np.full(num, max(num_seeds - 1.0, 0.0)), zero, zero)
+        return Spread(seeds, np.full(num, max(num_seeds - 1.0, 0.0)), zero, zero, zero)
     num, num_seeds, _ = values.shape
     names = np.unique(strata)
     share = 1 / len(names)
@@ -107,7 +109,7 @@ def decompose(values: Values, strata: npt.NDArray[np.intp] | None) -> Spread:
     # Coarse metrics can agree to the last digit for every seed; single answers still vary.
     agree = spread.seeds <= 1e-24 * (metric**2).mean(axis=1)
     seeds = np.where(agree & (num_seeds > 1), single, spread.seeds)
-    return Spread(seeds, spread.seed_df, np.maximum(shared - single, 0.0), np.full(num, float(item_df)))
+    return Spread(seeds, spread.seed_df, np.maximum(shared - single, 0.0), np.full(num, float(item_df)), single)
 
 
 def tail(estimate: Values, spread: Spread, *, matching: bool = False) -> Values:
@@ -177,29 +179,25 @@ def holm(p: Values, *, level: float = 0.05) -> tuple[Values, Values]:
     return corrected, levels
 
 
-def detectable(seeds: float, seed_df: int, items: float, item_df: int, *, level: float, power: float = 0.8) -> float:
-    """Return the smallest true difference that a test at this level finds with this probability.
+def detectable(spread: Spread, bound: Callable[[Spread], Values], *, power: float = 0.8) -> float:
+    """Return the smallest true difference that a test finds with this probability; nan where there is no test.
 
     Args:
-        seeds: variance of a mean difference from seeds, taken as the true one.
-        seed_df: degrees of freedom that a comparison estimates it on.
-        items: variance from items, taken as the true one.
-        item_df: degrees of freedom of it.
-        level: level of the test, after correction.
+        spread: of one mean difference, its variances taken as the true ones.
+        bound: of spreads as they may be estimated, how large a difference must be to be found.
         power: probability of finding the difference.
     """
-    chi = _chi_square(seed_df) if seed_df > 0 else np.ones(1)
-    weights = _WEIGHTS if seed_df > 0 else np.ones(1)
-    size = np.ones(len(chi))
-    possible = Spread(seeds * chi, seed_df * size, items * size, item_df * size)
-    bound = half_width(possible, level)
-    error = math.sqrt(seeds + items)
-    low, high = 0.0, float(np.nanmax(bound)) + 10 * error
+    seed_df = float(spread.seed_df[0])
+    chi, weights = (_chi_square(seed_df), _WEIGHTS) if seed_df > 0 else (np.ones(1), np.ones(1))
+    possible = spread[np.zeros(len(chi), dtype=np.intp)]
+    needed = bound(replace(possible, seeds=possible.seeds * chi))
+    error = float(spread.error[0])
+    low, high = 0.0, float(np.nanmax(needed)) + 10 * error
     if error == 0 or math.isnan(high):
         return math.nan
     for _ in range(50):
         middle = (low + high) / 2
-        found = ndtr((middle - bound) / error) + ndtr((-middle - bound) / error)
+        found = ndtr((middle - needed) / error) + ndtr((-middle - needed) / error)
         low, high = (middle, high) if float(weights @ found) < power else (low, middle)
     return (low + high) / 2
 

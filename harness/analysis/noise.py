@@ -1,13 +1,15 @@
 """How much of a difference is noise: what items and seeds alone bring about, and what this run could have found."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis.cells import Evidence, SeedValues, pair
-from harness.analysis.inference import detectable, join
+from harness.analysis.inference import Spread, Values, detectable, half_width
 from harness.analysis.measures import Measured, halves
+from harness.analysis.moderation import prior_of
 from harness.analysis.statistics import LEVEL
 
 POWER = 0.8
@@ -31,9 +33,10 @@ def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> p
         - halves: how far one model's metric on a random half of the items is from that on the other half, root mean
           square over splits and trials; missing where no items are known;
         - family: comparisons with the baseline; num_pairs: seeds of most of them; covers: as in `compare`;
-        - detectable_one, detectable: the smallest true difference found with a probability of 80%, if it were the only
-          comparison, and at the strictest step of Holm's correction. The variance of a difference is taken to be the
-          mean over the comparisons.
+        - detectable_one, detectable, detectable_own: the smallest true difference found with a probability of 80%: if
+          it were the only comparison; at the strictest step of Holm's correction, with the two keys of `compare`; and
+          there by each strategy's own seeds alone, without what the other comparisons say of their spread. The variance
+          of a difference is taken to be the mean over the comparisons.
     """
     rows = []
     for metric in evidence.metrics:
@@ -54,7 +57,7 @@ def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> p
             | _power(cells, baseline, measured)
         )
     columns = ["metric", "seed_std", "item_error", "num_items", "halves"]
-    columns += ["family", "num_pairs", "covers", "detectable_one", "detectable"]
+    columns += ["family", "num_pairs", "covers", "detectable_one", "detectable", "detectable_own"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -69,23 +72,32 @@ def _halves(metric: str, measured: Measured | None, seed: int) -> float:
 
 def _power(cells: dict[str, SeedValues], baseline: str | None, measured: Measured | None) -> dict[str, object]:
     nothing: dict[str, object] = {"family": 0, "num_pairs": 0, "covers": ""}
-    nothing |= {"detectable_one": math.nan, "detectable": math.nan}
+    nothing |= dict.fromkeys(("detectable_one", "detectable", "detectable_own"), math.nan)
     reference = None if baseline is None else cells.get(baseline)
     if reference is None:
         return nothing
     others = [cell for label, cell in cells.items() if label != baseline and cell.meets(reference)]
-    spread = pair([(cell, reference) for cell in others], measured).spread if others else join([])
-    spread = spread[np.isfinite(spread.error) & (spread.error > 0)]
+    if not others:
+        return nothing
+    pairs = pair([(cell, reference) for cell in others], measured)
+    prior = prior_of(pairs.spread[~pairs.constant])
+    spread = pairs.spread[np.isfinite(pairs.spread.error) & (pairs.spread.error > 0)]
     family = len(spread.error)
     if not family:
         return nothing
-    seeds, items = float(np.mean(spread.seeds)), float(np.mean(spread.items))
     seed_df, item_df = round(float(np.median(spread.seed_df))), round(float(np.median(spread.item_df)))
     covers = " and ".join(name for name, df in (("seeds", seed_df), ("items", item_df)) if df > 0)
-    return {
-        "family": family,
-        "num_pairs": seed_df + 1,
-        "covers": covers,
-        "detectable_one": detectable(seeds, seed_df, items, item_df, level=LEVEL, power=POWER),
-        "detectable": detectable(seeds, seed_df, items, item_df, level=LEVEL / family, power=POWER),
+    seeds, items, single = (np.array([part.mean()]) for part in (spread.seeds, spread.items, spread.single))
+    typical = Spread(seeds, np.array([float(seed_df)]), items, np.array([float(item_df)]), single)
+
+    def both_keys(possible: Spread) -> Values:
+        steadied = half_width(prior.moderate(possible), LEVEL / family)
+        return np.asarray(np.maximum(steadied, half_width(possible, LEVEL)))
+
+    bounds: dict[str, Callable[[Spread], Values]] = {
+        "detectable_one": lambda possible: half_width(possible, LEVEL),
+        "detectable": both_keys,
+        "detectable_own": lambda possible: half_width(possible, LEVEL / family),
     }
+    found = {name: detectable(typical, bound, power=POWER) for name, bound in bounds.items()}
+    return {"family": family, "num_pairs": seed_df + 1, "covers": covers} | found

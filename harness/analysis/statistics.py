@@ -15,6 +15,7 @@ from harness.analysis.cells import Evidence, PairedLabels, pair
 from harness.analysis.inference import Spread, Values, half_width, holm, join, tail
 from harness.analysis.measures import Measured, resamples
 from harness.analysis.metrics import MetricInfo, Verdict, describe
+from harness.analysis.moderation import prior_of
 from harness.config.errors import unknown
 
 LEVEL = 0.05
@@ -54,7 +55,8 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
     seed of the baseline, so only the baseline's spread over seeds enters, and the same holds with the roles exchanged.
     Two constants differ over items only. A single shared seed says nothing about seeds and is not tested.
 
-    Verdicts are corrected for their number by Holm's procedure; the family is all comparisons of one metric.
+    A difference is found with two keys: by the moderated test (`moderation`), corrected for the number of comparisons
+    by Holm's procedure, the family being all comparisons of one metric; and by its own seeds alone, uncorrected.
 
     A metric that the items do not give (held-out loss, say) is compared over seeds alone: its interval does not cover
     the choice of held-out text.
@@ -71,8 +73,9 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
         - difference (label minus baseline), difference_std (over seeds);
         - ci_low, ci_high: its 95% interval, for this comparison alone; covers: "seeds and items", "seeds", "items" or
           "";
-        - p_value, p_corrected, family (number of comparisons corrected for), corrected_low, corrected_high (the
-          interval that the correction implies), distinguishable (it excludes zero) and verdict;
+        - p_value (of its own seeds), p_moderated, p_corrected (the larger of p_value and the corrected p_moderated),
+          family (number of comparisons corrected for), corrected_low, corrected_high (the wider of the intervals that
+          the two keys imply), distinguishable (it excludes zero) and verdict;
         - effect_size: the mean difference in standard deviations of the seeds' differences, with Hedges' correction
           for few seeds; missing below three;
         - improvement: how often the label is better than the baseline when the items are drawn anew and one seed is
@@ -83,7 +86,7 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
     """
     if baseline not in evidence.labels:
         raise unknown("baseline", baseline, evidence.labels)
-    blocks, spreads, levels = [], [], []
+    blocks, spreads, steadied, levels = [], [], [], []
     for metric in evidence.metrics:
         cells, measured = evidence.of(metric), evidence.measured.get(metric)
         reference = cells.pop(baseline, None)
@@ -92,14 +95,51 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
         shared = {label: cell for label, cell in cells.items() if cell.meets(reference)}
         if shared:
             pairs = pair([(cell, reference) for cell in shared.values()], measured)
-            block, level = _tested(metric, list(shared), pairs)
+            moderated = prior_of(pairs.spread[~pairs.constant]).moderate(pairs.spread)
+            block, level = judge(metric, list(shared), pairs, moderated)
             blocks.append(block.assign(baseline=baseline, improvement=_improvement(metric, pairs, measured, seed)))
             spreads.append(pairs.spread)
+            steadied.append(moderated)
             levels.append(level)
     if not blocks:
         return pd.DataFrame(columns=_COLUMNS)
-    table = _bounded(pd.concat(blocks, ignore_index=True), join(spreads), np.concatenate(levels))
+    table = _bounded(pd.concat(blocks, ignore_index=True), join(spreads), join(steadied), np.concatenate(levels))
     return table[_COLUMNS].sort_values(["label", "metric"], ignore_index=True)
+
+
+def judge(metric: str, labels: list[str], pairs: PairedLabels, moderated: Spread) -> tuple[pd.DataFrame, Values]:
+    """Test one metric's differences from a baseline with two keys.
+
+    Args:
+        metric: its name.
+        labels: of the first side of each pair.
+        pairs: the differences.
+        moderated: their spread as the comparisons together say it.
+
+    Returns:
+        The columns of `compare` but for intervals, and the levels at which the moderated test's intervals end, (N,).
+    """
+    own, steadied = _p_values(pairs, pairs.spread), _p_values(pairs, moderated)
+    corrected, levels = holm(steadied, level=LEVEL)
+    corrected = np.maximum(corrected, own)
+    table = pd.DataFrame(
+        {
+            "label": labels,
+            "metric": metric,
+            "num_pairs": [len(one) for one in pairs.differences],
+            "difference": pairs.mean,
+            "difference_std": [_std(one) for one in pairs.differences],
+            "covers": np.where(np.isnan(own), "", _covers(pairs.spread)),
+            "p_value": own,
+            "p_moderated": steadied,
+            "p_corrected": corrected,
+            "family": int((~np.isnan(own)).sum()),
+            "distinguishable": corrected <= LEVEL,
+            "verdict": [verdict(describe(metric), *each) for each in zip(pairs.mean, corrected, strict=True)],
+            "effect_size": [_effect(one) for one in pairs.differences],
+        }
+    )
+    return table, levels
 
 
 def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
@@ -127,7 +167,7 @@ def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
             first, second = np.array(places).T
             sides = [(cells[ranked[one]], cells[ranked[other]]) for one, other in places]
             pairs = pair(sides, evidence.measured.get(metric))
-            p[first, second] = p[second, first] = _p_values(pairs)
+            p[first, second] = p[second, first] = _p_values(pairs, pairs.spread)
             ahead[first, second] = (pairs.mean > 0) == (direction == "higher")
             ahead[second, first] = (pairs.mean < 0) == (direction == "higher")
         for row, label in enumerate(ranked):
@@ -140,48 +180,35 @@ def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
 
 _COLUMNS = [
     *("label", "metric", "baseline", "num_pairs", "difference", "difference_std", "ci_low", "ci_high", "covers"),
-    *("p_value", "p_corrected", "family", "corrected_low", "corrected_high", "distinguishable", "verdict"),
+    *(
+        "p_value",
+        "p_moderated",
+        "p_corrected",
+        "family",
+        "corrected_low",
+        "corrected_high",
+        "distinguishable",
+        "verdict",
+    ),
     *("effect_size", "improvement"),
 ]
 
 
-def _tested(metric: str, labels: list[str], pairs: PairedLabels) -> tuple[pd.DataFrame, Values]:
-    """Test one metric's differences; returns them with the level of each one's own interval."""
-    p = _p_values(pairs)
-    corrected, levels = holm(p, level=LEVEL)
-    apart = corrected <= LEVEL
-    table = pd.DataFrame(
-        {
-            "label": labels,
-            "metric": metric,
-            "num_pairs": [len(one) for one in pairs.differences],
-            "difference": pairs.mean,
-            "difference_std": [_std(one) for one in pairs.differences],
-            "covers": np.where(np.isnan(p), "", _covers(pairs.spread)),
-            "p_value": p,
-            "p_corrected": corrected,
-            "family": int((~np.isnan(p)).sum()),
-            "distinguishable": apart,
-            "verdict": [verdict(describe(metric), *each) for each in zip(pairs.mean, corrected, strict=True)],
-            "effect_size": [_effect(one) for one in pairs.differences],
-        }
-    )
-    return table, levels
-
-
-def _bounded(table: pd.DataFrame, spread: Spread, levels: Values) -> pd.DataFrame:
-    """Add the intervals of differences: of each alone, and at the level that the correction implies."""
-    for name, level, matching in (("ci", LEVEL, True), ("corrected", np.nan_to_num(levels, nan=LEVEL), False)):
+def _bounded(table: pd.DataFrame, spread: Spread, moderated: Spread, levels: Values) -> pd.DataFrame:
+    """Add the intervals of differences: of each alone, and the wider of those that the two keys imply."""
+    both = half_width(moderated, np.nan_to_num(levels, nan=LEVEL)), half_width(spread, LEVEL)
+    for name, margin in (("ci", half_width(spread, LEVEL, matching=True)), ("corrected", np.maximum(*both))):
         # Where the test has no answer, neither has the interval.
-        margin = np.where(np.isnan(table["p_value"]), np.nan, half_width(spread, level, matching=matching))
+        margin = np.where(np.isnan(table["p_value"]), np.nan, margin)
         table[f"{name}_low"], table[f"{name}_high"] = table["difference"] - margin, table["difference"] + margin
     return table
 
 
-def _p_values(pairs: PairedLabels) -> Values:
+def _p_values(pairs: PairedLabels, spread: Spread) -> Values:
+    """Return the p-value of each difference, given the variance that is taken for it."""
     # Two runs that compute the same thing may differ by rounding alone, seed after seed.
     rounding = _rounds_away(pairs.mean, pairs.reference)
-    p = tail(np.where(rounding, 0.0, pairs.mean), pairs.spread)
+    p = tail(np.where(rounding, 0.0, pairs.mean), spread)
     # Without any spread nothing can be said of a difference: seeds that agree to the last digit are not three seeds.
     certain = (pairs.spread.error == 0) & ~rounding
     return np.where(certain, np.nan, p)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from spreads import spread_of
 
 from harness.analysis.inference import Spread, Values, decompose, detectable, half_width, holm, tail
 
@@ -108,7 +109,7 @@ def test_items_alone_are_student_t():
 
 
 def test_both_parts_by_simulation():
-    spread = Spread(np.ones(1), np.full(1, 2.0), np.full(1, 0.5), np.full(1, 500.0))
+    spread = spread_of(1.0, 2, 0.5, 500)
     draw = np.random.default_rng(0)
     error = np.abs(draw.standard_t(2, 2_000_000) + math.sqrt(0.5) * draw.standard_t(500, 2_000_000))
     for distance in (1.0, 5.0, 20.0):
@@ -117,7 +118,7 @@ def test_both_parts_by_simulation():
 
 def test_far_tails_are_accurate():
     # With next to no items' part the mixture is a t of 2 degrees of freedom.
-    spread = Spread(np.ones(4), np.full(4, 2.0), np.full(4, 1e-12), np.full(4, 500.0))
+    spread = spread_of(np.ones(4), 2, 1e-12, 500)
     distance = np.array([1.0, 5.0, 50.0, 500.0])
     assert tail(distance, spread) == pytest.approx(2 * stats.t.sf(distance, 2), rel=1e-4)
 
@@ -161,15 +162,17 @@ def test_corrected_intervals_exclude_zero_where_the_corrected_test_rejects():
 
 
 def test_the_detectable_difference_is_found_four_times_in_five():
+    def bound(spread: Spread) -> Values:
+        return half_width(spread, 0.05)
+
     # A noncentral t, for seeds alone.
-    alone = detectable(1.0, 2, 0.0, 0, level=0.05)
+    alone = detectable(spread_of(1.0, 2, 0.0, 0), bound)
     critical = stats.t.isf(0.025, 2)
     assert stats.nct.sf(critical, 2, alone) + stats.nct.cdf(-critical, 2, alone) == pytest.approx(0.8, abs=1e-3)
     # Seeds and items, by simulation.
-    both = detectable(1.0, 2, 0.5, 500, level=0.05)
+    both = detectable(spread_of(1.0, 2, 0.5, 500), bound)
     draw = np.random.default_rng(0)
     num = 20_000
     estimate = both + math.sqrt(1.5) * draw.normal(size=num)
-    seeds = draw.chisquare(2, size=num) / 2
-    spread = Spread(seeds, np.full(num, 2.0), np.full(num, 0.5), np.full(num, 500.0))
+    spread = spread_of(draw.chisquare(2, size=num) / 2, 2, 0.5, 500)
     assert (tail(estimate, spread) <= 0.05).mean() == pytest.approx(0.8, abs=0.01)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.analysis import noise, statistics
 from harness.analysis.cells import gather
-from harness.analysis.inference import Values, decompose, half_width
+from harness.analysis.inference import Values, decompose, half_width, holm
 from harness.analysis.measures import resamples
 from harness.analysis.metrics import describe
 from harness.config.errors import UnknownNameError
@@ -312,6 +312,38 @@ def test_indistinguishable_rows_share_a_rank():
     assert table["rank_worst"].to_dict() == {"best": 1, "tied a": 3, "tied b": 3, "last": 4}
 
 
+def noisy(spread: dict[str, float], *, shift: float = 0.0) -> dict[str, Values]:
+    """Answers of three seeds on 400 items: seeds of a label are `spread` apart, and all but base's off by `shift`."""
+    draw = np.random.default_rng(3)
+    easy = draw.uniform(0.2, 0.8, 400)
+    return {
+        label: (
+            draw.random((3, 400)) < easy + (shift if label != "base" else 0.0) + np.array([[-1], [0], [1]]) * width
+        ).astype(float)
+        for label, width in spread.items()
+    }
+
+
+def test_what_the_others_show_of_seeds_finds_a_difference_that_three_seeds_alone_do_not():
+    metrics, items = answered(noisy(dict.fromkeys(["base", *"abcdefgh"], 0.01), shift=0.1))
+    table = compare(metrics, "base", items=items)
+    alone, both = holm(table["p_value"].to_numpy())[0] <= 0.05, table["distinguishable"].to_numpy()
+    assert alone.sum() < both.sum()
+    assert (table["p_corrected"] >= table["p_value"]).all()
+    apart = (table["corrected_low"] > 0) | (table["corrected_high"] < 0)
+    assert (apart == table["distinguishable"]).all()
+
+
+def test_an_unsteady_strategy_is_not_found_by_the_calm_of_others():
+    answers = noisy(dict.fromkeys(["base", *"abcdefgh"], 0.0))
+    # Its seeds disagree by 15 points each way, its mean is 8 points off.
+    answers["odd"] = noisy({"odd": 0.15}, shift=0.08)["odd"]
+    metrics, items = answered(answers)
+    row = only(compare(metrics, "base", items=items), "odd")
+    assert row["p_value"] > 0.05
+    assert not row["distinguishable"]
+
+
 def test_noise_floor_of_halves_is_twice_the_standard_error():
     metrics, items = answered(simulated())
     metrics["stderr"] = 0.02
@@ -321,7 +353,7 @@ def test_noise_floor_of_halves_is_twice_the_standard_error():
     # The difference of two halves has a variance of 2 * sigma^2 / 200, four times that of a mean over all 400.
     assert row["halves"] == pytest.approx(2 * math.sqrt(np.mean(errors)), rel=0.1)
     assert row["item_error"] == 0.02
-    assert row["detectable"] > row["detectable_one"] > 0
+    assert row["detectable_own"] > row["detectable"] > row["detectable_one"] > 0
     assert (row["family"], row["num_pairs"], row["covers"]) == (3, 3, "seeds and items")
 
 

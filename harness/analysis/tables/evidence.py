@@ -12,7 +12,7 @@ from harness.analysis.tables.build import NOTHING, STRATEGY, Filled, build, figu
 
 _NUMBERS = [
     *("label", "metric", "baseline", "num_pairs", "mean", "difference", "difference_std", "ci_low", "ci_high"),
-    *("covers", "p_value", "p_corrected", "family", "corrected_low", "corrected_high", "verdict"),
+    *("covers", "p_value", "p_moderated", "p_corrected", "family", "corrected_low", "corrected_high", "verdict"),
     *("effect_size", "improvement"),
 ]
 
@@ -45,8 +45,9 @@ def comparison_table(run: Run) -> Table | None:
         ],
         caption=(
             "Strategy minus baseline over the seeds and items both have. The 95% interval is for one comparison alone; "
-            "the corrected one, and the verdict, allow for all comparisons of the metric (Holm, 5% in all), and never "
-            "err on the side of a finding: a single interval may exclude zero where its corrected one does not. "
+            "the corrected one, and the verdict, need two keys: a test in which the comparisons of the metric steady "
+            "each other's estimate of what seeds do (moderated t, Holm, 5% in all), and the strategy's own seeds alone "
+            "(5%, uncorrected). The corrected interval is the wider of the two. "
             "Covers: whether the interval speaks of other seeds, other evaluation items, or both; held-out text is the "
             "same for all and its choice is not covered. Effect size: mean difference in standard deviations of the "
             "seeds' differences, with Hedges' correction. Improves: how often a seed picked at random is better than "
@@ -109,6 +110,7 @@ def noise_table(run: Run) -> Table | None:
             spread("Between halves", "halves"),
             spread("Detectable alone", "detectable_one"),
             spread("Detectable", "detectable"),
+            spread("Detectable, own seeds", "detectable_own"),
             words("Covers", "covers"),
         ],
         caption=(
@@ -117,7 +119,8 @@ def noise_table(run: Run) -> Table | None:
             "root mean square, when a random half of the items is compared with the other half; a full set differs "
             "from another full set by about 0.7 of that. Detectable: the smallest true difference from the baseline "
             f"that this run finds with a probability of {POWER:.0%}, as a single comparison and {strictest}; smaller "
-            "ones are likely to be called not distinguishable."
+            "ones are likely to be called not distinguishable. Own seeds: what the latter would be if no comparison "
+            "learnt from the others what seeds do."
         ),
         numbers=floor,
     )
