@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.analysis.cells import PairedLabels, pair
+from harness.analysis.cells import PairedLabels
 from harness.analysis.frame import load
 from harness.analysis.inference import Spread, Values, holm, tail
 from harness.analysis.moderation import Prior, prior_of
 from harness.analysis.noise import noise_floor
 from harness.analysis.read import Run
-from harness.analysis.statistics import LEVEL, judge
+from harness.analysis.statistics import LEVEL, Compared, judge, pair_with
 from harness.records.store import read_manifest
 
 REPORTS = Path(__file__).parents[1] / "reports"
@@ -71,13 +71,18 @@ def calibrate(report: str, metric: str) -> Calibration:
     """
     manifest = read_manifest(REPORTS / report / "manifest.json")
     run = Run(manifest=manifest, frames=load(REPORTS / report, manifest))
-    cells = run.evidence.of(metric)
-    reference = cells.pop(str(manifest.baseline))
-    pairs = pair([(cell, reference) for cell in cells.values()], run.evidence.measured[metric])
+    compared = pair_with(run.evidence, metric, str(manifest.baseline))
+    if compared is None:
+        raise ValueError(f"{report} has no comparison in {metric}")
+    pairs = compared.pairs
     floor = noise_floor(run.evidence, manifest.baseline)
     (detectable,) = floor.loc[floor["metric"] == metric, "detectable"].astype(float)
     return Calibration(
-        pairs.spread, pairs.constant, len(reference.seeds), prior_of(pairs.spread[~pairs.constant]), detectable
+        pairs.spread,
+        pairs.constant,
+        max(map(len, pairs.differences)),
+        prior_of(pairs.spread[~pairs.constant]),
+        detectable,
     )
 
 
@@ -89,15 +94,15 @@ def simulate(calibration: Calibration, scenario: str, *, tables: int = TABLES, s
     trained = np.flatnonzero(~calibration.constant)
     for number in range(tables):
         pairs = _draw(calibration, scenario, random)
-        moderated = prior_of(pairs.spread[~pairs.constant]).moderate(pairs.spread)
-        table, _levels = judge("accuracy", names, pairs, moderated)
+        compared = Compared.of(names, pairs)
+        table, _levels = judge("accuracy", compared)
         errors += bool(table["distinguishable"].any())
         own += bool((holm(table["p_value"].to_numpy())[0] <= LEVEL).any())
         covered += int((tail(pairs.mean, pairs.spread, matching=True) > LEVEL).sum())
         moved = pairs.mean.copy()
         different = trained[number % len(trained)]
         moved[different] += calibration.detectable
-        shifted, _levels = judge("accuracy", names, replace(pairs, mean=moved), moderated)
+        shifted, _levels = judge("accuracy", replace(compared, pairs=replace(pairs, mean=moved)))
         found += bool(shifted["distinguishable"][different])
     return Rates(errors / tables, own / tables, covered / tables / len(names), found / tables)
 

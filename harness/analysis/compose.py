@@ -1,6 +1,7 @@
 """What a grid's report says, in reading order."""
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import archive, findings, settings
+from harness.analysis.claims import Judgement, claims_table, judge_claims
 from harness.analysis.comparison import compare_runs
 from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
@@ -30,12 +32,15 @@ def compose(
     # The headlines come first, as a list of points, and after them every difference of every metric.
     headlines = len(told) == 1 or any(isinstance(block, Text) and block.points for block in told[:1])
     question = re.sub(r"^hypothesis:\s*", "", run.manifest.hypothesis.strip(), flags=re.IGNORECASE)
+    judged = judge_claims(run)
+    claimed = claims_table([(run.manifest.grid, each) for each in judged], "claims", "What the grid claims")
     sections = [
+        Section(title="Claims", blocks=_claims(judged)),
         Section(title="Warnings", blocks=(Text(lines=warnings, points=True, warning=True),) if warnings else ()),
         Section(title="Findings", blocks=told[:headlines]),
         Section(title="Results", blocks=(*main, *plots[:1])),
         Section(title="Every difference", blocks=told[headlines:], folded=True),
-        Section(title="Further tables", blocks=tables[len(main) :]),
+        Section(title="Further tables", blocks=(*tables[len(main) :], *([claimed] if claimed else []))),
         Section(title="Further figures", blocks=plots[1:]),
         Section(title="What is noise", blocks=findings.noise(run)),
         Section(title="Failures", blocks=_failures(run.frames)),
@@ -48,6 +53,17 @@ def compose(
         lead=question[:1].upper() + question[1:],
         facts=_facts(run),
         sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _claims(judged: tuple[Judgement, ...]) -> tuple[Block, ...]:
+    if not judged:
+        return ()
+    tally = Counter(each.verdict for each in judged)
+    said = ", ".join(f"{num} {verdict}" for verdict, num in tally.items())
+    return (
+        Text(lines=(f"Of {len(judged)} claims that the grid makes: {said}.",)),
+        Text(lines=tuple(each.sentence for each in judged), points=True),
     )
 
 

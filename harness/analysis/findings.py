@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.analysis import settings
 from harness.analysis.document import Block, Text
+from harness.analysis.hypotheses import margin_of, not_worse
 from harness.analysis.metrics import MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.tables.build import counts, interval_text
@@ -154,27 +155,29 @@ def _tally(run: Run, info: MetricInfo) -> Iterator[str]:
 
 
 def _cheaper(run: Run, shown: list[MetricInfo]) -> Iterator[str]:
-    """Name, per metric, the cheapest strategy that is not distinguishably worse than the baseline."""
-    base = run.mean(run.manifest.baseline, flops)
+    """Name, per metric, the cheapest strategy that is shown to be no worse than the baseline by a margin."""
+    baseline = str(run.manifest.baseline)
+    base = run.mean(baseline, flops)
     if not base:
         return
+    costs = {
+        label: cost / base
+        for label in run.labels
+        if label not in run.seedless and (cost := run.mean(label, flops)) is not None and cost < base
+    }
     for info in shown:
-        costs = {
-            label: cost / base
-            for label, row in _compared(run, info).items()
-            if row["verdict"] in ("better", "not distinguishable")
-            and label not in run.seedless
-            and (cost := run.mean(label, flops)) is not None
-        }
-        if not costs or min(costs.values()) >= 1:
+        margin = margin_of(run, info.key)
+        if margin is None or not costs:
             continue
-        label = min(costs, key=lambda name: (costs[name], name))
-        row = run.row(label, info.key)
-        yield (
-            f"{info.title}: the fewest FLOPs without being distinguishably worse: {label}, {costs[label]:.0%} of "
-            f"{run.manifest.baseline}'s, difference {info.show_difference(row['difference'])} "
-            f"{interval_text(info, row, 'corrected')}. An interval this wide does not show that they are equal."
-        )
+        held = not_worse(run, info.key, costs, margin)
+        shown_to_be = sorted((label for label, found in held.items() if found), key=lambda name: (costs[name], name))
+        said = f"{info.title}: of {len(held)} strategies that take fewer FLOPs than {baseline}, "
+        what = f"shown to be worse by less than {info.show_spread(margin)}"
+        if not shown_to_be:
+            yield f"{said}none is {what}."
+        else:
+            cheapest, are = shown_to_be[0], "is" if len(shown_to_be) == 1 else "are"
+            yield f"{said}{len(shown_to_be)} {are} {what}; the cheapest: {cheapest}, {costs[cheapest]:.0%} of them."
 
 
 def _verdicts(run: Run, info: MetricInfo) -> Iterator[str]:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from harness.analysis.cells import Evidence, SeedValues, pair
+from harness.analysis.cells import Evidence
 from harness.analysis.inference import Spread, Values, detectable, half_width
 from harness.analysis.measures import Measured, halves
 from harness.analysis.moderation import prior_of
-from harness.analysis.statistics import LEVEL
+from harness.analysis.statistics import LEVEL, pair_with
 
 POWER = 0.8
 SPLITS = 200
@@ -54,7 +54,7 @@ def noise_floor(evidence: Evidence, baseline: str | None, *, seed: int = 0) -> p
                 "num_items": min(cell.num for cell in cells.values()),
                 "halves": _halves(metric, measured, seed),
             }
-            | _power(cells, baseline, measured)
+            | _power(evidence, metric, baseline)
         )
     columns = ["metric", "seed_std", "item_error", "num_items", "halves"]
     columns += ["family", "num_pairs", "covers", "detectable_one", "detectable", "detectable_own"]
@@ -70,17 +70,13 @@ def _halves(metric: str, measured: Measured | None, seed: int) -> float:
     return float(np.sqrt(((first - second) ** 2).mean()))
 
 
-def _power(cells: dict[str, SeedValues], baseline: str | None, measured: Measured | None) -> dict[str, object]:
+def _power(evidence: Evidence, metric: str, baseline: str | None) -> dict[str, object]:
     nothing: dict[str, object] = {"family": 0, "num_pairs": 0, "covers": ""}
     nothing |= dict.fromkeys(("detectable_one", "detectable", "detectable_own"), math.nan)
-    reference = None if baseline is None else cells.get(baseline)
-    if reference is None:
+    found = None if baseline is None else pair_with(evidence, metric, baseline)
+    if found is None:
         return nothing
-    others = [cell for label, cell in cells.items() if label != baseline and cell.meets(reference)]
-    if not others:
-        return nothing
-    pairs = pair([(cell, reference) for cell in others], measured)
-    prior = prior_of(pairs.spread[~pairs.constant])
+    prior, pairs = prior_of(found.pairs.spread[~found.pairs.constant]), found.pairs
     spread = pairs.spread[np.isfinite(pairs.spread.error) & (pairs.spread.error > 0)]
     family = len(spread.error)
     if not family:
@@ -99,5 +95,5 @@ def _power(cells: dict[str, SeedValues], baseline: str | None, measured: Measure
         "detectable": both_keys,
         "detectable_own": lambda possible: half_width(possible, LEVEL / family),
     }
-    found = {name: detectable(typical, bound, power=POWER) for name, bound in bounds.items()}
-    return {"family": family, "num_pairs": seed_df + 1, "covers": covers} | found
+    least = {name: detectable(typical, bound, power=POWER) for name, bound in bounds.items()}
+    return {"family": family, "num_pairs": seed_df + 1, "covers": covers} | least

@@ -157,8 +157,8 @@ def _swap(partial: Path, folder: Path, retired: Path) -> None:
 
 def _write(partial: Path, folder: Path, *, pdf: bool) -> Report:
     """Write what is made from the records in `partial`: from what the report itself holds, and from that alone."""
-    run = _read(partial)
-    other = _read(partial / COMPARED) if is_report(partial / COMPARED) else None
+    run = read_run(partial)
+    other = read_run(partial / COMPARED) if is_report(partial / COMPARED) else None
     for name in ("tables", "figures"):
         (partial / name).mkdir()
     with saving(run, partial / "figures", pdf=pdf) as plots:
@@ -172,6 +172,11 @@ def _write(partial: Path, folder: Path, *, pdf: bool) -> Report:
     return Report(folder, document, run.frames, findings.warnings(run))
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """Read a report, or a grid's results that were gathered in one folder.
+
+    Raises:
+        UserError: a manifest or a record that is missing or damaged.
+    """
     manifest = read_manifest(folder / "manifest.json")
     return Run(manifest=manifest, frames=load(folder, manifest))

@@ -4,7 +4,8 @@ Only finished trials count. Nothing here depends on the order of the rows it is 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -88,18 +89,13 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
         raise unknown("baseline", baseline, evidence.labels)
     blocks, spreads, steadied, levels = [], [], [], []
     for metric in evidence.metrics:
-        cells, measured = evidence.of(metric), evidence.measured.get(metric)
-        reference = cells.pop(baseline, None)
-        if reference is None:
-            continue
-        shared = {label: cell for label, cell in cells.items() if cell.meets(reference)}
-        if shared:
-            pairs = pair([(cell, reference) for cell in shared.values()], measured)
-            moderated = prior_of(pairs.spread[~pairs.constant]).moderate(pairs.spread)
-            block, level = judge(metric, list(shared), pairs, moderated)
-            blocks.append(block.assign(baseline=baseline, improvement=_improvement(metric, pairs, measured, seed)))
-            spreads.append(pairs.spread)
-            steadied.append(moderated)
+        found = pair_with(evidence, metric, baseline)
+        if found is not None:
+            block, level = judge(metric, found)
+            improvement = _improvement(metric, found.pairs, evidence.measured.get(metric), seed)
+            blocks.append(block.assign(baseline=baseline, improvement=improvement))
+            spreads.append(found.pairs.spread)
+            steadied.append(found.moderated)
             levels.append(level)
     if not blocks:
         return pd.DataFrame(columns=_COLUMNS)
@@ -107,24 +103,50 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
     return table[_COLUMNS].sort_values(["label", "metric"], ignore_index=True)
 
 
-def judge(metric: str, labels: list[str], pairs: PairedLabels, moderated: Spread) -> tuple[pd.DataFrame, Values]:
-    """Test one metric's differences from a baseline with two keys.
+@dataclass(frozen=True)
+class Compared:
+    """Every row beside one, in one metric.
 
-    Args:
-        metric: its name.
-        labels: of the first side of each pair.
-        pairs: the differences.
-        moderated: their spread as the comparisons together say it.
+    Attributes:
+        labels: of the other rows, N of them.
+        pairs: their differences from it, N.
+        moderated: the spread of the differences as all of them together say it.
+    """
+
+    labels: tuple[str, ...]
+    pairs: PairedLabels
+    moderated: Spread
+
+    @classmethod
+    def of(cls, labels: Iterable[str], pairs: PairedLabels) -> "Compared":
+        """Steady the differences' spread by each other."""
+        prior = prior_of(pairs.spread[~pairs.constant])
+        return cls(tuple(labels), pairs, prior.moderate(pairs.spread))
+
+
+def pair_with(evidence: Evidence, metric: str, baseline: str) -> Compared | None:
+    """Pair every row with one; None where that one lacks the metric, or no other has a seed in common with it."""
+    cells = evidence.of(metric)
+    reference = cells.pop(baseline, None)
+    shared = {} if reference is None else {label: cell for label, cell in cells.items() if cell.meets(reference)}
+    if reference is None or not shared:
+        return None
+    return Compared.of(shared, pair([(cell, reference) for cell in shared.values()], evidence.measured.get(metric)))
+
+
+def judge(metric: str, compared: Compared) -> tuple[pd.DataFrame, Values]:
+    """Test one metric's differences from a baseline with two keys.
 
     Returns:
         The columns of `compare` but for intervals, and the levels at which the moderated test's intervals end, (N,).
     """
-    own, steadied = _p_values(pairs, pairs.spread), _p_values(pairs, moderated)
+    pairs = compared.pairs
+    own, steadied = _p_values(pairs, pairs.spread), _p_values(pairs, compared.moderated)
     corrected, levels = holm(steadied, level=LEVEL)
     corrected = np.maximum(corrected, own)
     table = pd.DataFrame(
         {
-            "label": labels,
+            "label": compared.labels,
             "metric": metric,
             "num_pairs": [len(one) for one in pairs.differences],
             "difference": pairs.mean,

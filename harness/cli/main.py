@@ -11,6 +11,7 @@ import typer
 
 from harness.cli.bench import bench_app
 from harness.cli.cache import cache_app
+from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
 from harness.cli.new import new_app
 from harness.cli.reproduce import reproduce
@@ -240,6 +241,7 @@ def report(
     print_report(written, console())
 
 
+app.command()(claims)
 app.command()(reproduce)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from harness.config.base import Frozen, Positive, Slug, Split
+from harness.config.claims import QUALITIES, Claim, Margin
 from harness.config.strategy import Strategy
 
 
@@ -34,6 +35,9 @@ class Grid(Frozen):
         baseline: label of the row that the others are compared with.
         split: what the reported numbers are measured on; choose budgets on validation only.
         diagnostics: what is looked at while training; nothing if left out.
+        margin: by metric, in its own unit, how much worse than the baseline is still not worse; a tenth of what
+            lies between the student as it is and the teacher if left out.
+        claims: what the report is to judge.
     """
 
     name: Slug
@@ -43,6 +47,8 @@ class Grid(Frozen):
     baseline: str | None = None
     split: Split
     diagnostics: Diagnostics | None = None
+    margin: dict[str, Margin] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     strategies: tuple[Strategy, ...]
 
     @model_validator(mode="after")
@@ -55,4 +61,16 @@ class Grid(Frozen):
             raise ValueError(f"two strategies share the label {twice[0]!r}: give one of them a label of its own")
         if self.baseline is not None and self.baseline not in labels:
             raise ValueError(f"baseline {self.baseline!r} is not the label of a strategy: {', '.join(labels)}")
+        unknown = sorted(self.margin.keys() - set(QUALITIES))
+        if unknown:
+            raise ValueError(f"margin of {unknown[0]!r}: the metrics are {', '.join(QUALITIES)}")
+        ids = [claim.id for claim in self.claims]
+        for claim in self.claims:
+            if ids.count(claim.id) > 1:
+                raise ValueError(f"two claims have the id {claim.id!r}")
+            for label in claim.rows:
+                if label not in labels:
+                    raise ValueError(
+                        f"claim {claim.id!r}: {label!r} is not the label of a strategy: {', '.join(labels)}"
+                    )
         return self

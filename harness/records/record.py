@@ -36,6 +36,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import Slug
+from harness.config.claims import Claim
 
 SCHEMA = 1
 
@@ -254,6 +255,8 @@ class Manifest(_Frozen):
         baseline: label of the row that others are compared with.
         split: the evaluation split, validation or test.
         command: how to produce this again.
+        margin: by metric, how much worse than the baseline is still not worse, where the grid says so.
+        claims: what the report is to judge.
     """
 
     schema_version: int = SCHEMA
@@ -263,4 +266,6 @@ class Manifest(_Frozen):
     baseline: str | None
     split: str
     command: str
+    margin: dict[str, float] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     trials: tuple[ManifestEntry, ...]

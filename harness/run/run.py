@@ -99,6 +99,8 @@ def write_plan(plan: Plan, results: Results, command: str) -> None:
         baseline=plan.grid.baseline if plan.grid.baseline in {label for label, _ in plan.rows} else None,
         split=plan.grid.split,
         command=command,
+        margin=plan.grid.margin,
+        claims=tuple(claim for claim in plan.grid.claims if set(claim.rows) <= {label for label, _ in plan.rows}),
         trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
     )
     write_manifest(results, manifest)
