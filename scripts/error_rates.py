@@ -16,7 +16,7 @@ from harness.analysis.inference import Spread, Values, holm, tail
 from harness.analysis.moderation import Prior, prior_of
 from harness.analysis.noise import noise_floor
 from harness.analysis.read import Run
-from harness.analysis.statistics import LEVEL, Compared, judge, pair_with
+from harness.analysis.statistics import LEVEL, Versus, judge, pair_with
 from harness.records.store import read_manifest
 
 REPORTS = Path(__file__).parents[1] / "reports"
@@ -94,7 +94,7 @@ def simulate(calibration: Calibration, scenario: str, *, tables: int = TABLES, s
     trained = np.flatnonzero(~calibration.constant)
     for number in range(tables):
         pairs = _draw(calibration, scenario, random)
-        compared = Compared.of(names, pairs)
+        compared = Versus.of(names, pairs)
         table, _levels = judge("accuracy", compared)
         errors += bool(table["distinguishable"].any())
         own += bool((holm(table["p_value"].to_numpy())[0] <= LEVEL).any())

@@ -104,7 +104,7 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
 
 
 @dataclass(frozen=True)
-class Compared:
+class Versus:
     """Every row beside one, in one metric.
 
     Attributes:
@@ -118,23 +118,23 @@ class Compared:
     moderated: Spread
 
     @classmethod
-    def of(cls, labels: Iterable[str], pairs: PairedLabels) -> "Compared":
+    def of(cls, labels: Iterable[str], pairs: PairedLabels) -> "Versus":
         """Steady the differences' spread by each other."""
         prior = prior_of(pairs.spread[~pairs.constant])
         return cls(tuple(labels), pairs, prior.moderate(pairs.spread))
 
 
-def pair_with(evidence: Evidence, metric: str, baseline: str) -> Compared | None:
+def pair_with(evidence: Evidence, metric: str, baseline: str) -> Versus | None:
     """Pair every row with one; None where that one lacks the metric, or no other has a seed in common with it."""
     cells = evidence.of(metric)
     reference = cells.pop(baseline, None)
     shared = {} if reference is None else {label: cell for label, cell in cells.items() if cell.meets(reference)}
     if reference is None or not shared:
         return None
-    return Compared.of(shared, pair([(cell, reference) for cell in shared.values()], evidence.measured.get(metric)))
+    return Versus.of(shared, pair([(cell, reference) for cell in shared.values()], evidence.measured.get(metric)))
 
 
-def judge(metric: str, compared: Compared) -> tuple[pd.DataFrame, Values]:
+def judge(metric: str, compared: Versus) -> tuple[pd.DataFrame, Values]:
     """Test one metric's differences from a baseline with two keys.
 
     Returns:

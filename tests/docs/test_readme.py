@@ -142,9 +142,14 @@ def test_the_training_loop_runs_as_written() -> None:
 
 
 def test_the_grids_of_the_page_are_grids(tmp_path: Path) -> None:
-    whole, *entries = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "grids.md").read_text("utf-8"), re.DOTALL)
-    head = whole[: whole.index("strategies:")] + "strategies:\n  - full_kd\n"
-    for number, text in enumerate([whole, *(head + entry for entry in entries)]):
+    whole, *parts = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "grids.md").read_text("utf-8"), re.DOTALL)
+    head = whole[: whole.index("strategies:")]
+    rows = "strategies:\n  - full_kd\n"
+    # A part is one more row, or one more key.
+    grids = [
+        head + (rows + part if part.startswith("  - ") else f"{part}{rows}  - se_kd\n  - no_kd\n") for part in parts
+    ]
+    for number, text in enumerate([whole, *grids]):
         path = tmp_path / f"grid{number}.yaml"
         path.write_text(text, encoding="utf-8")
         assert len(load_grid(path).strategies) >= 3
