@@ -123,12 +123,12 @@ def test_a_run_killed_from_outside_loses_nothing(seed: int, world: World, tmp_pa
 # What is damaged, what is there then, and how the run is told to make it again; None removes the named folder by hand.
 DAMAGED = {
     "cache/hidden-*/shard-00000.safetensors": (("prepare",), None),
-    "cache/hidden-*/head.safetensors": (("prepare",), None),
+    "cache/head-*/shard-00000.safetensors": (("prepare",), None),
     "cache/hidden-*/meta.json": (("prepare",), None),
     "cache/sampled-*/shard-00000.safetensors": (("prepare",), None),
     "cache/tokens-train-*/ids.npy": (("prepare",), None),
     "cache/tokens-train-*/meta.json": (("prepare",), None),
-    "cache/prepass-*/scores.npy": (("prepare",), None),
+    "cache/prepass-*/shard-00000.safetensors": (("prepare",), None),
     "cache/prepass-*/meta.json": (("prepare",), None),
     "trials/*/record.json": (("prepare", "trials"), "rebuild"),
     "trials/*/curve.parquet": (("prepare", "trials"), "rebuild"),
