@@ -104,7 +104,7 @@ def module(start: int, num: int) -> str:
     return "\n".join(
         f'def shelf{number}(a{number}, *, b=1):\n    """Put the book {name(number)} upon the {name(number)} shelf.\n\n'
         f"    Readers who borrow the {name(number)} volume return it before the {name(number)} winter comes.\n"
-        f"    Nobody has ever counted how many pages the {name(number)} volume really holds altogether.\n\n"
+        f"    Nobody has ever counted the {name(number)} pages and nobody can count the {name(number)} pages.\n\n"
         f'    {words(number, 20)}\n    """\n    {words(number, 60).replace(" ", " = ")} = a{number}\n'
         for number in range(start, start + num)
     )
@@ -218,6 +218,7 @@ def test_items_are_prose_of_their_split_with_one_right_answer(package: Callable[
                 if task in ("docs_lastword", "docs_continuation"):
                     right = item["target"] if task == "docs_lastword" else item["choices"][item["gold"]]
                     assert f"{item['context']}{right}" in of_split
+                    assert task == "docs_continuation" or item["target"].strip() in item["context"].lower().split()
                     assert f"{item['context']}{right}" not in training
                 if "choices" in item:
                     assert len({*item["choices"]}) == 4
@@ -345,8 +346,8 @@ def test_documents_and_items_are_those_of_this_version() -> None:
     assert (corpus.DOCUMENTS, digest.hexdigest()[:16]) == (1, "7ea789984e76c8f6")
     prose = Documents(splits={"test": [summarised(number) for number in range(60)]}, versions={}, digest="")
     rows = [items.items(task, prose, "test", None) for task in items.TASKS]
-    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "833d71755f391483"
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "b67911b493d02437"
 
 
 def summarised(number: int) -> Document:
-    return made(number, f"Put the book {name(number)} upon the wooden {name(number + 7)} shelf.\n\n{words(number)}")
+    return made(number, f"Put the book {name(number)} upon the wooden {name(number + 7)} book.\n\n{words(number)}")

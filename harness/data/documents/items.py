@@ -18,11 +18,13 @@ Item = dict[str, object]
 NUM_CHOICES = 4
 # Words of a sentence, of what is to be continued, and of a summary.
 SENTENCE_WORDS, ENDING_WORDS, SUMMARY_WORDS = range(9, 18), 5, range(4, 11)
+# Words before a last word that is asked for, at most.
+CONTEXT_WORDS = 60
 # Sentences of one document, so that items differ in what they are about.
 _PER_DOCUMENT = 3
 _LONGEST_SIGNATURE = 64
-_PROSE = re.compile(r"[A-Z][A-Za-z0-9'`,()/ -]+\.")
-_WORD = re.compile(r"[a-z]{5,}")
+_PROSE = re.compile(r"[A-Z][\w'`,;:()*/ -]+\.")
+_WORD, _LAST_WORD = re.compile(r"[a-z]{5,}"), re.compile(r"[a-z]{3,}")
 END_PHRASE = "That is all."
 
 
@@ -96,7 +98,7 @@ def _sentences(text: str) -> Iterator[str]:
     """Yield the sentences of a docstring's paragraphs of prose, which begin at the left margin and are no list."""
     for paragraph in text.split("\n\n"):
         lines = paragraph.split("\n")
-        if all(line[:1].isalpha() for line in lines):
+        if all(line[:1].isalnum() or line[:1] in "`(" for line in lines):
             yield from (each for each in re.split(r"(?<=\.) ", " ".join(paragraph.split())) if _PROSE.fullmatch(each))
 
 
@@ -115,10 +117,24 @@ def _summaries(documents: Sequence[Document], unique: frozenset[str]) -> Iterato
 
 
 def _lastword(documents: Sequence[Document], unique: frozenset[str]) -> Iterator[tuple[str, Item]]:
-    for _, sentence in _chosen(documents, unique):
-        context, _, last = sentence.removesuffix(".").rpartition(" ")
-        if _WORD.fullmatch(last):
-            yield context, {"context": context, "target": f" {last}"}
+    """Ask for last words that stand in the text before already, as most of LAMBADA's do (arXiv:1606.06031)."""
+    for document in documents:
+        sentences = list(_sentences(document.text))
+        fitting = (number for number, each in enumerate(sentences) if each in unique)
+        asked = (_before_last_word(sentences[: number + 1]) for number in fitting)
+        for context, last in asked:
+            if _LAST_WORD.fullmatch(last) and last in re.findall(r"\w+", context.lower()):
+                yield context, {"context": context, "target": f" {last}"}
+
+
+def _before_last_word(sentences: Sequence[str]) -> tuple[str, str]:
+    """Return the last sentence without its last word, after as many sentences before it as there is room for."""
+    text, _, last = sentences[-1].removesuffix(".").rpartition(" ")
+    for sentence in reversed(sentences[:-1]):
+        if len(f"{sentence} {text}".split()) > CONTEXT_WORDS:
+            break
+        text = f"{sentence} {text}"
+    return text, last
 
 
 def _continuation(documents: Sequence[Document], unique: frozenset[str]) -> Iterator[tuple[str, Item]]:
