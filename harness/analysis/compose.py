@@ -19,6 +19,12 @@ from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
+_VERDICTS = {
+    "holds": "hold",
+    "contradicted": "are contradicted",
+    "undecided": "are undecided",
+    "not measured": "are not measured",
+}
 
 
 def compose(
@@ -60,9 +66,9 @@ def _claims(judged: tuple[Judgement, ...]) -> tuple[Block, ...]:
     if not judged:
         return ()
     tally = Counter(each.verdict for each in judged)
-    said = ", ".join(f"{num} {verdict}" for verdict, num in tally.items())
+    said = ", ".join(f"{tally[verdict]} {word}" for verdict, word in _VERDICTS.items() if tally[verdict])
     return (
-        Text(lines=(f"Of {len(judged)} claims that the grid makes: {said}.",)),
+        Text(lines=(f"Of {len(judged)} claims that the grid makes, {said}.",)),
         Text(lines=tuple(each.sentence for each in judged), points=True),
     )
 

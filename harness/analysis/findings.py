@@ -172,7 +172,7 @@ def _cheaper(run: Run, shown: list[MetricInfo]) -> Iterator[str]:
         held = not_worse(run, info.key, costs, margin)
         shown_to_be = sorted((label for label, found in held.items() if found), key=lambda name: (costs[name], name))
         said = f"{info.title}: of {len(held)} strategies that take fewer FLOPs than {baseline}, "
-        what = f"shown to be worse by less than {info.show_spread(margin)}"
+        what = f"shown to be no worse, by a margin of {info.show_spread(margin)}"
         if not shown_to_be:
             yield f"{said}none is {what}."
         else:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from harness.analysis import findings
 from harness.analysis.claims import Judgement, judge_claims
+from harness.analysis.compose import compose
+from harness.analysis.document import Text
 from harness.analysis.hypotheses import Advantage, decided, margin_of, not_worse
 from harness.analysis.metrics import describe
 from harness.analysis.read import Run
@@ -83,6 +85,18 @@ def test_a_true_claim_holds_a_false_one_is_contradicted_and_an_absent_difference
     assert "Held-out loss (nats/token) -0.1" in found["loss"].evidence
     assert found["better-same"].decider
     assert not found["better-far"].decider
+
+
+def test_a_report_opens_with_its_verdicts(run: Run, tmp_path: Path) -> None:
+    manifest = run.manifest.model_copy(update={"claims": (claim("better"), claim("better", "same"))})
+    (tmp_path / "records").mkdir()
+    first = compose(Run(manifest, run.frames), (), (), folder=tmp_path).sections[0]
+    assert first.title == "Claims"
+    tally, verdicts = first.blocks
+    assert isinstance(tally, Text)
+    assert isinstance(verdicts, Text)
+    assert tally.lines == ("Of 2 claims that the grid makes, 1 hold, 1 are undecided.",)
+    assert [line.partition(":")[0] for line in verdicts.lines] == ["Holds", "Undecided"]
 
 
 @pytest.mark.slow
@@ -172,8 +186,8 @@ def test_only_a_row_that_is_shown_to_be_no_worse_is_called_so(tmp_path: Path) ->
     stated = Run(made.manifest.model_copy(update={"margin": {"accuracy": 0.15}}), made.frames)
     lines = [line for block in findings.findings(stated) for line in getattr(block, "lines", ())]
     assert (
-        "Accuracy: of 2 strategies that take fewer FLOPs than Full KD, 1 is shown to be worse by less than 15.00; the "
-        "cheapest: fewer samples, 20% of them."
+        "Accuracy: of 2 strategies that take fewer FLOPs than Full KD, 1 is shown to be no worse, by a margin of 15.00"
+        "; the cheapest: fewer samples, 20% of them."
     ) in lines
     assert not any("without being distinguishably worse" in line for line in lines)
 
