@@ -17,7 +17,7 @@ from harness.analysis.tables.reads import alone_seconds, flops
 from harness.config.claims import Claim
 from harness.records.record import Record
 
-Verdict = Literal["holds", "contradicted", "undecided", "not measured"]
+ClaimVerdict = Literal["holds", "contradicted", "undecided", "not measured"]
 
 _TITLES = {"flops": "FLOPs", "seconds": "seconds", "memory": "peak memory", "bytes": "bytes on disk"}
 
@@ -34,7 +34,7 @@ class Judgement:
     """
 
     claim: Claim
-    verdict: Verdict
+    verdict: ClaimVerdict
     evidence: str
     decider: str = ""
 
@@ -67,7 +67,7 @@ class _Part:
             return "apart"
         return "above" if self.advantage.value > self.beyond else "below"
 
-    def verdict(self, found: bool) -> Verdict:
+    def verdict(self, found: bool) -> ClaimVerdict:
         if not found:
             return "undecided"
         return "holds" if self.side == self.shows else "contradicted"
@@ -99,7 +99,7 @@ def judge_claims(run: Run) -> tuple[Judgement, ...]:
     parts = {claim.id: list(_parts(run, claim)) for claim in run.manifest.claims if claim.relation != "cheaper"}
     tests = [(name, part) for name, each in parts.items() for part in each]
     found = decided([part.keys() for _, part in tests])
-    verdicts: dict[str, list[Verdict]] = {name: [] for name in parts}
+    verdicts: dict[str, list[ClaimVerdict]] = {name: [] for name in parts}
     for (name, part), held in zip(tests, found, strict=True):
         verdicts[name].append(part.verdict(held))
     return tuple(
@@ -131,7 +131,7 @@ def claims_table(judged: Sequence[tuple[str, Judgement]], name: str, title: str)
         [
             *([words("Report", "report")] if len({report for report, _ in judged}) > 1 else []),
             words("Claim", "claim"),
-            words("Verdict", "verdict"),
+            words("ClaimVerdict", "verdict"),
             words("Evidence", "evidence"),
             words("Published", "published"),
             words("What would decide it", "decider"),
@@ -144,7 +144,7 @@ def claims_table(judged: Sequence[tuple[str, Judgement]], name: str, title: str)
     )
 
 
-def _judged(claim: Claim, parts: list[_Part], verdicts: list[Verdict]) -> Judgement:
+def _judged(claim: Claim, parts: list[_Part], verdicts: list[ClaimVerdict]) -> Judgement:
     evidence = "; ".join(part.evidence() for part in parts)
     needed = max(1, len(claim.order) - 1)
     if len(parts) < needed:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import archive, findings, settings
-from harness.analysis.claims import Judgement, claims_table, judge_claims
+from harness.analysis.claims import ClaimVerdict, Judgement, claims_table, judge_claims
 from harness.analysis.comparison import compare_runs
 from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
@@ -19,7 +19,7 @@ from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
-_VERDICTS = {
+_VERDICTS: dict[ClaimVerdict, str] = {
     "holds": "hold",
     "contradicted": "are contradicted",
     "undecided": "are undecided",
