@@ -57,6 +57,7 @@ def grid(
     *,
     baseline: str | None = "Full KD",
     failed: tuple[tuple[str, int], ...] = (),
+    core: Mapping[tuple[str, int], float] | None = None,
     seed: int = 0,
 ) -> Run:
     """Write and load a grid whose labels differ from one another by known amounts.
@@ -67,6 +68,8 @@ def grid(
         effects: what each label's items gain in ability and its held-out loss loses; 0 where none is given.
         baseline: the manifest's.
         failed: (label, seed) of trials that failed.
+        core: by (label, seed), the share of training in which the trial's thread had a core; a trial that had less took
+            as much longer. Not recorded where None; 1 for a trial that is not named.
         seed: of everything random.
     """
     draw = np.random.default_rng(seed)
@@ -104,8 +107,10 @@ def grid(
                 metrics={} if lost else metrics,
                 samples=_samples(described),
                 rollouts=_rollouts(described),
-                cost=Cost() if lost or number is None else _cost(described),
-                environment={"torch": "2.13.0"},
+                cost=Cost()
+                if lost or number is None
+                else _cost(described, None if core is None else core.get((label, number), 1.0)),
+                environment={"torch": "2.13.0"} | ({} if core is None else {"device": "cpu"}),
                 started_at="",
                 finished_at="",
                 failure=Failure(kind="MemoryError", message="out of memory", traceback="") if lost else None,
@@ -134,12 +139,15 @@ def _samples(described: dict[str, Any]) -> SampleSummary | None:
     return SampleSummary(num_samples=1000, kept_samples=200, prepass="reused")
 
 
-def _cost(described: dict[str, Any]) -> Cost:
+def _cost(described: dict[str, Any], core: float | None) -> Cost:
     share = described["samples"]["budget"] if described.get("samples") else 1.0
     stored = described["teacher"] == "sampled"
     prepass = bool(described.get("samples")) and described["samples"].get("signal") is not None
+    train = 50.0 * share / (core or 1.0)
     return Cost(
-        wall_s={"load": 1.0, "train": 50.0 * share, "eval": 3.0} | ({"prepass": 0.0} if prepass else {}),
+        wall_s={"load": 1.0, "train": train, "eval": 3.0} | ({"prepass": 0.0} if prepass else {}),
+        cpu_s={} if core is None else {"train": 2 * 50.0 * share},
+        thread_s={} if core is None else {"train": 50.0 * share},
         peak_gib={"step": 0.25, "process": 1.0},
         flops={"student_trunk": 1e12 * share, "student_head_training": 5e11 * share},
         tokens=int(100_000 * share),

@@ -181,11 +181,16 @@ def _parts(run: Run, claim: Claim) -> Iterator[_Part]:
 def _cheaper(run: Run, claim: Claim) -> Judgement:
     reads = {"flops": flops, "seconds": alone_seconds, "memory": _memory, "bytes": _bytes}
     read, title = reads[claim.metric], _TITLES[claim.metric]
-    ours, theirs = run.mean(claim.row, read), run.mean(claim.against, read)
+    in_time = claim.metric == "seconds"
+    ours, theirs = run.mean(claim.row, read, timed=in_time), run.mean(claim.against, read, timed=in_time)
     if not ours or theirs is None:
         return Judgement(claim=claim, verdict="not measured", evidence=f"No {title} of both rows")
     ratio, asked = theirs / ours, float(claim.factor or 1.0)
     evidence = f"{claim.against} takes {ratio:.2f} times the {title} of {claim.row}; claimed: {asked:g}"
+    busy = run.busy & {claim.row, claim.against}
+    if in_time and busy:
+        decider = f"Other work had the cores while {' and '.join(sorted(busy))} trained: run it again alone"
+        return Judgement(claim=claim, verdict="undecided", evidence=evidence, decider=decider)
     return Judgement(claim=claim, verdict="holds" if ratio >= asked else "contradicted", evidence=evidence)
 
 

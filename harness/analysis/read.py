@@ -77,6 +77,33 @@ class Run:
         return records
 
     @cached_property
+    def busy(self) -> frozenset[str]:
+        """The labels whose seconds are of busy trials only (`Record.busy`); tables mark them."""
+        return frozenset(label for label, own in self.records.items() if own and all(record.busy for record in own))
+
+    @cached_property
+    def set_aside(self) -> frozenset[str]:
+        """The ids of busy trials whose seconds no mean holds: their label has others that are not busy."""
+        labelled = [(label, record) for label, own in self.records.items() for record in own]
+        return frozenset(record.trial_id for label, record in labelled if record.busy and label not in self.busy)
+
+    @property
+    def busy_note(self) -> str:
+        """What a caption of seconds says of busy trials, after a space; empty where there are none."""
+        if not self.busy and not self.set_aside:
+            return ""
+        marked = ", ".join(label for label in self.labels if label in self.busy) or "none"
+        return (
+            f" Busy, so that seconds are other work's too: a trial that had its core for less than 90% of training "
+            f"(rows of such trials alone: {marked}; left out of the seconds of other rows: "
+            f"{len(self.set_aside)} trials)."
+        )
+
+    def flagged(self, numbers: pd.DataFrame) -> pd.DataFrame:
+        """Add to numbers by label whether seconds are busy, where any are."""
+        return numbers.assign(busy=numbers["label"].isin(self.busy)) if self.busy else numbers
+
+    @cached_property
     def strategies(self) -> dict[str, dict[str, Any]]:
         """The strategy of each label that left a record, as the record states it."""
         stated: dict[str, dict[str, Any]] = {}
@@ -105,6 +132,8 @@ class Run:
             value_vars=[*(info.key for info in COSTS), METHOD_SECONDS],
             var_name="metric",
         )
+        aside = costs["trial_id"].isin(self.set_aside) & costs["metric"].str.startswith("wall_")
+        costs["value"] = costs["value"].mask(aside)
         return costs.assign(num=costs["value"].notna().map({True: 1, False: None}).astype("Int64"))
 
     @cached_property
@@ -125,7 +154,7 @@ class Run:
         )
         table["n"] = table.pop("num_seeds").astype("float64").fillna(0).astype(int)
         head = ["label", "num_finished", "num_planned", "metric", "mean", "std", "n"]
-        return table[head + [name for name in table.columns if name not in head]]
+        return self.flagged(table[head + [name for name in table.columns if name not in head]])
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
@@ -178,7 +207,11 @@ class Run:
         """Return one label's numbers of one metric."""
         return self.rows[label, metric]
 
-    def mean(self, label: str | None, read: Callable[[Record], float | None]) -> float | None:
-        """Return the mean of a number over a label's finished records; None if no record has it."""
-        values = [value for record in self.records.get(label or "", ()) if (value := read(record)) is not None]
+    def mean(self, label: str | None, read: Callable[[Record], float | None], *, timed: bool = False) -> float | None:
+        """Return the mean of a number over a label's finished records; None if no record has it.
+
+        `timed` is for what follows from seconds: busy trials are left out where the label has others.
+        """
+        records = [one for one in self.records.get(label or "", ()) if not timed or one.trial_id not in self.set_aside]
+        values = [value for record in records if (value := read(record)) is not None]
         return sum(values) / len(values) if values else None

@@ -40,6 +40,9 @@ from harness.config.claims import Claim
 
 SCHEMA = 1
 
+# Of a trial's seconds of training, what its thread computes at least where nothing else wants its core.
+_QUIET_SHARE = 0.9
+
 TABLES = ("items", "reliability", "curve", "samples", "overlap", "shown", "kept_tokens", "profile")
 
 
@@ -112,6 +115,9 @@ class Cost(_Frozen):
 
     Attributes:
         wall_s: seconds by phase (load, prepass, cache, train, rollout, diagnostics, eval).
+        cpu_s: processor seconds of the process by phase, of all its threads; records of earlier versions have none.
+        thread_s: those of the thread that runs the trial, which takes part in all its work: with the processor to
+            itself, as many as `wall_s`.
         peak_gib: peak memory, GiB. `step`: tensors that the first step's loss and gradients bring to life, exact and
             the same on every machine; `cuda`: allocated on the GPU over the whole training; `process`: the worker's
             resident set, which also holds the libraries and what the allocator keeps. Diagnostics are left out of
@@ -125,6 +131,8 @@ class Cost(_Frozen):
     """
 
     wall_s: dict[str, float] = Field(default_factory=dict)
+    cpu_s: dict[str, float] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    thread_s: dict[str, float] = Field(default_factory=dict, exclude_if=lambda value: not value)
     peak_gib: dict[str, float] = Field(default_factory=dict)
     flops: dict[str, float] = Field(default_factory=dict)
     tokens: int = 0
@@ -236,6 +244,18 @@ class Record(_Frozen):
     failure: Failure | None = None
     history: History = Field(default_factory=History)
     tables: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the trial had its core for less than 90% of training, so that its seconds are other work's too.
+
+        Judged by its own thread: how long the others are idle depends on what can be done side by side. False where it
+        is not known, and on a GPU, for which the processor waits.
+        """
+        wall, own = self.cost.wall_s.get("train"), self.cost.thread_s.get("train")
+        if wall is None or own is None or self.environment.get("device") != "cpu":
+            return False
+        return own < _QUIET_SHARE * wall
 
 
 class ManifestEntry(_Frozen):

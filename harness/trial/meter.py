@@ -25,23 +25,29 @@ class Clock:
 
     Attributes:
         wall_s: seconds by phase's name.
+        cpu_s: processor seconds of the process, all its threads together.
+        thread_s: processor seconds of the thread that enters and leaves the phases.
         device: a GPU is waited for at the phase's end, so that its work counts where it was asked for.
     """
 
     device: str
     wall_s: dict[str, float] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    thread_s: dict[str, float] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
-    _since: float = 0.0
+    _since: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, dict[str, float]]:
         """Return the seconds so far, of phases that are not over too."""
         self._book()
-        return dict(self.wall_s)
+        return {"wall_s": dict(self.wall_s), "cpu_s": dict(self.cpu_s), "thread_s": dict(self.thread_s)}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: dict[str, dict[str, float]]) -> None:
         """Add the seconds of an earlier attempt: what was spent twice counts twice."""
-        for name, seconds in state_dict.items():
-            self.wall_s[name] = self.wall_s.get(name, 0.0) + seconds
+        for kind, phases in state_dict.items():
+            spent = getattr(self, kind)
+            for name, seconds in phases.items():
+                spent[name] = spent.get(name, 0.0) + seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -58,9 +64,10 @@ class Clock:
         """Charge the time since the last call to the innermost phase."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
+        now = time.perf_counter(), time.process_time(), time.thread_time()
         if self._open:
-            self.wall_s[self._open[-1]] = self.wall_s.get(self._open[-1], 0.0) + now - self._since
+            for spent, end, start in zip((self.wall_s, self.cpu_s, self.thread_s), now, self._since, strict=True):
+                spent[self._open[-1]] = spent.get(self._open[-1], 0.0) + end - start
         self._since = now
 
 

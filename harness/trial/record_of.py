@@ -68,6 +68,8 @@ def finished_record(
         teacher_in_training="none" if taught.teacher is None else "model" if taught.teacher.online else "head",
         cost=Cost(
             wall_s=loaded.clock.wall_s,
+            cpu_s=loaded.clock.cpu_s,
+            thread_s=loaded.clock.thread_s,
             peak_gib=peak_gib,
             flops={} if trained is None else dict(trained.flops),
             tokens=0 if tally is None else tally.sequences * trial.workload.data.sequence_length,

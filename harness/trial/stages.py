@@ -331,7 +331,7 @@ def _price(trial: Trial, training: Training, inputs: Inputs, chosen: Chosen) -> 
 
 def _parts(clock: Clock, live: LiveBytes, watch: Watch | None, core: Core) -> dict[str, Resumable]:
     """Return what a checkpoint holds besides the student and its training."""
-    parts: dict[str, Resumable] = {"clock": clock, "live": live}
+    parts: dict[str, Resumable] = {"seconds": clock, "live": live}
     if watch is not None:
         parts["diagnostics"] = watch
     if core.projection is not None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 from spreads import spread_of
-from synthetic import NO_KD, TEACHER, TOP_SAMPLES, grid, strategy, top_k
+from synthetic import NO_KD, SEEDS, TEACHER, TOP_SAMPLES, grid, strategy, top_k
 from typer.testing import CliRunner
 
 from harness.analysis import findings
@@ -233,3 +233,12 @@ def test_the_command_prints_verdicts_and_writes_the_table(tmp_path: Path) -> Non
     assert (tmp_path / "claims.csv").read_text().count("\n") == len(judged) + 1
     missing = CliRunner().invoke(app, ["claims", str(tmp_path)])
     assert missing.exit_code != 0
+
+
+def test_seconds_of_a_busy_machine_decide_no_claim(tmp_path: Path) -> None:
+    asked = claim("cheaper", "fewer samples", metric="seconds", factor=1.2)
+    quiet = grid(tmp_path / "quiet", ROWS, {}, core={("Full KD", 1): 0.5})
+    busy = grid(tmp_path / "busy", ROWS, {}, core={("Full KD", seed): 0.5 for seed in SEEDS})
+    (one,), (other,) = claimed(quiet, asked).values(), claimed(busy, asked).values()
+    assert (one.verdict, other.verdict) == ("holds", "undecided")
+    assert "run it again alone" in other.decider

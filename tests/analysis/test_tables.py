@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic import NO_KD, TEACHER, TOP_SAMPLES, component, grid, strategy, top_k
+from synthetic import NO_KD, SEEDS, TEACHER, TOP_SAMPLES, component, grid, strategy, top_k
 
 from harness.analysis.document import Table, Text
 from harness.analysis.findings import findings, noise, warnings
@@ -53,6 +53,11 @@ def cell(table: Table, label: str, heading: str):
 
 def rows_of(table: Table) -> list[str]:
     return [row[0].text for row in table.rows]
+
+
+def texts(table: Table, heading: str) -> list[str]:
+    place = [column.heading for column in table.columns].index(heading)
+    return [row[place].text for row in table.rows]
 
 
 def test_main_table_is_first_and_marks_what_is_true(tables: dict[str, Table]):
@@ -404,3 +409,60 @@ def test_two_rows_are_no_curve_to_be_matched_with(tmp_path: Path):
     strategies = {"Full KD": strategy(), "half": strategy(samples={"policy": component("random"), "budget": 0.5}),
                   "TopSmp": strategy(samples=TOP_SAMPLES)}  # fmt: skip
     assert "matched" not in {table.name for table in document_tables(grid(tmp_path, strategies, {}))}
+
+
+def test_seconds_of_a_busy_machine_are_left_out_or_marked(tmp_path: Path):
+    rows = {"Full KD": strategy(), "busy": strategy(position=top_k("kl")), "calm": strategy(samples=TOP_SAMPLES)}
+    shares = {("Full KD", 2): 0.5, ("calm", 1): 0.91} | {("busy", seed): 0.25 for seed in SEEDS}
+    run = grid(tmp_path, rows, {}, core=shares)
+    assert run.busy == {"busy"}
+    assert run.set_aside == {"tFull_KD-2"}
+    assert run.points["wall_train_s"]["Full KD"].mean == pytest.approx(50.0)
+    assert run.row("Full KD", "wall_train_s")["n"] == 2
+    tables = {table.name: table for table in document_tables(run)}
+    assert texts(tables["main"], "Train (s)") == ["50.0", "200.0 (busy)", "10.3"]
+    assert texts(tables["cost"], "Training (s)") == ["70", "220 (busy)", "36.3"]
+    assert texts(tables["cost"], "Training (% of baseline)") == ["100", "314 (busy)", "52"]
+    assert texts(tables["runtime"], "Train (s)") == ["50.0", "200.0 (busy)", "10.3"]
+    assert texts(tables["head"], "Training (s)") == ["50.0", "200.0 (busy)", "10.3"]
+    assert texts(tables["head"], "Tokens per second")[1].endswith("(busy)")
+    assert texts(tables["cost"], "FLOPs")[1] == "1.5e+12"
+    for name in ("main", "cost", "runtime", "head"):
+        assert (
+            "rows of such trials alone: busy; left out of the seconds of other rows: 1 trials" in tables[name].caption
+        )
+        numbers = tables[name].numbers
+        assert set(numbers.loc[numbers["busy"], "label"]) == {"busy"}
+
+
+def test_a_busy_baseline_marks_everything_that_is_set_against_it(tmp_path: Path):
+    rows = {"Full KD": strategy(), "calm": strategy(samples=TOP_SAMPLES)}
+    run = grid(tmp_path, rows, {}, core={("Full KD", seed): 0.5 for seed in SEEDS})
+    tables = {table.name: table for table in document_tables(run)}
+    assert texts(tables["cost"], "Training (s)") == ["120 (busy)", "36"]
+    assert all(text.endswith("(busy)") for text in texts(tables["cost"], "Training (% of baseline)"))
+    assert all(text.endswith("(busy)") for text in texts(tables["runtime"], "Against Full KD (%)"))
+
+
+def test_quality_at_equal_seconds_asks_no_busy_trial(tmp_path: Path):
+    shares = {f"Full KD on {share:.0%}": share for share in (0.1, 0.3, 0.6)}
+    rows = {
+        "Full KD": strategy(),
+        **{label: strategy(samples={"policy": component("random"), "budget": b}) for label, b in shares.items()},
+        "TopSmp": strategy(samples=TOP_SAMPLES),
+    }
+    for core, known in ({}, True), ({("TopSmp", seed): 0.8 for seed in SEEDS}, False):
+        tables = {table.name: table for table in document_tables(grid(tmp_path / f"{known}", rows, {}, core=core))}
+        assert (texts(tables["matched"], "Accuracy (%) at equal training seconds") != ["—"]) == known
+        assert texts(tables["matched"], "Accuracy (%) at equal FLOPs") != ["—"]
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "busy"),
+    [("cpu", 8.9, True), ("cpu", 9.1, False), ("NVIDIA H200", 1.0, False), ("cpu", None, False)],
+)
+def test_a_trial_is_busy_by_its_own_thread_on_a_processor(device: str, own: float | None, busy: bool, tmp_path: Path):
+    record = grid(tmp_path, {"Full KD": strategy()}, {}).records["Full KD"][0]
+    threads = {} if own is None else {"train": own}
+    cost = record.cost.model_copy(update={"wall_s": {"train": 10.0}, "cpu_s": {"train": 5.0}, "thread_s": threads})
+    assert record.model_copy(update={"environment": {"device": device}, "cost": cost}).busy == busy

@@ -152,8 +152,8 @@ def plain_record(path: Path) -> dict[str, Any]:
     record = json.loads(path.read_text(encoding="utf-8"))
     for name in ("started_at", "finished_at", "history", "checksum"):
         record.pop(name, None)
-    for name in ("wall_s", "shared_s"):
-        record["cost"].pop(name)
+    for name in ("wall_s", "cpu_s", "thread_s", "shared_s"):
+        record["cost"].pop(name, None)
     record["cost"]["peak_gib"].pop("process", None)
     for task in record["evaluation"].values():
         task.pop("wall_s", None)

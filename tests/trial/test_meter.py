@@ -1,5 +1,6 @@
 """What a trial costs: predicted operations against counted ones, and clocks."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -128,6 +129,31 @@ def test_a_phase_inside_another_counts_for_itself_alone(monkeypatch: pytest.Monk
     with clock.phase("eval"):
         pass
     assert clock.wall_s == {"train": 101.0, "diagnostics": 10.0, "eval": 1.0}
+
+
+def test_processor_seconds_are_kept_beside_wall_seconds() -> None:
+    clock = Clock(device="cpu")
+    with clock.phase("train"):
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        with clock.phase("diagnostics"):
+            time.sleep(0.05)
+    assert clock.wall_s["train"] + 1e-3 >= clock.thread_s["train"] >= 0.05
+    assert clock.cpu_s["train"] + 1e-3 >= clock.thread_s["train"]
+    assert clock.thread_s["diagnostics"] < 0.05 <= clock.wall_s["diagnostics"]
+
+
+def test_a_clock_that_goes_on_adds_the_seconds_of_the_earlier_attempt() -> None:
+    first, second = Clock(device="cpu"), Clock(device="cpu")
+    with first.phase("train"):
+        pass
+    with second.phase("train"):
+        pass
+    kept, own = first.state_dict(), second.state_dict()
+    second.load_state_dict(kept)
+    for kind in ("wall_s", "cpu_s", "thread_s"):
+        assert second.state_dict()[kind]["train"] == kept[kind]["train"] + own[kind]["train"]
 
 
 def test_peak_memory_sees_what_was_touched() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class _Panel:
 
 def make(run: Run) -> tuple[Plot, ...]:
     """Draw seconds and memory of every strategy that left a record of them."""
-    time = _panel(run, "Wall time (s)", lambda record: record.cost.wall_s, order=_PHASES)
+    time = _panel(run, "Wall time (s)", partial(_seconds, run), order=_PHASES)
     shared = _panel(run, "Spent once (s)", lambda record: record.cost.shared_s, order=_SHARED, hatch="////")
     step, gpu, process = (_peak(run, kind) for kind in _PEAKS)
     # The process holds libraries too: it is shown only where nothing more telling was measured.
@@ -58,11 +59,16 @@ def make(run: Run) -> tuple[Plot, ...]:
             caption=f"Means over {trials} finished trial(s) per strategy; whiskers from the least to the greatest "
             "trial. Wall time is stacked by phase; what is spent once for all trials of the workload (hatched) is no "
             "part of it. Seconds and the memory of a GPU depend on the machine and on what else ran there; the peak of "
-            "the first step counts the tensors that its loss and gradients bring to life, the same on every machine.",
+            "the first step counts the tensors that its loss and gradients bring to life, the same on every machine."
+            f"{run.busy_note}",
             alt=_alt(panels),
             figure=_draw(panels, run),
         ),
     )
+
+
+def _seconds(run: Run, record: Record) -> dict[str, float]:
+    return {} if record.trial_id in run.set_aside else record.cost.wall_s
 
 
 def _peak(run: Run, kind: str) -> _Panel | None:

@@ -79,7 +79,7 @@ def _pareto(run: Run) -> tuple[Plot, ...]:
         caption="Mean and interval of each trained strategy. The dashed steps are the Pareto front of the means: no "
         "strategy on it is beaten on quality by one that costs no more. FLOPs include the prepass. Seconds leave out "
         "loading, evaluation, and what all trials share (a cache built once). "
-        f"{intervals(run, [key for pair in pairs for key in pair], shown)} {PAIRED}",
+        f"{intervals(run, [key for pair in pairs for key in pair], shown)} {PAIRED}{run.busy_note}",
         alt=f"Quality against cost. On the Pareto front: {told}.",
         figure=figure,
     )

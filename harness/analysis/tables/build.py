@@ -5,6 +5,7 @@ A row is a strategy's label, or a mapping that holds one.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -57,6 +58,19 @@ def figures(heading: str, read: Read, text: str = "{:.3g}", *, direction: Direct
 def means(run: Run, heading: str, read: Callable[[Record], float | None], text: str = "{:.3g}") -> Filled:
     """Return a column of means over a label's finished records."""
     return figures(heading, lambda label: run.mean(label, read), text)
+
+
+def timed(run: Run, heading: str, read: Read, text: str = "{:.1f}", *, also: str | None = None) -> Filled:
+    """Return a column of what follows from seconds, marked where they are those of busy trials.
+
+    `also` is a label that every row is set against: where it is busy, so is every row.
+    """
+    column, fill = figures(heading, read, text)
+    return column, lambda row: _marked(fill(row), busy=not run.busy.isdisjoint({_label(row), also}))
+
+
+def _marked(cell: Cell, *, busy: bool) -> Cell:
+    return replace(cell, text=f"{cell.text} (busy)") if busy and cell is not NOTHING else cell
 
 
 def spreads(heading: str, read: Callable[[Any], tuple[MetricInfo, float]]) -> Filled:
@@ -120,12 +134,13 @@ def metric_cell(run: Run, label: str, info: MetricInfo) -> Cell:
         return NOTHING
     spread = f" ± {info.show_spread(row['std'])}" if row["n"] > 1 and not info.cost else ""
     verdict = row["verdict"] if isinstance(row.get("verdict"), str) else None
-    return Cell(
+    cell = Cell(
         text=info.show(value) + spread,
         value=None if math.isnan(value) else value * info.scale,
         mark=verdict,
         hint=difference_text(info, row) if verdict else "",
     )
+    return _marked(cell, busy=info.cost and info.unit == "s" and label in run.busy)
 
 
 def difference_text(info: MetricInfo, row: Mapping[Any, Any]) -> str:

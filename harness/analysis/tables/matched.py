@@ -29,7 +29,8 @@ _FEWEST = 3
 _COSTS: dict[str, Callable[[Record], float | None]] = {
     "supervised positions": lambda record: getattr(record.selection, "supervised_positions", None),
     "FLOPs": flops,
-    "training seconds": alone_seconds,
+    # Neither a busy trial's seconds nor what the baseline reaches in them say anything.
+    "training seconds": lambda record: None if record.busy else alone_seconds(record),
 }
 
 
@@ -70,7 +71,7 @@ def matched_table(run: Run) -> Table | None:
             f"What {run.manifest.baseline} reaches at a cost is interpolated between {len(controls)} rows "
             f"({', '.join(controls)}), linearly in the logarithm of the cost. Marked only where the difference, "
             "corrected for the number of strategies (Holm, 5% in all), is not zero. A dash: a cost beyond those rows. "
-            "Seconds are those of the machine at hand."
+            f"Seconds are those of the machine at hand.{run.busy_note}"
         ),
         numbers=pd.DataFrame(numbers),
     )

@@ -2,13 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from harness.analysis.document import Table
 from harness.analysis.metrics import COSTS, QUALITY, MetricInfo
 from harness.analysis.read import Run
 from harness.analysis.strategies import RowStrategy
-from harness.analysis.tables.build import STRATEGY, Filled, build, figures, means, quality_table, seeds, spreads, words
-from harness.analysis.tables.reads import generated_tokens, scaled
+from harness.analysis.tables.build import (
+    STRATEGY,
+    Filled,
+    build,
+    figures,
+    means,
+    quality_table,
+    seeds,
+    spreads,
+    timed,
+    words,
+)  # fmt: skip
+from harness.analysis.tables.reads import generated_tokens, scaled, wall
 
 _QUALITY = [info.key for info in QUALITY]
 _COSTS = [info.key for info in COSTS]
@@ -16,7 +28,7 @@ _COSTS = [info.key for info in COSTS]
 
 def main_table(run: Run) -> Table | None:
     """Build quality, then cost, of every strategy."""
-    caption = f"{run.manifest.grid}: costs are means over seeds and are not compared."
+    caption = f"{run.manifest.grid}: costs are means over seeds and are not compared.{run.busy_note}"
     return quality_table(run, "main", "Quality and cost", _QUALITY + _COSTS, run.labels, caption=caption)
 
 
@@ -142,13 +154,13 @@ def task_table(run: Run) -> Table | None:
         rows,
         caption="By whose text is trained on: the data's (off-policy) or the student's own (on-policy). Generated: "
         "tokens that the student wrote to be trained on, and the seconds that took, which are no part of training's; "
-        "means over seeds.",
+        f"means over seeds.{run.busy_note}",
         extra=[
             words("Regime", lambda label: {"off_policy": "off-policy", "on_policy": "on-policy"}.get(regimes[label])),
             _part(run, "Criterion", "criterion"),
             means(run, "Generated tokens", generated_tokens, "{:,.0f}"),
-            means(run, "Generation (s)", lambda record: record.cost.wall_s.get("rollout"), "{:.1f}"),
-            means(run, "Training (s)", lambda record: record.cost.wall_s.get("train"), "{:.1f}"),
+            timed(run, "Generation (s)", lambda label: run.mean(label, partial(wall, phase="rollout"), timed=True)),
+            timed(run, "Training (s)", lambda label: run.mean(label, partial(wall, phase="train"), timed=True)),
         ],
     )
 

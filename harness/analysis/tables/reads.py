@@ -8,6 +8,11 @@ def flops(record: Record) -> float | None:
     return sum(record.cost.flops.values()) or None
 
 
+def wall(record: Record, phase: str) -> float | None:
+    """Return the seconds of a phase."""
+    return record.cost.wall_s.get(phase)
+
+
 def alone_seconds(record: Record) -> float | None:
     """Return the seconds of prepass, cache, training and generation, as if the trial had shared nothing with others.
 

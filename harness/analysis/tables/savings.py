@@ -9,8 +9,8 @@ import pandas as pd
 from harness.analysis.document import Column, Table
 from harness.analysis.published import Figures
 from harness.analysis.read import Run
-from harness.analysis.tables.build import STRATEGY, Filled, build, figures, metric_column, number, seeds, words
-from harness.analysis.tables.reads import alone_seconds, bytes_per_token, phase_seconds, stored_share
+from harness.analysis.tables.build import STRATEGY, Filled, build, figures, metric_column, number, seeds, timed, words
+from harness.analysis.tables.reads import alone_seconds, bytes_per_token, phase_seconds, stored_share, wall
 
 TOKENS = 100e9
 
@@ -99,18 +99,18 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
     """
     if not any(one.sample_policy is not None for one in run.methods.values()):
         return None
-    base = run.mean(run.manifest.baseline, alone_seconds)
+    base = run.mean(run.manifest.baseline, alone_seconds, timed=True)
     full = published.runtime(None)["wall_hours_total"]
     rows = list[dict[str, Any]]()
     for label in run.labels:
-        train = run.mean(label, lambda record: record.cost.wall_s.get("train"))
+        train = run.mean(label, partial(wall, phase="train"), timed=True)
         if train is None:
             continue
         parts = {
-            "prepass_s": run.mean(label, lambda record: phase_seconds(record, "prepass", ("prepass",))),
-            "cache_s": run.mean(label, lambda record: phase_seconds(record, "cache", _TEACHERS)),
+            "prepass_s": run.mean(label, partial(phase_seconds, phase="prepass", shared=("prepass",)), timed=True),
+            "cache_s": run.mean(label, partial(phase_seconds, phase="cache", shared=_TEACHERS), timed=True),
             "train_s": train,
-            "total_s": run.mean(label, alone_seconds),
+            "total_s": run.mean(label, alone_seconds, timed=True),
         }
         method = run.methods.get(label)
         stores = method is not None and method.teacher in _TARGETS
@@ -131,8 +131,14 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
         [
             words("Strategy", "row"),
             seeds(run),
-            *(figures(heading, name, "{:.1f}") for name, heading in _PARTS.items()),
-            figures(f"Against {run.manifest.baseline or 'the baseline'} (%)", "change_percent", "{:+.0f}"),
+            *(timed(run, heading, name) for name, heading in _PARTS.items()),
+            timed(
+                run,
+                f"Against {run.manifest.baseline or 'the baseline'} (%)",
+                "change_percent",
+                "{:+.0f}",
+                also=run.manifest.baseline,
+            ),
             *(metric_column(run, info) for info in run.measured(("accuracy",))),
             figures("Published selection (h)", "published_selection_hours", "{:.1f}"),
             figures("Published (h)", "published_hours", "{:.1f}"),
@@ -144,9 +150,9 @@ def runtime_table(run: Run, published: Figures) -> Table | None:
             "pass. Total: what the strategy would take if nothing were shared between trials; with its cache at hand, "
             "its training alone. Evaluation and loading are left out. Published: hours on an RTX 3090 for 80M tokens, "
             "single runs (arXiv:2602.01395), and against its Full KD: other hardware, models and data, so compare "
-            "percentages at most."
+            f"percentages at most.{run.busy_note}"
         ),
-        numbers=pd.DataFrame(rows),
+        numbers=run.flagged(pd.DataFrame(rows)),
     )
 
 
