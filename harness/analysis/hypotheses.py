@@ -124,6 +124,12 @@ def margin_of(run: Run, metric: str) -> float | None:
     """
     if metric in run.manifest.margin:
         return run.manifest.margin[metric]
+    ends = anchors(run, metric)
+    return None if ends is None else abs(ends[0] - ends[1]) / 10
+
+
+def anchors(run: Run, metric: str) -> tuple[float, float] | None:
+    """Return the means of the student as it is and of the teacher; None unless both are finite and apart."""
     means = [
         float(run.row(label, metric)["mean"])
         for model in ("student", "teacher")
@@ -132,7 +138,7 @@ def margin_of(run: Run, metric: str) -> float | None:
     ]
     if len(means) != 2 or not all(map(math.isfinite, means)) or means[0] == means[1]:
         return None
-    return abs(means[0] - means[1]) / 10
+    return means[0], means[1]
 
 
 def not_worse(run: Run, metric: str, rows: Iterable[str], margin: float) -> dict[str, bool]:

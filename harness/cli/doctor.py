@@ -12,6 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config import arithmetic
+from harness.config.errors import UserError
+from harness.config.workloads import load_workload
+from harness.records.layout import Results
+from harness.trial.itself import distil_into_itself
 
 PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "ray", "accelerate", "numpy", "pandas", "pydantic")
 
@@ -37,6 +41,22 @@ def examine(console: Console) -> None:
     table.add_row("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB")
     table.add_row("hub", _hub())
     console.print(table)
+
+
+def check_workload(console: Console, name: str, results: Path) -> None:
+    """Distil a workload's teacher into itself, and print what was found in one line.
+
+    Raises:
+        UserError: there is something to learn; or the workload or its teacher cannot be read.
+    """
+    steps = distil_into_itself(load_workload(name, Results(results).models))
+    told = "; ".join(
+        f"{step.label} loss {step.loss_nats:.1e} nats (at most {step.tolerance:g}), gradient {step.gradient:.1e}"
+        for step in steps
+    )
+    if not all(step.holds for step in steps):
+        raise UserError(f"workload {name!r}: its teacher distilled into itself must have loss 0, it has: {told}")
+    console.print(f"{name}: its teacher distilled into itself has nothing to learn: {told}", soft_wrap=True)
 
 
 def _version(package: str) -> str:

@@ -277,11 +277,24 @@ def list_(
 
 
 @app.command()
-def doctor() -> None:
-    """Show versions and devices, and whether the hub can be reached."""
-    from harness.cli.doctor import examine
+def doctor(
+    workload: Annotated[
+        str | None,
+        typer.Option(help="Also distil this workload's teacher into itself: the loss must be 0.", metavar="NAME"),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Where fetched models of the workload are; results if left out.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Show versions and devices, and whether the hub can be reached; check a workload's teacher."""
+    from harness.cli.doctor import check_workload, examine
+    from harness.config.errors import UserError
 
+    if workload is None and results is not None:
+        raise UserError("--results says where a workload's models are: it goes with --workload")
     examine(console())
+    if workload is not None:
+        check_workload(console(), workload, results or Path("results"))
 
 
 def main() -> None:

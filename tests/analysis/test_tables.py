@@ -1,6 +1,7 @@
 """Tables, findings and the comparison with the published figures, on synthetic records with known effects."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from harness.analysis.read import Run
 from harness.analysis.strategies import RowStrategy, method
 from harness.analysis.tables import document_tables
 from harness.analysis.tables.beside import agree
+from harness.analysis.tables.validity import validity_table
+from harness.records.record import Supervision
 from harness.records.store import read_manifest
 
 GLS = component("gls", capacity=30000)
@@ -466,3 +469,32 @@ def test_a_trial_is_busy_by_its_own_thread_on_a_processor(device: str, own: floa
     threads = {} if own is None else {"train": own}
     cost = record.cost.model_copy(update={"wall_s": {"train": 10.0}, "cpu_s": {"train": 5.0}, "thread_s": threads})
     assert record.model_copy(update={"environment": {"device": device}, "cost": cost}).busy == busy
+
+
+def test_a_report_says_whether_its_workload_can_tell(tmp_path: Path):
+    rows = {"Full KD": strategy(), "SE-KD": strategy(position=top_k("student_entropy")), "No KD": NO_KD, "T": TEACHER}
+    run = grid(tmp_path, rows, {"T": 2.0, "Full KD": 1.0})
+    table = {table.name: table for table in document_tables(run)}["validity"]
+    found = {str(row[0].text): row for row in table.rows}
+    assert found["Gap recovered, held-out loss"][1].value == pytest.approx(0.5, abs=0.05)
+    assert found["Gap recovered, accuracy"][1].value == pytest.approx(_recovered(run), abs=1e-9)
+    assert found["Teacher above student"][2].text == "in all of 1"
+    assert found["Budget realised"][2].text == "no row has a budget and a record of what it supervised"
+    assert found["Overlap of selections"][2].text == "not in the record"
+    upside_down = grid(tmp_path / "other", rows, {"T": -2.0})
+    table = {table.name: table for table in document_tables(upside_down)}["validity"]
+    assert "not in Accuracy" in [row[2].text for row in table.rows]
+
+
+def _recovered(run: Run) -> float:
+    own, student, teacher = (run.row(label, "accuracy")["mean"] for label in ("Full KD", "No KD", "T"))
+    return float((own - student) / (teacher - student))
+
+
+def test_a_budget_that_is_not_realised_is_named(tmp_path: Path):
+    run = grid(tmp_path, {"Full KD": strategy(), "SE-KD": strategy(position=top_k("student_entropy"))}, {})
+    seen = Supervision(valid_positions=100, supervised_positions=29, realised_fraction=0.29)
+    records = tuple(record and record.model_copy(update={"selection": seen}) for record in run.frames.records)
+    table = validity_table(Run(run.manifest, replace(run.frames, records=records)))
+    assert [row[2].text for row in table.rows if row[0].text == "Budget realised"] == ["SE-KD 29.0% of 20.0% asked"]
+    assert "takes finished rows of the baseline, of No KD" in table.rows[0][2].text

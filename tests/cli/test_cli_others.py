@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,10 +17,13 @@ from rich.console import Console
 from harness.cli import main as cli
 from harness.cli.catalogue import KINDS, print_catalogue
 from harness.cli.components import of_registry, of_source
-from harness.cli.doctor import examine
+from harness.cli.doctor import check_workload, examine
 from harness.cli.shared import TRAINING
-from harness.config.errors import UnknownNameError
+from harness.config.errors import UnknownNameError, UserError
 from harness.config.expand import presets
+from harness.models.head import Head
+from harness.teacher.interface import Teacher
+from harness.teacher.live import online_teacher
 from strategies.registry import CLASSES, CRITERIA, POLICIES, REGISTRIES, SAMPLES, SIGNALS, Registry
 
 PROJECT = Path(__file__).parents[2]
@@ -100,6 +105,23 @@ def test_doctor_names_versions_and_says_how_the_hub_is(
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("torch", "transformers", "ray", "gpu", "cores"))
     assert "switched off by HF_HUB_OFFLINE" in shown
+
+
+def test_doctor_finds_nothing_to_learn_in_a_teacher_distilled_into_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    check_workload(Console(width=400), "tiny", Path("results"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("tiny: its teacher distilled into itself has nothing to learn: Full KD loss ")
+    assert "SE-KD 20% loss " in line
+
+
+def test_doctor_refuses_a_teacher_that_is_not_what_the_student_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(*args: Any) -> Teacher:
+        teacher = online_teacher(*args)
+        return replace(teacher, head=Head(weight=teacher.head.weight * 1.1))
+
+    monkeypatch.setattr("harness.trial.itself.online_teacher", shifted)
+    with pytest.raises(UserError, match=r"workload 'tiny': its teacher .* must have loss 0, it has: Full KD loss"):
+        check_workload(Console(), "tiny", Path("results"))
 
 
 # Whatever the extra `train` installs is not there for this process.

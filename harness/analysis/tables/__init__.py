@@ -21,6 +21,7 @@ from harness.analysis.tables.quality import (
     task_table,
 )  # fmt: skip
 from harness.analysis.tables.savings import runtime_table, storage_table
+from harness.analysis.tables.validity import validity_table
 
 __all__ = ["document_tables"]
 
@@ -31,7 +32,8 @@ def document_tables(run: Run) -> tuple[Table, ...]:
     Which ones there are depends on what the grid's strategies vary, read from the records: the paper's tables of
     importance metrics, selection policies, several axes and regimes; quality at equal cost, costs beside quality,
     storage, run time of sample selection, memory and speed of the selective head; standard deviations, further metrics,
-    every difference with its intervals, what is noise, the methods; ours beside the published figures.
+    every difference with its intervals, what is noise, whether the workload can tell, the methods; ours beside the
+    published figures.
 
     Raises:
         UnknownNameError: the baseline is not one of the grid's labels.
@@ -39,6 +41,7 @@ def document_tables(run: Run) -> tuple[Table, ...]:
     figures = published.load()
     built = [
         main_table(run),
+        validity_table(run),
         importance_table(run),
         policy_table(run),
         multi_axis_table(run),
