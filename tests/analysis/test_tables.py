@@ -496,5 +496,6 @@ def test_a_budget_that_is_not_realised_is_named(tmp_path: Path):
     seen = Supervision(valid_positions=100, supervised_positions=29, realised_fraction=0.29)
     records = tuple(record and record.model_copy(update={"selection": seen}) for record in run.frames.records)
     table = validity_table(Run(run.manifest, replace(run.frames, records=records)))
+    assert table is not None
     assert [row[2].text for row in table.rows if row[0].text == "Budget realised"] == ["SE-KD 29.0% of 20.0% asked"]
     assert "takes finished rows of the baseline, of No KD" in table.rows[0][2].text

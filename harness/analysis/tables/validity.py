@@ -16,8 +16,10 @@ _HEADLINES = ("accuracy", "heldout_loss")
 _BUDGET_SLACK = 0.02
 
 
-def validity_table(run: Run) -> Table:
-    """Build the checks, one a row: what was found, as a number where it is one, and what it is of."""
+def validity_table(run: Run) -> Table | None:
+    """Build the checks, one a row: what was found, as a number where it is one; None where nothing finished."""
+    if not any(run.records.values()):
+        return None
     rows = [*_recovered(run), _budgets(run), _above(run), *_overlaps(run)]
     return build(
         "validity",
@@ -79,6 +81,6 @@ def _above(run: Run) -> dict[str, Any]:
 
 def _overlaps(run: Run) -> Iterator[dict[str, Any]]:
     table = run.frames.tables.get("overlap")
-    said = "not in the record" if table is None else "in the figure of overlap, of the steps that were looked at"
+    said = "not in the record" if table is None else "in figure overlap-drift, at the steps that were looked at"
     yield _row("Overlap of selections", said)
     yield _row("13-gram overlap of training text with held-out items", "not in the record")
