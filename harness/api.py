@@ -236,7 +236,11 @@ def _resolve(given: str | Mapping[str, Any] | Strategy) -> Method:
         found = list(expand(given if isinstance(given, str) else dict(given), where="strategy"))
         if len(found) != 1:
             raise UserError(f"strategy: its sweep stands for {len(found)} strategies; give one")
-        strategy = found[0]
+        strategy, overrides = found[0]
+        if overrides:
+            raise UserError(
+                "strategy: workload changes how a grid's row is trained, and this is one step: leave it out"
+            )
     if not isinstance(strategy, Method):
         raise UserError(f"strategy {strategy.label!r} trains nothing")
     check_single_step(strategy)

@@ -47,11 +47,12 @@ def compare_runs(here: Run, there: Run) -> Section:
 def match(here: Run, there: Run) -> dict[str, str]:
     """Match the labels of two runs; those of `here` that have no counterpart are left out."""
     ours, theirs = _identities(here), _identities(there)
-    by_identity = {identity: label for label, identity in reversed(theirs.items())}
     by_trial = {entry.trial_id: entry.label for entry in there.manifest.trials}
     found = {}
     for label in here.labels:
-        other = by_identity.get(ours.get(label, ""))
+        alike = [other for other, identity in theirs.items() if identity == ours.get(label)]
+        # Rows of one strategy that differ in the workload alone are told apart by their labels.
+        other = label if label in alike else next(iter(alike), None)
         trials = (entry.trial_id for entry in here.manifest.trials if entry.label == label)
         other = other or next((by_trial[trial] for trial in trials if trial in by_trial), None)
         if other is not None:

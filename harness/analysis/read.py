@@ -104,13 +104,18 @@ class Run:
         return numbers.assign(busy=numbers["label"].isin(self.busy)) if self.busy else numbers
 
     @cached_property
-    def strategies(self) -> dict[str, dict[str, Any]]:
-        """The strategy of each label that left a record, as the record states it."""
-        stated: dict[str, dict[str, Any]] = {}
+    def stated(self) -> dict[str, Record]:
+        """A record of each label that left one which states its strategy and its workload."""
+        stated: dict[str, Record] = {}
         for entry, record in zip(self.manifest.trials, self.frames.records, strict=True):
             if record is not None and record.strategy:
-                stated.setdefault(entry.label, record.strategy)
+                stated.setdefault(entry.label, record)
         return stated
+
+    @cached_property
+    def strategies(self) -> dict[str, dict[str, Any]]:
+        """The strategy of each label that left a record, as the record states it."""
+        return {label: record.strategy for label, record in self.stated.items()}
 
     @cached_property
     def methods(self) -> dict[str, RowStrategy]:

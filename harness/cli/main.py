@@ -33,6 +33,7 @@ from harness.cli.shared import (
     ResultsFolder,
     Sample,
     Seeds,
+    Settings,
     SplitName,
     Trackers,
     WorkloadName,
@@ -44,6 +45,7 @@ from harness.cli.shared import (
 )
 from harness.cli.workload import workload_app
 from harness.config.errors import UnknownNameError, UserError, one_line
+from harness.config.overrides import parse_settings
 from harness.records.layout import Results
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def run(
     results: ResultsFolder = Path("results"),
     reports: Reports = Path("reports"),
     workload: WorkloadName = None,
+    settings: Settings = None,
     split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
@@ -108,7 +111,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
-    take_arithmetic(workload or str(grid))
+    overrides = parse_settings(settings or ())
+    take_arithmetic(workload or str(grid), overrides)
     from harness.config.plugins import load_plugins
     from harness.run.needs import check_needs
     from harness.run.options import Options, parse_trackers
@@ -138,6 +142,7 @@ def run(
         grid,
         place,
         workload=workload,
+        overrides=overrides,
         split=split,
         seeds=_seeds(seeds),
         labels=tuple(only or ()),
@@ -166,6 +171,7 @@ def plan(
     ] = None,
     results: ResultsFolder = Path("results"),
     workload: WorkloadName = None,
+    settings: Settings = None,
     split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
@@ -188,6 +194,7 @@ def plan(
 
     if mfu is not None and gpu is None:
         raise UserError("--mfu is a share of a GPU's peak: name the GPU with --gpu")
+    overrides = parse_settings(settings or ())
     load_plugins(plugin or ())
     place = Results(results)
     if grid is None or gpu is not None or calibrate:
@@ -197,8 +204,9 @@ def plan(
         part = (split, seeds, only, sample) != (None, None, None, None)
         share = MFU if mfu is None else mfu
         forecast_and_print(
-            console(), grid, workload, teacher=teacher, gpu=gpu, mfu=share, results=place, steps=calibrate, part=part
-        )
+            console(), grid, workload, overrides=overrides, teacher=teacher, gpu=gpu, mfu=share, results=place,
+            steps=calibrate, part=part,
+        )  # fmt: skip
         return
     from harness.run.plan import make_plan, print_plan
 
@@ -207,6 +215,7 @@ def plan(
         grid,
         place,
         workload=workload,
+        overrides=overrides,
         split=split,
         seeds=_seeds(seeds),
         labels=labels,

@@ -6,6 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from harness.cli.shared import check_writable, command_line, console, take_arithmetic
 from harness.config.arithmetic import check_arithmetic, set_arithmetic
 from harness.config.errors import UserError
+from harness.config.overrides import parse_settings
 from harness.config.yaml import read_text
 from harness.records.layout import Results
 
@@ -49,7 +51,8 @@ def reproduce(
     check_writable(*(folder for folder in (results, table and table.parent) if folder is not None))
     made = _made_by(context, report)
     _need(report, made)
-    take_arithmetic(made["workload"] or str(made["grid"]))
+    made["overrides"] = parse_settings(made["settings"] or ())
+    take_arithmetic(made["workload"] or str(made["grid"]), made["overrides"])
     if kind is not None:
         set_arithmetic(kind)
     from harness.analysis.write.reproduced import show, write
@@ -62,7 +65,7 @@ def reproduce(
     except UserError as error:
         raise UserError(f"{report} cannot be reproduced: {error}") from None
     original = read_report(report)
-    command = Command(**{name: made[name] for name in ("grid", "workload", "split", "diagnostics", "teacher", "cpu")})
+    command = Command(**{field.name: made[field.name] for field in fields(Command)})
     drawn = secrets.randbelow(_SEEDS) if seed is None else seed
     with _folder(results) as folder:
         place = Results(folder)

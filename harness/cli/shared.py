@@ -13,6 +13,7 @@ from rich.console import Console
 
 from harness.config.arithmetic import check_environment, set_arithmetic
 from harness.config.errors import UserError
+from harness.config.overrides import NOTHING, Overrides
 from harness.config.workloads import read_workload
 from harness.config.yaml import read_yaml
 
@@ -37,6 +38,14 @@ Reports = Annotated[Path, typer.Option(help="Where reports are written.", metava
 WorkloadName = Annotated[
     str | None,
     typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a setting of the workload, e.g. optimisation.learning_rate=3e-4; repeatable. Other trials.",
+        metavar="KEY=VALUE",
+    ),
 ]
 SplitName = Annotated[
     str | None,
@@ -121,11 +130,12 @@ def typed_options(context: typer.Context) -> list[str]:
     return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def take_arithmetic(what: str) -> None:
+def take_arithmetic(what: str, overrides: Overrides = NOTHING) -> None:
     """Set the arithmetic that a workload asks for; before anything imports torch, which plugins may do too.
 
     Args:
         what: a workload's name or file, or the file of a grid that names one.
+        overrides: what stands in the workload instead.
 
     Raises:
         UserError: as `read_workload`, or the processor lacks what the environment asks of it.
@@ -138,7 +148,7 @@ def take_arithmetic(what: str) -> None:
     grid = read_yaml(Path(what)) if is_file else {}
     name = grid.get("workload") if "strategies" in grid else what
     if isinstance(name, str):
-        set_arithmetic(read_workload(name).resources.arithmetic)
+        set_arithmetic(read_workload(name, overrides).resources.arithmetic)
 
 
 def check_writable(*folders: Path) -> None:

@@ -11,6 +11,7 @@ from harness.config import Grid, Method, Strategy
 from harness.config.errors import UserError, unknown
 from harness.config.labels import describe
 from harness.config.legality import check_strategy
+from harness.config.overrides import overridden, parse_row, put
 from harness.config.strategy import read_strategy
 from harness.config.yaml import first_comment, merge, parse, read_yaml
 
@@ -28,12 +29,16 @@ def load_grid(path: Path) -> Grid:
     entries = payload.get("strategies")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: strategies is empty: list at least one preset or strategy")
-    resolved = [
-        strategy
+    if "overrides" in payload:
+        raise UserError(f"{path}: unknown key 'overrides': what a row changes of the workload is the row's `workload`")
+    rows = [
+        row
         for number, entry in enumerate(entries, start=1)
-        for strategy in expand(entry, where=f"{path}: strategies[{number}]")
+        for row in expand(entry, where=f"{path}: strategies[{number}]")
     ]
-    fields = {"name": path.stem, "hypothesis": first_comment(path), **payload, "strategies": resolved}
+    fields = {"name": path.stem, "hypothesis": first_comment(path), **payload}
+    fields["strategies"] = [strategy for strategy, _ in rows]
+    fields["overrides"] = {strategy.label: overrides for strategy, overrides in rows if overrides}
     return parse(Grid, fields, where=str(path))
 
 
@@ -77,8 +82,10 @@ def method(name: str) -> Method:
     return methods[name]
 
 
-def expand(entry: Any, *, where: str) -> Iterator[Strategy]:
+def expand(entry: Any, *, where: str) -> Iterator[tuple[Strategy, dict[str, Any]]]:
     """Turn one entry of a grid file, named `where` in an error, into the strategies it stands for.
+
+    Each comes with what its row changes of the workload, by dotted path.
 
     Raises:
         UserError: it cannot mean what it says.
@@ -93,11 +100,16 @@ def expand(entry: Any, *, where: str) -> Iterator[Strategy]:
             raise unknown("preset", str(preset), presets())
         base = presets()[preset].model_dump(by_alias=True, exclude_unset=True)
         fields = merge(base, fields)
+    if "workload" in fields:
+        fields["workload"] = overridden({}, parse_row(fields["workload"], where=where), where=where)
     for variant in _sweep(fields, where):
-        label = variant.get("label")
+        label, overrides = variant.get("label"), parse_row(variant.pop("workload", {}), where=where)
         strategy = read_strategy({**variant, "label": str(label or "")}, where=where)
         check_strategy(strategy, where=where)
-        yield strategy.model_copy(update={"label": describe(strategy, str(label) if label else None)})
+        if overrides and not strategy.train:
+            raise UserError(f"{where}: train is false, so workload would do nothing: leave it out")
+        named = describe(strategy, str(label) if label else None, overrides)
+        yield strategy.model_copy(update={"label": named}), overrides
 
 
 def _sweep(fields: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
@@ -110,14 +122,5 @@ def _sweep(fields: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*sweep.values()):
         variant = dict(fields)
         for dotted, value in zip(sweep, values, strict=True):
-            *parents, leaf = dotted.split(".")
-            node = variant
-            for parent in parents:
-                inner = node.get(parent, {})
-                if not isinstance(inner, dict):
-                    raise UserError(f"{where}: sweep path {dotted!r} goes through {parent!r}, which is not a mapping")
-                child = dict(inner)  # each variant has mappings of its own along the path
-                node[parent] = child
-                node = child
-            node[leaf] = value
+            variant = put(variant, dotted, value, where=f"{where}: sweep path {dotted!r}")
         yield variant

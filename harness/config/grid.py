@@ -1,7 +1,7 @@
 """What a grid is: strategies, on a workload, over seeds."""
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,7 @@ class Grid(Frozen):
         margin: by metric, in its own unit, how much worse than the baseline is still not worse; a tenth of what
             lies between the student as it is and the teacher if left out.
         claims: what the report is to judge.
+        overrides: by label, what a row changes of the workload, by dotted path; written as the row's `workload`.
     """
 
     name: Slug
@@ -50,6 +51,7 @@ class Grid(Frozen):
     margin: dict[str, Margin] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     strategies: tuple[Strategy, ...]
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
     def _labels(self) -> "Grid":

@@ -2,6 +2,7 @@
 
 from harness.config import Choice, Method, Rollout, Strategy
 from harness.config.errors import UserError
+from harness.config.overrides import NOTHING, Overrides, describe_value
 from strategies.registry import CLASSES
 
 _SLOTS = (
@@ -10,8 +11,10 @@ _SLOTS = (
 )  # fmt: skip
 
 
-def describe(strategy: Strategy, template: str | None = None) -> str:
-    """Fill a label template, text with any of `_SLOTS` in braces, or make a label from the strategy's parts.
+def describe(strategy: Strategy, template: str | None = None, overrides: Overrides = NOTHING) -> str:
+    """Fill a label template, or make a label from the strategy's parts and what its row changes of the workload.
+
+    A template is text with any of `_SLOTS`, or of the settings that are changed (`learning_rate`), in braces.
 
     Raises:
         UserError: the template names something else.
@@ -19,11 +22,14 @@ def describe(strategy: Strategy, template: str | None = None) -> str:
     parts = dict.fromkeys(_SLOTS, "") | {"temperature": "1", "lambda": "1"}
     if isinstance(strategy, Method):
         parts |= _parts(strategy)
+    changed = {path.rpartition(".")[2]: describe_value(value) for path, value in overrides.items()}
+    parts |= changed
     if template is None:
         named = [parts[key] for key in ("signal", "policy", "budget", "criterion", "classes") if parts[key]]
         chosen = [parts[key] for key in ("sample_signal", "sample_policy", "sample_budget") if parts[key]]
         named += [f"samples {' '.join(chosen)}"] if chosen else []
-        return ", ".join(named + ([parts["rollout"]] if parts["rollout"] else [])) or "as it is"
+        named += [parts["rollout"]] if parts["rollout"] else []
+        return ", ".join(named + [f"{key.replace('_', ' ')} {value}" for key, value in changed.items()]) or "as it is"
     try:
         return template.format(**parts)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):

@@ -150,7 +150,7 @@ class Data(Frozen):
 
 
 class Optimisation(Frozen):
-    """How the student is trained; the same for every strategy of a grid.
+    """How the student is trained; the same for every row of a grid that does not say otherwise.
 
     Attributes:
         optimiser: `adamw`, or `adamw_8bit` with states of 8 bits (torchao or bitsandbytes, for a GPU).

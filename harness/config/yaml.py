@@ -60,18 +60,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it does not parse (names line and column), or is not a mapping with text keys.
     """
-    try:
-        payload = yaml.load(read_text(path), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
+    payload = load_text(read_text(path), where=str(path))
     if not isinstance(payload, dict) or not all(isinstance(key, str) for key in payload):
         found = "nothing" if payload is None else f"a {type(payload).__name__}"
         raise UserError(f"{path} must hold a mapping of keys to values, it holds {found}")
     return payload
+
+
+def load_text(text: str, *, where: str) -> Any:
+    """Read YAML; `where` names the text in an error.
+
+    Raises:
+        UserError: it does not parse; names line and column.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where}{place}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {error}") from None
 
 
 def first_comment(path: Path) -> str:

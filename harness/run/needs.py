@@ -37,7 +37,7 @@ def check_needs(trials: Sequence[Trial], results: Results, options: Options) -> 
     """Refuse trials that could not end, by the same forecast that `harness plan` prints.
 
     Args:
-        trials: what is to run, of one workload.
+        trials: what is to run, of one workload, in whose optimisation and adapters they may differ.
         results: where caches and checkpoints go.
         options: where and how they run. Of a cluster, only the disk is asked: its workers have the devices.
 
@@ -58,7 +58,7 @@ def check_needs(trials: Sequence[Trial], results: Results, options: Options) -> 
             f"{torch.__version__} finds {there or 'none'} here; --cpu trains on the CPU, and says how long that takes"
         )
     if trained and (wanted or options.cpu):
-        _check_memory([trial.method for trial in trained], workload)
+        _check_memory(trained)
 
 
 def gpus_of(trials: Sequence[Trial]) -> float:
@@ -98,7 +98,7 @@ def _check_disk(trials: Sequence[Trial], results: Results, options: Options) -> 
     what = {kind: num_bytes - there[kind] for kind, num_bytes in needed.items() if num_bytes > there[kind]}
     checkpoints, at_once = 0, _at_once(trials)
     if trained and options.checkpoint_every != Interval():
-        each_bytes = checkpoint_size(workload)
+        each_bytes = max(map(checkpoint_size, _workloads(trained)))
         checkpoints = max(_CHECKPOINTS * each_bytes * at_once - there["checkpoints"], 0)
     root = results.root.absolute()
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
@@ -146,16 +146,23 @@ def _at_once(trials: Sequence[Trial]) -> int:
     return max(1, min(int(room), sum(trial.strategy.train for trial in trials)))
 
 
-def _check_memory(strategies: Sequence[Method], workload: Workload) -> None:
+def _workloads(trials: Sequence[Trial]) -> list[Workload]:
+    """Return the different workloads of trials."""
+    return list({trial.workload.model_dump_json(): trial.workload for trial in trials}.values())
+
+
+def _check_memory(trials: Sequence[Trial]) -> None:
     """Refuse what all of the smallest GPU's memory could not hold, or all that a trial on the CPU may take."""
-    room = min(_gpu_memory()) if workload.resources.gpus else memory_share(1)
+    room = min(_gpu_memory()) if trials[0].workload.resources.gpus else memory_share(1)
     # Of rows that have their teacher and their logits in the same way, those of most positions take the most.
-    heaviest: dict[tuple[object, ...], Method] = {}
-    for one in strategies:
-        key = (one.teacher, one.flow, one.feature is None, one.rollout is None)
-        if key not in heaviest or _budget(one) > _budget(heaviest[key]):
-            heaviest[key] = one
-    for one in heaviest.values():
+    heaviest: dict[tuple[object, ...], Trial] = {}
+    for trial in trials:
+        one = trial.method
+        key = (one.teacher, one.flow, one.feature is None, one.rollout is None, trial.workload.model_dump_json())
+        if key not in heaviest or _budget(one) > _budget(heaviest[key].method):
+            heaviest[key] = trial
+    for trial in heaviest.values():
+        one, workload = trial.method, trial.workload
         taken = fullest(footprint(one, workload), one, workload)
         if taken > room:
             raise UserError(

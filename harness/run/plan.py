@@ -1,7 +1,7 @@
 """What a grid would do and what it would cost, before anything is trained."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from harness.config import Diagnostics, Grid, Workload
 from harness.config.errors import UserError
 from harness.config.expand import load_grid, taught
 from harness.config.legality import Facts, check_diagnostics
-from harness.config.workloads import load_workload
+from harness.config.overrides import NOTHING, Overrides
+from harness.config.workloads import load_workloads
 from harness.data.documents.corpus import other_versions
 from harness.distill.probe import probe, probe_shadows
 from harness.evaluate.evaluation import SPLITS, check_split
@@ -71,6 +72,7 @@ def make_plan(
     results: Results,
     *,
     workload: str | None = None,
+    overrides: Overrides = NOTHING,
     split: str | None = None,
     seeds: tuple[int, ...] | None = None,
     labels: tuple[str, ...] = (),
@@ -88,6 +90,7 @@ def make_plan(
         path: the grid file.
         results: where finished trials are looked for.
         workload: instead of the grid's.
+        overrides: what stands in the workload instead, by dotted path; what a row says stands over it.
         split: report on `validation` or `test` instead of the grid's split.
         seeds: run only these of the grid's seeds.
         labels: run only the strategies whose label begins like one of these.
@@ -106,21 +109,22 @@ def make_plan(
             broken plug-in.
         UnknownNameError: a name nobody registered.
     """
-    grid, loaded = _question(path, results, workload, split, sample, diagnostics, teacher, cpu=cpu)
+    grid = _question(path, split, sample, diagnostics, teacher)
+    grid, loaded, own = _on_workload(grid, workload, overrides, results.models, cpu=cpu)
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         check_diagnostics(loaded)
         probe_shadows()
     new = not results.trials.exists()
     if admit is not None and new:
-        admit(only(make_trials(grid, loaded, {}), labels=labels, seeds=seeds))
+        admit(only(make_trials(grid, loaded, {}, own=own), labels=labels, seeds=seeds))
     digests = fingerprints(loaded, results)
     check_split(loaded.evaluation, grid.split, loaded.folder)
-    if loaded.lora is not None:
-        shape_model(loaded.student, loaded.folder, lora=loaded.lora)  # refuses layers that the student does not have
+    for lora in {each.lora for each in (loaded, *own.values())} - {None}:
+        shape_model(loaded.student, loaded.folder, lora=lora)  # refuses layers that the student does not have
     if loaded.resources.shard_student:
         layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
-    trials = make_trials(grid, loaded, digests, _facts(grid, loaded))
+    trials = make_trials(grid, loaded, digests, _facts(grid, loaded), own=own)
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
     unique = dict[str, Trial]()
     for trial in trials:
@@ -133,26 +137,27 @@ def make_plan(
     return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), chosen=chosen, todo=todo, rows=rows)
 
 
-def _question(
-    path: Path,
-    results: Results,
-    workload: str | None,
-    split: str | None,
-    sample: int | None,
-    diagnostics: int | None,
-    teacher: str | None,
-    *,
-    cpu: bool,
-) -> tuple[Grid, Workload]:
-    """Read a grid and its workload, and change them as the command line asks."""
-    grid = load_grid(path)
-    loaded = load_workload(workload or grid.workload, results.models)
+def _on_workload(
+    grid: Grid, workload: str | None, overrides: Overrides, models: Path, *, cpu: bool
+) -> tuple[Grid, Workload, Mapping[str, Workload]]:
+    """Load a grid's workload and those of its rows, as the command line asks for them."""
+    loaded, own = load_workloads(workload or grid.workload, models, grid, overrides)
     if cpu:
-        resources = loaded.resources.model_copy(update={"gpus": 0.0, "teacher_gpus": 0})
-        loaded = loaded.model_copy(update={"resources": resources})
-    if workload is not None and workload != grid.workload:
+        gpus = {"gpus": 0.0, "teacher_gpus": 0}
+        loaded, *others = (
+            each.model_copy(update={"resources": each.resources.model_copy(update=gpus)})
+            for each in (loaded, *own.values())
+        )
+        own = dict(zip(own, others, strict=True))
+    if overrides or (workload is not None and workload != grid.workload):
         # Another question: its table must not replace the grid's own.
         grid = grid.model_copy(update={"name": f"{grid.name}-{loaded.name}"})
+    return grid, loaded, own
+
+
+def _question(path: Path, split: str | None, sample: int | None, diagnostics: int | None, teacher: str | None) -> Grid:
+    """Read a grid, and change it as the command line asks."""
+    grid = load_grid(path)
     if split is not None:
         grid = _reported_on(grid, split)
     if teacher is not None:
@@ -162,7 +167,7 @@ def _question(
         grid = _sampled(grid, sample)
     if diagnostics is not None:
         grid = _watched(grid, diagnostics)
-    return grid, loaded
+    return grid
 
 
 def _reported_on(grid: Grid, split: str) -> Grid:

@@ -14,6 +14,7 @@ from harness.analysis.reproduced import Reproduced
 from harness.config import Workload
 from harness.config.arithmetic import Arithmetic
 from harness.config.errors import UnknownNameError, UserError, first_line, unknown
+from harness.config.overrides import NOTHING, Overrides
 from harness.config.strategy import read_strategy
 from harness.data.documents.corpus import installed_versions
 from harness.records.layout import Results
@@ -36,6 +37,7 @@ class Command:
     Attributes:
         grid: the grid's file.
         workload: instead of the grid's, None for that one.
+        overrides: what stands in the workload instead, by dotted path.
         split: instead of the grid's, None for that one.
         diagnostics: at every so many steps, None for what the grid says.
         teacher: `online` for every strategy that would read the teacher's cached states.
@@ -44,6 +46,7 @@ class Command:
 
     grid: Path
     workload: str | None = None
+    overrides: Overrides = NOTHING
     split: str | None = None
     diagnostics: int | None = None
     teacher: str | None = None
@@ -127,6 +130,7 @@ def plan_again(
             command.grid,
             results,
             workload=command.workload,
+            overrides=command.overrides,
             split=command.split,
             diagnostics=command.diagnostics,
             teacher=command.teacher,
@@ -141,13 +145,13 @@ def plan_again(
         entries = random.Random(seed).sample(entries, num)  # noqa: S311 - not a secret
     records: dict[str, tuple[ManifestEntry, Record]] = {}
     for entry, record in entries:
-        trial = _counterpart(plan, record)
+        trial = _counterpart(plan, entry, record)
         if trial is None:
             raise UserError(
                 f"{original.folder} cannot be reproduced: {command.grid} has no such trial as {entry.label}, seed "
                 f"{entry.seed}, any more"
             )
-        _check_workload(original, record, plan.workload)
+        _check_workload(original, record, trial.workload)
         records[trial.id] = (entry, record)
     trials = tuple(_with(trial, arithmetic) for trial in plan.trials if trial.id in records)
     workload = plan.workload if not trials else trials[0].workload
@@ -197,23 +201,20 @@ def _chosen(original: Original, only: Sequence[str]) -> list[tuple[ManifestEntry
     return [(entry, record) for entry, record in original.finished if entry.label in kept]
 
 
-def _counterpart(plan: Plan, record: Record) -> Trial | None:
-    """Return the grid's trial of a record's strategy and seed."""
+def _counterpart(plan: Plan, entry: ManifestEntry, record: Record) -> Trial | None:
+    """Return the grid's trial of a record's strategy and seed; of rows that differ in the workload alone, its own."""
     try:
         identity = read_strategy(record.strategy).identity()
     except UserError:  # a setting that strategies do not have any more
         return None
-    return next(
-        (each for each in plan.trials if (each.strategy.identity(), each.seed) == (identity, record.seed)), None
-    )
+    found = [row for row in plan.rows if (row[1].strategy.identity(), row[1].seed) == (identity, record.seed)]
+    alike = [(not _changes(record, trial.workload), label == entry.label) for label, trial in found]
+    return found[alike.index(max(alike))][1] if found else None
 
 
 def _check_workload(original: Original, record: Record, workload: Workload) -> None:
     """Refuse a workload that computes something else than a record's."""
-    now = workload.model_dump(mode="json")
-    sections = [f"{name}.{key}" for name, keys in NOT_IDENTITY.items() if isinstance(keys, set) for key in keys]
-    changes = reproduced.changed_workload(record.workload, now, [*_IGNORED, *sections])
-    if changes:
+    if changes := _changes(record, workload):
         raise UserError(
             f"{original.folder} cannot be reproduced: its workload {workload.name} has changed: {changes[0]}"
         )
@@ -225,6 +226,12 @@ def _check_workload(original: Original, record: Record, workload: Workload) -> N
                 f"{original.folder} cannot be reproduced: its documents are of {package}, and {versions[name]} is "
                 f"installed: pip install {name}=={version}"
             )
+
+
+def _changes(record: Record, workload: Workload) -> list[str]:
+    """Say in what a workload computes something else than a record's."""
+    sections = [f"{name}.{key}" for name, keys in NOT_IDENTITY.items() if isinstance(keys, set) for key in keys]
+    return reproduced.changed_workload(record.workload, workload.model_dump(mode="json"), [*_IGNORED, *sections])
 
 
 def _with(trial: Trial, arithmetic: Arithmetic | None) -> Trial:

@@ -110,9 +110,21 @@ def shows_enough(trial: Trial, had: Mapping[str, int] | None) -> bool:
 
 
 def make_trials(
-    grid: Grid, workload: Workload, fingerprints: Mapping[str, str], facts: Facts = NO_FACTS
+    grid: Grid,
+    workload: Workload,
+    fingerprints: Mapping[str, str],
+    facts: Facts = NO_FACTS,
+    *,
+    own: Mapping[str, Workload] | None = None,
 ) -> list[Trial]:
     """Pair every strategy of a grid with every seed; a model evaluated as it is needs no seed.
+
+    Args:
+        grid: the grid.
+        workload: what it runs on.
+        fingerprints: what the workload's names stand for.
+        facts: what its models tell.
+        own: by label, the workload of each row that changes it.
 
     Raises:
         UserError: a strategy that the workload cannot serve.
@@ -120,12 +132,13 @@ def make_trials(
     seeds = grid.seeds or workload.seeds
     trials: list[Trial] = []
     for strategy in grid.strategies:
-        check(strategy, workload, facts)
+        of_row = (own or {})[strategy.label] if strategy.label in grid.overrides else workload
+        check(strategy, of_row, facts)
         sources = {f"{part.kind} {part.name}": part.digest for part in components(strategy)}
         trials.extend(
             Trial(
                 strategy=strategy,
-                workload=workload,
+                workload=of_row,
                 seed=seed,
                 split=grid.split,
                 sources=sources,

@@ -9,7 +9,9 @@ from harness.analysis.figures.marks import Mark
 from harness.analysis.figures.style import GREY, INK
 from harness.analysis.read import Run
 
-# A setting's place in a record's strategy, its printed name, and whether it is a share.
+# Where rows of a grid may differ besides their strategy.
+_OF_WORKLOAD = ("optimisation", "lora")
+# A setting's place in a record's strategy or workload, its printed name, and whether it is a share.
 _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("position", "budget"), "Positions kept, k (%)", True),
     (("samples", "budget"), "Training sequences kept, l (%)", True),
@@ -18,6 +20,10 @@ _FIELDS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("classes", "options", "draws"), "Classes drawn per position", False),
     (("classes", "options", "num"), "Classes kept per position", False),
     (("classes", "options", "mass"), "Mass of the classes kept (%)", True),
+    (("optimisation", "learning_rate"), "Learning rate", False),
+    (("optimisation", "batch_size"), "Sequences per step", False),
+    (("optimisation", "epochs"), "Epochs", False),
+    (("lora", "rank"), "Rank of the adapters", False),
 )
 _LEAST = 3  # values on one line at least: two points are a comparison, which tables show
 
@@ -41,7 +47,11 @@ class Sweep:
 
 def sweeps(run: Run) -> Iterator[Sweep]:
     """Find the settings that a grid varies while all else is equal."""
-    known = {label: strategy for label, strategy in run.strategies.items() if strategy.get("train", False)}
+    known = {
+        label: record.strategy | {name: record.workload.get(name) for name in _OF_WORKLOAD}
+        for label, record in run.stated.items()
+        if record.strategy.get("train", False)
+    }
     for path, heading, share in _FIELDS:
         groups: dict[str, dict[float, str]] = {}
         for label, strategy in known.items():
@@ -52,7 +62,11 @@ def sweeps(run: Run) -> Iterator[Sweep]:
         if max((len(group) for group in found), default=0) >= _LEAST:
             names = _names([list(group.values()) for group in found])
             lines = tuple(SweepLine(name=name, labels=group) for name, group in zip(names, found, strict=True))
-            yield Sweep(slug="_".join(part for part in path if part != "options"), heading=heading, lines=lines)
+            yield Sweep(
+                slug="_".join(part for part in path if part not in ("options", *_OF_WORKLOAD)),
+                heading=heading,
+                lines=lines,
+            )
 
 
 def references(run: Run, one: Sweep) -> dict[str, Mark]:

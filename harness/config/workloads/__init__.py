@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from harness.config import Workload, installed
+from harness.config import Grid, Workload, installed
 from harness.config.errors import UserError, unknown
 from harness.config.legality import check_resources
+from harness.config.overrides import NOTHING, Overrides, overridden, slug
 from harness.config.yaml import merge, parse, read_yaml
 
 _BUILT_IN = Path(__file__).parent
@@ -17,18 +18,22 @@ def built_in() -> list[str]:
     return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
 
 
-def load_workload(name: str, models: Path | None = None) -> Workload:
+def load_workload(
+    name: str, models: Path | None = None, overrides: Overrides = NOTHING, *, by: str = "--set"
+) -> Workload:
     """Load a workload by its built-in name or the path of a YAML file, with the optimiser that it comes down to here.
 
     Args:
         name: of the workload.
         models: where fetched models are; None where shapes are enough.
+        overrides: what stands there instead, by dotted path.
+        by: who overrides, for an error.
 
     Raises:
         UserError: as `read_workload`; or its models are to be fetched and are not there.
         UnknownNameError: as `read_workload`.
     """
-    workload = _decided(read_workload(name))
+    workload = _decided(read_workload(name, overrides, by=by))
     if not workload.fetched or models is None:
         return workload
     for source in (workload.teacher, workload.student):
@@ -41,8 +46,24 @@ def load_workload(name: str, models: Path | None = None) -> Workload:
     return workload.model_copy(update={"folder": models.resolve()})
 
 
-def read_workload(name: str) -> Workload:
-    """Read a workload as it is written.
+def load_workloads(
+    name: str, models: Path | None, grid: Grid, overrides: Overrides
+) -> tuple[Workload, dict[str, Workload]]:
+    """Load the workload that a grid runs on, and by label those of the rows that change it.
+
+    Raises:
+        UserError: as `load_workload`.
+        UnknownNameError: as `load_workload`.
+    """
+    whole = load_workload(name, models, overrides)
+    return whole, {
+        label: load_workload(name, models, {**overrides, **own, "name": whole.name}, by=f"strategy {label!r}")
+        for label, own in grid.overrides.items()
+    }
+
+
+def read_workload(name: str, overrides: Overrides = NOTHING, *, by: str = "--set") -> Workload:
+    """Read a workload as it is written, or with overrides, which its name then tells.
 
     Raises:
         UserError: the file is missing or wrong; names the key and the value.
@@ -51,9 +72,12 @@ def read_workload(name: str) -> Workload:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _BUILT_IN / f"{name}.yaml"
     if not name.endswith((".yaml", ".yml")) and name not in built_in():
         raise unknown("workload", name, built_in())
-    fields = {"name": path.stem, **_based(path), "folder": path.resolve().parent}
-    workload = parse(Workload, fields, where=str(path))
-    check_resources(workload, str(path))
+    fields, where = {"name": path.stem, **_based(path)}, str(path)
+    if overrides:
+        where = f"{path} with {by}"
+        fields = overridden({**fields, "name": f"{fields['name']}-{slug(overrides)}"}, overrides, where=where)
+    workload = parse(Workload, {**fields, "folder": path.resolve().parent}, where=where)
+    check_resources(workload, where)
     return workload
 
 

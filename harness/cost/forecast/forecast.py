@@ -9,7 +9,8 @@ from harness.config import Method, Strategy, Workload
 from harness.config.errors import UserError
 from harness.config.expand import load_grid, presets, taught
 from harness.config.legality import check, kept_samples
-from harness.config.workloads import load_workload
+from harness.config.overrides import NOTHING, Overrides
+from harness.config.workloads import load_workload, load_workloads
 from harness.cost.accounting import GIB
 from harness.cost.forecast.advice import Change, changes_that_help
 from harness.cost.forecast.calibrate import Calibrated
@@ -128,6 +129,7 @@ def make_forecast(
     grid: Path | None,
     workload: str | None,
     *,
+    overrides: Overrides = NOTHING,
     teacher: str | None = None,
     gpu: Gpu | None,
     mfu: float = MFU,
@@ -140,6 +142,7 @@ def make_forecast(
     Args:
         grid: a grid file; the paper's main rows if None.
         workload: instead of the grid's.
+        overrides: what stands in the workload instead, by dotted path.
         teacher: `online` for every strategy that would read the teacher's cached states.
         gpu: what it would run on.
         mfu: the share of the GPU's peak that is taken to be reached, in (0, 1].
@@ -154,7 +157,7 @@ def make_forecast(
     """
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu is a share of the GPU's peak, in (0, 1]; it is {mfu:g}")
-    loaded, trials, name = _trials(grid, workload, teacher)
+    loaded, trials, name = _trials(grid, workload, overrides, teacher)
     tokens = _packed(loaded, results)
     by_label = {trial.strategy.label: [each for each in trials if each.strategy == trial.strategy] for trial in trials}
     rows, steps = [], dict[str, Footprint]()
@@ -163,15 +166,16 @@ def make_forecast(
             on_row(label)
         row = _row(group, tokens, steps)
         if row.memory is not None and measured is not None:
-            row = replace(row, measured=measured(group[0].method, loaded))
+            row = replace(row, measured=measured(group[0].method, group[0].workload))
         rows.append(row)
     if gpu is not None:
         # A step is counted anew for each change, and a workload that is changed for one row is changed for all.
         most = max(range(len(rows)), key=lambda number: rows[number].fullest)
         memory = rows[most].memory
         if memory is not None and rows[most].fullest / GIB > usable_gib(gpu):
-            strategy = by_label[rows[most].label][0].method
-            rows[most] = replace(rows[most], changes=changes_that_help(strategy, loaded, memory, gpu))
+            heaviest = by_label[rows[most].label][0]
+            changes = changes_that_help(heaviest.method, heaviest.workload, memory, gpu)
+            rows[most] = replace(rows[most], changes=changes)
     return Forecast(
         name=name,
         workload=loaded,
@@ -188,15 +192,18 @@ def _existing(folder: Path) -> Path:
     return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
 
 
-def _trials(grid: Path | None, workload: str | None, teacher: str | None) -> tuple[Workload, list[Trial], str]:
+def _trials(
+    grid: Path | None, workload: str | None, overrides: Overrides, teacher: str | None
+) -> tuple[Workload, list[Trial], str]:
     if grid is None and workload is None:
         raise UserError("harness plan takes a grid file, or --workload NAME for the paper's main strategies on it")
-    question = None if grid is None else load_grid(grid)
-    loaded = load_workload(workload or (question.workload if question is not None else ""))
-    if question is not None:
+    if grid is not None:
+        question = load_grid(grid)
+        loaded, own = load_workloads(workload or question.workload, None, question, overrides)
         if teacher is not None:
             question = question.model_copy(update={"strategies": taught(question.strategies, teacher)})
-        return loaded, make_trials(question, loaded, {}), question.name
+        return loaded, make_trials(question, loaded, {}, own=own), question.name
+    loaded = load_workload(workload or "", overrides=overrides)
     strategies: Sequence[Strategy] = [presets()[name] for name in PRESETS if loaded.teacher is not None]
     strategies = strategies or [presets()["sft"]]
     if teacher is not None:
@@ -227,7 +234,7 @@ def _row(trials: Sequence[Trial], tokens: Tokens | None, steps: dict[str, Footpr
                    memory=None, caches=stored)  # fmt: skip
     samples = workload.data.train_tokens // workload.data.sequence_length
     # Which sequences a trial learns from, and what its row is called, leaves a step as it is.
-    step = strategy.model_dump_json(exclude={"label", "source", "samples"})
+    step = strategy.model_dump_json(exclude={"label", "source", "samples"}) + workload.model_dump_json()
     memory = steps[step] if step in steps else steps.setdefault(step, footprint(strategy, workload))
     return Row(
         label=strategy.label,

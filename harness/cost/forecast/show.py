@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config.errors import UserError
+from harness.config.overrides import Overrides
 from harness.cost.accounting import GIB
 from harness.cost.forecast.calibrate import measure
 from harness.cost.forecast.disk import size_of
@@ -22,6 +23,7 @@ def forecast_and_print(
     grid: Path | None,
     workload: str | None,
     *,
+    overrides: Overrides,
     teacher: str | None = None,
     gpu: str | None,
     mfu: float,
@@ -35,6 +37,7 @@ def forecast_and_print(
         console: where to print.
         grid: a grid file; the paper's main rows if None.
         workload: instead of the grid's.
+        overrides: what stands in the workload instead, by dotted path.
         teacher: `online` for every strategy that would read the teacher's cached states.
         gpu: a GPU of the table; hours and what fits are left out if None.
         mfu: the share of its peak that is taken to be reached.
@@ -55,6 +58,7 @@ def forecast_and_print(
         found = make_forecast(
             grid,
             workload,
+            overrides=overrides,
             teacher=teacher,
             gpu=None if gpu is None else gpu_named(gpu),
             mfu=mfu,
