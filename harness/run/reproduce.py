@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from harness.analysis.reproduced import Reproduced
 from harness.config import Workload
 from harness.config.arithmetic import Arithmetic
 from harness.config.errors import UnknownNameError, UserError, first_line, unknown
-from harness.config.overrides import NOTHING, Overrides
+from harness.config.overrides import Overrides
 from harness.config.strategy import read_strategy
 from harness.data.documents.corpus import installed_versions
 from harness.records.layout import Results
@@ -46,7 +46,7 @@ class Command:
 
     grid: Path
     workload: str | None = None
-    overrides: Overrides = NOTHING
+    overrides: Overrides = field(default_factory=dict)
     split: str | None = None
     diagnostics: int | None = None
     teacher: str | None = None

@@ -128,6 +128,7 @@ VALUES = {
     "--seed": "9",
     "--seeds": "1,2",
     "--sequences": "5",
+    "--set": "optimisation.epochs=2",
     "--sizes": "1x2",
     "--split": "validation",
     "--steps": "3",

@@ -55,6 +55,8 @@ def load_workloads(
         UserError: as `load_workload`.
         UnknownNameError: as `load_workload`.
     """
+    if "seeds" in overrides and grid.seeds is not None:
+        raise UserError(f"--set seeds would do nothing: grid {grid.name} names its own, {list(grid.seeds)}")
     whole = load_workload(name, models, overrides)
     return whole, {
         label: load_workload(name, models, {**overrides, **own, "name": whole.name}, by=f"strategy {label!r}")
