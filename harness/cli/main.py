@@ -18,6 +18,7 @@ from harness.cli.reproduce import reproduce
 from harness.cli.shared import (
     AcceptCheckpoints,
     Address,
+    CheckpointEvery,
     Deterministic,
     DiagnosticsEvery,
     Fresh,
@@ -96,9 +97,7 @@ def run(
     fresh: Fresh = False,
     rebuild: Rebuild = False,
     accept_checkpoints: AcceptCheckpoints = False,
-    checkpoint_every: Annotated[
-        str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
-    ] = "10m",
+    checkpoint_every: CheckpointEvery = "10m",
     deterministic: Deterministic = False,
     keep_students: Annotated[
         bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")

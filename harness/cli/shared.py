@@ -32,6 +32,9 @@ AcceptCheckpoints = Annotated[
     bool,
     typer.Option("--accept-checkpoints", help="Go on from another GPU's or torch's checkpoints, to other last digits."),
 ]
+CheckpointEvery = Annotated[
+    str, typer.Option(help="Save a training trial's state every so many steps (500), or 30s, 10m, 2h; or never.")
+]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
 Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
 Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
