@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.report import write_report
+from harness.analysis.figures.varied import references, sweeps
+from harness.analysis.report import read_run, write_report
 from harness.api import distil
 from harness.config.errors import UnknownNameError, UserError
 from harness.config.expand import load_grid
@@ -205,6 +206,9 @@ def test_a_learning_rate_as_an_axis_runs_goes_on_and_is_reproduced(
     assert "optimisation.learning_rate,0.1; 0.01; 0.001" in shown
     assert "optimisation.warmup,0.5" in shown
     assert (report / "figures" / "sweep_learning_rate.svg").exists()
+    (swept,) = sweeps(run_of := read_run(report))
+    assert list(swept.lines[0].labels) == [0.001, 0.01, 0.1]
+    assert list(references(run_of, swept)) == ["Full KD 0.001"], "other rates are the line, not held against it"
 
     original = read_report(report)
     again, records = plan_again(

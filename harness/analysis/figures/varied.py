@@ -75,13 +75,18 @@ def references(run: Run, one: Sweep) -> dict[str, Mark]:
     They are dark, told apart by line style, because colours belong to the lines.
     """
     swept = {label for line in one.lines for label in line.labels.values()}
+    plain = {
+        label
+        for label, method in run.methods.items()
+        if method.plain and not method.axes and method.regime == "off_policy" and str(method.criterion) == "forward_kl"
+    }
+    if len(plain & swept) > 1:  # Full KD is what is swept
+        plain -= swept
     found = {}
     for label, method in run.methods.items():
         if not method.trained:
             found[label] = Mark(INK, (0, (1, 1.5))) if method.model == "teacher" else Mark(INK, (0, (5, 2)))
-        elif label == run.manifest.baseline or (
-            method.plain and not method.axes and method.regime == "off_policy" and str(method.criterion) == "forward_kl"
-        ):
+        elif label == run.manifest.baseline or label in plain:
             found[label] = Mark(INK, "solid")
         elif label not in swept and "random" in (
             getattr(policy, "name", "") for policy in (method.policy, method.sample_policy)
