@@ -106,6 +106,7 @@ def test_a_record_is_complete(label: str, outcomes: dict[str, Outcome]) -> None:
     trained = label not in {"No KD", "Teacher"}
     assert (record.seed == 1) == trained
     assert ("train" in record.cost.wall_s) == trained
+    assert record.cost.cpu_s.keys() == record.cost.thread_s.keys() == record.cost.wall_s.keys()
     assert set(record.cost.peak_gib) == ({"process", "step"} if trained else set())
     assert all(peak > 0 for peak in record.cost.peak_gib.values())
     assert bool(record.cost.flops) == trained
