@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ class Batch:
             yield Batch.of(index=index, input_ids=input_ids, targets=targets, valid=valid)
 
 
+def _whole(value: object) -> bool:
+    """Tell an array that is a mapped file from a part of one, which would come back as the whole."""
+    return isinstance(value, np.memmap) and isinstance(value.base, mmap)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """A data set of sequences.
@@ -133,12 +139,14 @@ class Tokens:
 
     def __getstate__(self) -> dict[str, Any]:
         """Give another process of this machine's files the names of those that are mapped, not what they hold."""
-        return {name: value.filename if isinstance(value, np.memmap) else value for name, value in vars(self).items()}
+        return {name: Path(str(value.filename)) if _whole(value) else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map them again."""
         for name, value in state.items():
-            self.__dict__[name] = np.load(value, mmap_mode="r") if isinstance(value, Path) else value
+            self.__dict__[name] = (
+                np.load(value, mmap_mode="r", allow_pickle=False) if isinstance(value, Path) else value
+            )
 
     @property
     def num_valid(self) -> npt.NDArray[np.int64]:

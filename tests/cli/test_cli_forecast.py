@@ -15,7 +15,7 @@ def test_a_grid_is_forecast_on_a_gpu(workload_file: Path, write_grid, tmp_path: 
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "question on workload" in done.output
-    assert "at 20% (--mfu) of 30 TFLOP/s, l4's peak in float32" in done.output
+    assert "at 20% (--mfu, an estimate for workloads as shipped) of 30 TFLOP/s, l4's peak in float32" in done.output
     assert not (tmp_path / "results").exists()
     part = CliRunner().invoke(app, [*arguments, "--only", "Full"])
     assert isinstance(part.exception, UserError)

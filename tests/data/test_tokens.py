@@ -1,7 +1,9 @@
 """Packed tokens: the shift of the targets, the separators, and what identifies a data set."""
 
 import json
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,15 @@ def test_the_tokenizer_fingerprint_follows_everything_that_maps_text_to_ids(
     assert lower.get_vocab() == tokenizer.get_vocab()
     assert lower("The")["input_ids"] != tokenizer("The")["input_ids"]
     assert Vocabulary.of(lower).fingerprint != before
+
+
+def test_another_process_is_sent_the_names_of_mapped_files_and_the_content_of_parts(tmp_path: Path) -> None:
+    file = tmp_path / "ids.npy"
+    np.save(file, np.arange(12, dtype=np.int32).reshape(4, 3))
+    mapped = np.load(file, mmap_mode="r")
+    whole = Tokens(ids=mapped, separator=0, cross_document_targets=False, tokens_per_byte=1.0, key="k")
+    sent = pickle.dumps(whole)
+    assert str(file).encode() in sent
+    assert (pickle.loads(sent).ids == mapped).all()
+    part = pickle.loads(pickle.dumps(replace(whole, ids=mapped[1:3])))
+    assert part.ids.tolist() == [[3, 4, 5], [6, 7, 8]]
