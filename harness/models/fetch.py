@@ -112,9 +112,11 @@ def convert(gguf: Path, folder: Path) -> None:
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with _without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(**place)
+            tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
             repair(tokenizer, gguf)
-            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_pretrained(
+                **place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
     except UserError:
         raise
     except Exception as error:
@@ -190,8 +192,10 @@ def _from_hub(model: Packaged, folder: Path) -> None:
 
     try:
         with _without_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(model.hub, dtype=torch.float32, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(model.hub)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                model.hub, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(model.hub, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"the hub does not give {model.hub}: {first_line(error)}") from None
     with written(folder) as partial, _without_bars():
