@@ -43,8 +43,8 @@ class Judgement:
         """The claim, its verdict and why."""
         claim = self.claim
         where = f"{claim.source}; published: {claim.published}" if claim.published else claim.source
-        rest = f". {self.decider}" if self.decider else ""
-        return f"{self.verdict.capitalize()}: {claim.says} ({where}). {self.evidence}{rest}"
+        rest = f" {self.decider}." if self.decider else ""
+        return f"{self.verdict.capitalize()}: {claim.says} ({where}). {self.evidence}.{rest}"
 
 
 @dataclass(frozen=True)

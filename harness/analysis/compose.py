@@ -19,11 +19,12 @@ from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
 _MESSAGE_LIMIT = 300
-_VERDICTS: dict[ClaimVerdict, str] = {
-    "holds": "hold",
-    "contradicted": "are contradicted",
-    "undecided": "are undecided",
-    "not measured": "are not measured",
+# Of one claim, and of several.
+_VERDICTS: dict[ClaimVerdict, tuple[str, str]] = {
+    "holds": ("holds", "hold"),
+    "contradicted": ("is contradicted", "are contradicted"),
+    "undecided": ("is undecided", "are undecided"),
+    "not measured": ("is not measured", "are not measured"),
 }
 
 
@@ -66,7 +67,7 @@ def _claims(judged: tuple[Judgement, ...]) -> tuple[Block, ...]:
     if not judged:
         return ()
     tally = Counter(each.verdict for each in judged)
-    said = ", ".join(f"{tally[verdict]} {word}" for verdict, word in _VERDICTS.items() if tally[verdict])
+    said = ", ".join(f"{num} {word[num > 1]}" for verdict, word in _VERDICTS.items() if (num := tally[verdict]))
     return (
         Text(lines=(f"Of {len(judged)} claims that the grid makes, {said}.",)),
         Text(lines=tuple(each.sentence for each in judged), points=True),
