@@ -49,12 +49,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Part:
-    """One comparison of a claim: what would show it, and what would contradict it."""
+    """One comparison of a claim: on which side of what the difference must lie to show it; the other contradicts it."""
 
     name: str
     advantage: Advantage
     shows: Side
-    refutes: Side | None
     beyond: float
 
     def keys(self) -> tuple[float, float]:
@@ -93,8 +92,10 @@ def judge_claims(run: Run) -> tuple[Judgement, ...]:
     """Judge every claim of a run's grid, in its order.
 
     Claims about quality are one family: what they rest on is corrected for the number of comparisons that all of them
-    make (Holm, 5% in all). `not_worse` holds where the row is shown to be worse by less than the margin, and is
-    contradicted where it is shown to be worse by more. Costs are compared by their means, and not tested.
+    make (Holm, 5% in all). Tests are one-sided but for `differs`: a claim is true or its contrary is, so only one of
+    the two verdicts can be wrong. `not_worse` holds where the row is shown to be worse by less than the margin, and is
+    contradicted where it is shown to be worse by more. Costs are compared by their means, and not tested; seconds of
+    trials that were busy decide nothing.
     """
     parts = {claim.id: list(_parts(run, claim)) for claim in run.manifest.claims if claim.relation != "cheaper"}
     tests = [(name, part) for name, each in parts.items() for part in each]
@@ -139,7 +140,9 @@ def claims_table(judged: Sequence[tuple[str, Judgement]], name: str, title: str)
         ],
         caption="Differences with their 95% intervals, one comparison at a time. A verdict allows for the number of "
         "comparisons that all claims of a report make together (Holm, 5% in all) and needs the rows' own seeds "
-        "besides. Not worse: shown to be worse by less than the margin. Costs are ratios of means and are not tested.",
+        "besides. Tests are one-sided but for claims that rows differ, so a verdict may stand where a single 95% "
+        "interval ends close beyond zero. Not worse: shown to be worse by less than the margin. Costs are ratios of "
+        "means and are not tested.",
         numbers=pd.DataFrame(rows),
     )
 
@@ -169,13 +172,13 @@ def _parts(run: Run, claim: Claim) -> Iterator[_Part]:
         part = partial(_Part, f"{row} against {against}", advantage)
         match claim.relation:
             case "differs":
-                yield part("apart", None, 0.0)
+                yield part("apart", 0.0)
             case "worse":
-                yield part("below", "above", 0.0)
+                yield part("below", 0.0)
             case "not_worse":
-                yield part("above", "below", -float(claim.margin or 0.0))
+                yield part("above", -float(claim.margin or 0.0))
             case _:
-                yield part("above", "below", 0.0)
+                yield part("above", 0.0)
 
 
 def _cheaper(run: Run, claim: Claim) -> Judgement:
