@@ -243,6 +243,10 @@ def oracle_weights(
         if policy in ("all", "latf"):  # latf keeps everything in its first steps
             for t in places:
                 weights[row, t] = 1.0
+        elif policy in ("first", "first_n"):
+            num = options["num"] if policy == "first_n" else math.ceil(float(budget or 0) * len(places) - 1e-6)
+            for t in places[: int(num)]:
+                weights[row, t] = 1.0
         elif policy == "tilt":
             assert scores is not None
             mass = [(1 - progress) * (1 - float(scores[row, t])) + progress * float(scores[row, t]) for t in places]

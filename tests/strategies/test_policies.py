@@ -20,11 +20,14 @@ from strategies.registry import POLICIES
 NAMES = list(POLICIES)
 ROW_NAMES = [name for name in NAMES if POLICIES[name].traits["scope"] == "row"]
 # Those that keep ceil(budget * valid) positions of each sequence with weight 1.
-COUNTING = ["bottom_k", "curriculum", "random", "top_k"]
+COUNTING = ["bottom_k", "curriculum", "first", "last", "random", "top_k", "window"]
 MAY_SKIP = {"batch_top_k", "bucket"}  # those that may select nothing of a sequence
 OPTIONS: dict[str, dict[str, Any]] = {
     "bucket": {"lo": 0.2, "hi": 0.6},
     "curriculum": {"ramp": 0.41, "power": 1.0},
+    "first_n": {"num": 3},
+    "last_n": {"num": 3},
+    "window_n": {"num": 3},
     "gls": {"capacity": 100},
     "pos_rs_clipped": {"top": 0.1},
     "pos_rs_softmax": {"estimate": "weighted"},
@@ -119,9 +122,8 @@ def test_the_same_context_selects_the_same(name: str) -> None:
     assert torch.equal(first.weight, second.weight)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) & {"all", "random"}))
+@pytest.mark.parametrize("name", [name for name in NAMES if not POLICIES[name].traits["scored"]])
 def test_a_policy_that_declares_no_scores_reads_none(name: str) -> None:
-    assert not POLICIES[name].traits["scored"]
     scores, valid = example()
     found = select(name, torch.zeros_like(scores), valid, context(7))
     assert torch.equal(found.weight, select(name, scores, valid, context(7)).weight)
@@ -303,6 +305,7 @@ def test_a_bucket_holds_the_percentiles_it_names() -> None:
         ("curriculum", {"ramp": 0.0}),
         ("curriculum", {"ramp": 4000.0}),
         ("curriculum", {"power": 0.0}),
+        ("first_n", {"num": 0}),
         ("gls", {"capacity": 0}),
         ("latf", {"decay": 1.0}),
         ("latf", {"step": 0.0}),
@@ -315,12 +318,63 @@ def test_a_bucket_holds_the_percentiles_it_names() -> None:
 def test_options_out_of_range_are_refused_before_anything_runs(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         policy(name, **options)
-    position = {"signal": "student_ce", "policy": {"name": name, **OPTIONS.get(name, {}), **options}}
+    position: dict[str, Any] = {"policy": {"name": name, **OPTIONS.get(name, {}), **options}}
+    if POLICIES[name].traits["scored"]:
+        position["signal"] = "student_ce"
     if POLICIES[name].traits["budgeted"]:
         position["budget"] = 0.2
     fields = {"label": "x", "position": position, "criterion": "forward_kl"}
     with pytest.raises(UserError, match=f"strategy: policy '{name}': .*{next(iter(options))}"):
         check_strategy(read_strategy(fields))
+
+
+# ---- segments: no model is read
+
+
+SEGMENTS = ["first", "last", "window", "first_n", "last_n", "window_n"]
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize(("num", "budget"), [(1, 1e-4), (3, 0.3), (100, 1.0)])
+def test_a_segment_is_where_it_says(name: str, num: int, budget: float) -> None:
+    scores, valid = example()
+    options = {"num": num} if POLICIES[name].options else {}
+    found, _ = policy(name, **options).select(scores, valid, context(7, budget), None)
+    for row in range(7):
+        places = [t for t in range(19) if valid[row, t]]
+        share = max(math.ceil(budget * len(places) - 1e-6), 1)
+        count = min(num if options else share, len(places))
+        kept = [t for t in range(19) if found.weight[row, t] == 1.0]
+        starts = {"first": [0], "last": [len(places) - count]}.get(name.removesuffix("_n"), range(len(places) or 1))
+        assert any(kept == places[start : start + count] for start in starts)
+        assert len(kept) == found.denom[row] == count
+
+
+@pytest.mark.parametrize("name", ["window", "window_n"])
+def test_a_window_stands_everywhere_equally_often_and_anew_in_every_step(name: str) -> None:
+    num, length, kept = 9000, 10, 2
+    valid = torch.ones((num, length), dtype=torch.bool)
+    options = {"num": kept} if name == "window_n" else {}
+    found, again = (
+        policy(name, **options).select(torch.zeros((num, length)), valid, context(num, kept / length, base=base), None)
+        for base in (5, 6)
+    )
+    starts = found[0].weight.argmax(-1)
+    expected = num / (length - kept + 1)
+    statistic = float((starts.bincount(minlength=9).double() - expected).square().sum()) / expected
+    assert statistic < 26.1  # the 99.9th percentile of chi-square with 8 degrees of freedom
+    assert float((starts == again[0].weight.argmax(-1)).double().mean()) == pytest.approx(1 / 9, abs=0.02)
+
+
+@pytest.mark.parametrize(("budget", "each"), [(1e-4, 1), (0.3, 2), (0.5, 3), (1.0, 5)])
+def test_ends_are_the_highest_and_the_lowest(budget: float, each: int) -> None:
+    scores = torch.tensor([[3.0, 9.0, 1.0, 1.0, 5.0, 7.0, 9.0, 2.0, 8.0, 4.0, 99.0]])
+    valid = torch.tensor([[True] * 10 + [False]])
+    found, _ = policy("ends").select(scores, valid, context(1, budget), None)
+    order = sorted(range(10), key=lambda t: (-float(scores[0, t]), t))
+    kept = set(order[:each] + order[-each:])
+    assert {t for t in range(11) if found.weight[0, t] == 1.0} == kept
+    assert found.denom.tolist() == [len(kept)]
 
 
 def test_all_keeps_every_valid_position() -> None:
