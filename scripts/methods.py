@@ -30,7 +30,7 @@ Made from docstrings and `strategies/provenance.yaml` by `python -m scripts.meth
 lines of code that were read, what is done otherwise here, and the test that would notice a change. "none known" means
 that text and code, as far as they are cited, were compared and nothing was found; what a preset's parts do otherwise
 stands in their rows. **Reconstructed** marks what was written from an abstract or from another paper's description, and
-of which no code is public. Where SE-KD's code and text differ,
+of which no code could be read. Where SE-KD's code and text differ,
 [Grids](grids.md#where-se-kds-code-departs-from-its-text) has both readings as rows.
 """
 

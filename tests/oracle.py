@@ -136,7 +136,7 @@ SPLITS = ([6], [1, 1, 1, 1, 1, 1], [4, 2])
 
 def may_ask(preset: Strategy) -> bool:
     """Whether a step has to read what it computed: an unknown number of rows, quantiles of the valid, the last loss."""
-    quantiles = {"tip_soft_or", "tip_q3", "teachability"} & set(compile_strategy(preset).scored)
+    quantiles = {"tip_soft_or", "tip_q3", "teachability", "fire"} & set(compile_strategy(preset).scored)
     policy = preset.position.policy.name
     return POLICIES[policy].traits["keeps"] == "varies" or policy == "latf" or bool(quantiles)
 
@@ -156,9 +156,10 @@ class Gradients:
     result: StepResult | None = None
 
 
-def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor, valid: Tensor, **options: Any) -> Tensor:
     p, q = log_p.exp(), log_q.exp()
     gold = targets[..., None]
+    p_gold, q_gold = p.gather(-1, gold)[..., 0], q.gather(-1, gold)[..., 0]
     scores = {
         "student_entropy": -(q * log_q).sum(-1),
         "teacher_entropy": -(p * log_p).sum(-1),
@@ -167,7 +168,11 @@ def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor, va
         "kl": (p * (log_p - log_q)).sum(-1),
         "reverse_kl": (q * (log_q - log_p)).sum(-1),
         "hellinger": (1 - (p * q).sqrt().sum(-1)).clamp(min=0).sqrt(),
+        "excess_loss": (p_gold / q_gold).log(),
+        "dial": (p_gold - q_gold).abs(),
+        "student_entropy_normalised": -(q * log_q).sum(-1) / math.log(q.shape[-1]),
     }
+    scores["ea_kd"] = scores["teacher_entropy"] * (1 + scores["student_entropy_normalised"]) / 2
     if signal in scores:
         return scores[signal]
     if signal == "teacher_entropy_rank":
@@ -176,7 +181,25 @@ def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor, va
         for rank, place in enumerate(sorted(places, key=lambda place: float(scores["teacher_entropy"][place]))):
             ranks[place] = rank / (len(places) - 1)
         return ranks
-    entropy = oracle_scaled(scores["student_entropy"] / math.log(q.shape[-1]), valid)
+    if signal == "accepted":
+        likely = [[sorted(range(q.shape[-1]), key=lambda v: -float(row[v]))[:5] for row in rows] for rows in p]
+        best = q.argmax(-1).tolist()
+        found = [[v in five for v, five in zip(*each, strict=True)] for each in zip(best, likely, strict=True)]
+        weights = [[1.0 if each else options["rejected"] for each in row] for row in found]
+        return torch.tensor(weights, dtype=torch.float64)
+    if signal == "ier":
+        return torch.stack(
+            [
+                torch.stack([oracle_ier(p[i, t], q[i, t], int(targets[i, t])) for t in range(p.shape[1])])
+                for i in range(len(p))
+            ]
+        )
+    if signal == "fire":
+        return oracle_fire(scores, valid)
+    if signal == "teachability":
+        mass = p.gather(-1, q.topk(16, dim=-1).indices).sum(-1)
+        return oracle_scaled(scores["kl"], valid, 0.05, 0.95) * oracle_scaled(mass, valid, 0.05, 0.95)
+    entropy = oracle_scaled(scores["student_entropy_normalised"], valid)
     if signal == "tip_q3":
         return scores["kl"] * (1 - entropy)
     assert signal == "tip_soft_or"
@@ -184,10 +207,34 @@ def oracle_scores(signal: str, log_p: Tensor, log_q: Tensor, targets: Tensor, va
     return entropy + divergence - entropy * divergence
 
 
-def oracle_scaled(values: Tensor, valid: Tensor) -> Tensor:
-    """Clip at the 98th percentile of the valid values and scale to 0..1."""
+def oracle_ier(p: Tensor, q: Tensor, y: int) -> Tensor:
+    """Return signal to noise of one position over its candidates."""
+    best = [sorted(range(len(row)), key=lambda v: -float(row[v]))[:16] for row in (p, q)]
+    kept = sorted({*best[0], *best[1], y})
+    p, q = p[kept] / p[kept].sum(), q[kept] / q[kept].sum()
+    r, leverage = (q / p).log(), 1 / q - 1
+    baseline, variance = (q * r * leverage).sum() / (q * leverage).sum(), (q * (r - (q * r).sum()) ** 2).sum()
+    return variance / ((q * (r - baseline) ** 2 * leverage).sum() - variance)
+
+
+def oracle_fire(scores: dict[str, Tensor], valid: Tensor) -> Tensor:
+    """Return weights of mean 1, and 0 in the fifth of the sequences that the teacher finds least likely."""
+    sure, undecided = (scores[name] / scores[name][valid].max() for name in ("teacher_entropy", "student_entropy"))
+    weight = (2 - sure) * (1 + undecided)
+    weight = weight / weight[valid].mean()
+    likely = {
+        row: -float(scores["teacher_ce"][row][valid[row]].mean()) for row in range(len(valid)) if valid[row].any()
+    }
+    for row, each in likely.items():
+        if each < np.quantile(list(likely.values()), 0.2):
+            weight[row] = 0.0
+    return weight
+
+
+def oracle_scaled(values: Tensor, valid: Tensor, low: float = 0.0, high: float = 0.98) -> Tensor:
+    """Clip at two percentiles of the valid values, the 98th if nothing else is said, and scale to 0..1."""
     known = values[valid].numpy()
-    least, most = float(known.min()), float(np.quantile(known, 0.98))
+    least, most = float(np.quantile(known, low)), float(np.quantile(known, high))
     return (values.clamp(least, most) - least) / (most - least)
 
 
@@ -243,6 +290,34 @@ def oracle_weights(
         if policy in ("all", "latf"):  # latf keeps everything in its first steps
             for t in places:
                 weights[row, t] = 1.0
+        elif policy == "raw_weights":
+            assert scores is not None
+            for t in places:
+                weights[row, t] = scores[row, t]
+            divisors[row] = len(places) if weights[row].any() else 0
+            continue
+        elif policy == "position_weights":
+            floor, centre, width = (float(options[name]) for name in ("floor", "centre", "width"))
+            for number, t in enumerate(places):
+                share = (number + 0.5) / len(places)
+                weights[row, t] = floor + (1 - floor) / (1 + math.exp((centre - share) / width))
+            divisors[row] = len(places)
+            continue
+        elif policy == "past_weights":
+            assert scores is not None
+            sizes = [abs(float(scores[row, t])) for t in places]
+            for number, t in enumerate(places):
+                weights[row, t] = 1 + float(options["gain"]) * (1 - sum(sizes[:number]) / sum(sizes))
+            divisors[row] = len(places)
+            continue
+        elif policy in ("batch_top_k", "batch_top_k_each"):
+            assert scores is not None
+            assert budget is not None
+            every = sorted(valid.nonzero().tolist(), key=lambda place: (-float(scores[*place]), place))
+            best = every[: math.ceil(budget * len(every) - 1e-6)]
+            mine = [t for i, t in every if i == row]
+            for t in {*(t for i, t in best if i == row), *mine[: int(options.get("least", 0))]}:
+                weights[row, t] = 1.0
         elif policy in ("first", "first_n"):
             num = options["num"] if policy == "first_n" else math.ceil(float(budget or 0) * len(places) - 1e-6)
             for t in places[: int(num)]:
@@ -271,6 +346,8 @@ def oracle_weights(
         else:
             ranked = noise if policy == "random" else scores
             assert ranked is not None
+            if policy == "sampled":
+                ranked = (1 - draws).log() / ranked
             assert budget is not None
             count = math.ceil(budget * len(places) - 1e-6)
             skipped = 0
@@ -349,7 +426,7 @@ def oracle_loss(strategy: Strategy, pair: Pair, batch: Batch, *, seed: int, step
         scores = (
             noise
             if signal.name == "random"
-            else oracle_scores(signal.name, log_p, log_q.detach(), batch.targets, batch.valid)
+            else oracle_scores(signal.name, log_p, log_q.detach(), batch.targets, batch.valid, **signal.options)
         )
     draws = uniform(mix(streams(derive(seed, "selection", step), rows) + 1), batch.valid.shape[1]).double()
     weights, divisors = oracle_weights(strategy, scores, batch.valid, noise, draws, step / 10)

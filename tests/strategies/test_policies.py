@@ -20,17 +20,20 @@ from strategies.registry import POLICIES
 NAMES = list(POLICIES)
 ROW_NAMES = [name for name in NAMES if POLICIES[name].traits["scope"] == "row"]
 # Those that keep ceil(budget * valid) positions of each sequence with weight 1.
-COUNTING = ["bottom_k", "curriculum", "first", "last", "random", "top_k", "window"]
-MAY_SKIP = {"batch_top_k", "bucket"}  # those that may select nothing of a sequence
+COUNTING = ["bottom_k", "curriculum", "first", "last", "random", "sampled", "top_k", "window"]
+MAY_SKIP = {"batch_top_k", "bucket", "raw_weights"}  # those that may select nothing of a sequence
 OPTIONS: dict[str, dict[str, Any]] = {
+    "batch_top_k_each": {"least": 1},
     "bucket": {"lo": 0.2, "hi": 0.6},
     "curriculum": {"ramp": 0.41, "power": 1.0},
     "first_n": {"num": 3},
     "last_n": {"num": 3},
     "window_n": {"num": 3},
     "gls": {"capacity": 100},
+    "past_weights": {"gain": 0.5},
     "pos_rs_clipped": {"top": 0.1},
     "pos_rs_softmax": {"estimate": "weighted"},
+    "position_weights": {"floor": 0.25, "centre": 0.3, "width": 0.1},
     "latf": {"decay": 0.99, "tolerance": 0.05, "step": 0.05, "floor": 0.1, "warmup": 0.05},
 }
 # In its first steps latf keeps everything.
@@ -299,6 +302,7 @@ def test_a_bucket_holds_the_percentiles_it_names() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("batch_top_k_each", {"least": -1}),
         ("bucket", {"lo": 0.5, "hi": 0.5}),
         ("bucket", {"lo": -0.1, "hi": 0.5}),
         ("bucket", {"lo": 0.5, "hi": 20.0}),
@@ -310,6 +314,9 @@ def test_a_bucket_holds_the_percentiles_it_names() -> None:
         ("latf", {"decay": 1.0}),
         ("latf", {"step": 0.0}),
         ("latf", {"floor": 0.0}),
+        ("past_weights", {"gain": -0.5}),
+        ("position_weights", {"floor": 1.5}),
+        ("position_weights", {"width": 0.0}),
         ("pos_rs", {"smoothing": 0.0}),
         ("pos_rs", {"coverage": 1.0}),
         ("pos_rs_corrected", {"skip_first": -1}),
@@ -375,6 +382,75 @@ def test_ends_are_the_highest_and_the_lowest(budget: float, each: int) -> None:
     kept = set(order[:each] + order[-each:])
     assert {t for t in range(11) if found.weight[0, t] == 1.0} == kept
     assert found.denom.tolist() == [len(kept)]
+
+
+def test_a_batchs_top_k_leaves_no_sequence_out() -> None:
+    scores, valid = example()
+    scores[3] += 10  # most of the batch's budget lies in one sequence
+    best = select("batch_top_k", scores, valid, context(7, 0.1)).weight
+    assert not bool(best[4:].any())
+    for least in (0, 1, 2):
+        found, _ = policy("batch_top_k_each", least=least).select(scores, valid, context(7, 0.1), None)
+        for row in range(7):
+            places = sorted((t for t in range(19) if valid[row, t]), key=lambda t: -float(scores[row, t]))
+            count = max(int(best[row].sum()), min(least, len(places)))
+            assert {t for t in range(19) if found.weight[row, t] == 1.0} == set(places[:count])
+            assert found.denom[row] == count
+
+
+# ---- weights in place of a selection
+
+
+def test_raw_weights_are_the_scores() -> None:
+    scores, valid = example()
+    scores[3] = -1.0
+    found = select("raw_weights", scores, valid, context(7))
+    assert torch.equal(found.weight, scores.clamp(min=0).masked_fill(~valid, 0.0))
+    wanted = valid.sum(-1)
+    wanted[3] = 0
+    assert torch.equal(found.denom, wanted.float())
+
+
+def test_position_weights_rise_as_the_formula_says() -> None:
+    scores, valid = example()
+    found, _ = policy("position_weights", floor=0.25, centre=0.3, width=0.1).select(scores, valid, context(7), None)
+    for row in range(7):
+        places = [t for t in range(19) if valid[row, t]]
+        for number, t in enumerate(places):
+            share = (number + 0.5) / len(places)
+            wanted = 0.25 + 0.75 / (1 + math.exp(-(share - 0.3) / 0.1))
+            assert float(found.weight[row, t]) == pytest.approx(wanted, rel=1e-12)
+    assert torch.equal(found.denom, valid.sum(-1).double())
+
+
+def test_past_weights_fall_with_what_came_before() -> None:
+    scores, valid = example()
+    scores = scores.double() * torch.tensor([1.0, -1.0] * 9 + [1.0])  # log-ratios have either sign
+    found, _ = policy("past_weights", gain=0.5).select(scores, valid, context(7), None)
+    for row in range(7):
+        places = [t for t in range(19) if valid[row, t]]
+        total = sum(abs(float(scores[row, t])) for t in places)
+        for number, t in enumerate(places):
+            before = sum(abs(float(scores[row, each])) for each in places[:number])
+            assert float(found.weight[row, t]) == pytest.approx(1 + 0.5 * (1 - before / total), rel=1e-10)
+    assert torch.equal(found.denom, valid.sum(-1).double())
+    agreed, _ = policy("past_weights", gain=0.5).select(torch.zeros_like(scores), valid, context(7), None)
+    assert torch.equal(agreed.weight, valid * 1.5)
+
+
+def test_sampled_draws_one_after_the_other_by_its_scores() -> None:
+    num, weights = 40_000, [1.0, 2.0, 3.0, 4.0, 0.0]
+    scores, valid = torch.tensor(weights).expand(num, -1), torch.ones((num, 5), dtype=torch.bool)
+    found = select("sampled", scores, valid, context(num, 0.4)).weight
+    total = sum(weights)
+    for first in range(5):
+        for second in range(first):
+            a, b = weights[first], weights[second]
+            share = a / total * b / (total - a) + b / total * a / (total - b)
+            together = float((found[:, first] * found[:, second]).mean())
+            assert together == pytest.approx(share, abs=4.5 * math.sqrt(share * (1 - share) / num))
+    whole = select("sampled", scores, valid, context(num, 1.0)).weight
+    assert bool(whole.all()), "what has no score comes last, not never"
 
 
 def test_all_keeps_every_valid_position() -> None:

@@ -132,7 +132,7 @@ def _component(name: str, *, inputs: tuple[str, ...] = (), scope: str = "row", b
 def test_an_unknown_name_suggests_the_nearest(asked: str, near: str) -> None:
     with pytest.raises(UnknownNameError, match=f"unknown signal '{asked}'. Did you mean '{near}'?") as caught:
         SIGNALS[asked]
-    assert "Known: ce_ratio, " in str(caught.value)
+    assert "Known: accepted, ca_soft_or, ce_ratio, " in str(caught.value)
 
 
 def test_an_unknown_name_without_a_near_one() -> None:

@@ -17,8 +17,10 @@ NAMES = list(SIGNALS)
 ROW_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "row"]
 BATCH_NAMES = [name for name in NAMES if SIGNALS[name].traits["scope"] == "batch"]
 # Batch signals that compare the positions of a sequence, and not those of the whole batch.
-OF_A_SEQUENCE = ["kl_plus_student_entropy_z"]
-NUM, VOCAB, LENGTH = 24, 23, 6  # more classes than teacher_mass_on_student_top looks at
+OF_A_SEQUENCE = ["fire", "kl_plus_student_entropy_z"]
+# Those that rank: among positions that are alike, the order is theirs.
+RANKED = {"entropy_ier_or"}
+NUM, VOCAB, LENGTH = 24, 61, 6  # more classes than the likeliest ones of both models
 
 
 def function(name: str) -> Any:
@@ -62,6 +64,16 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
     return sum(x * np.log(x / y) for x, y in zip(p, q, strict=True))
 
 
+def _ier(p: np.ndarray, q: np.ndarray, y: int, num: int) -> float:
+    candidates = sorted({*np.argsort(-p)[:num].tolist(), *np.argsort(-q)[:num].tolist(), y})
+    p, q = p[candidates] / p[candidates].sum(), q[candidates] / q[candidates].sum()
+    r, leverage = np.clip(np.log(q / p), -30, 30), 1 / np.maximum(q, 1e-8) - 1
+    mean, spread = (q * r).sum(), (q * leverage).sum()
+    baseline = (q * r * leverage).sum() / spread if abs(spread) > 1e-8 else mean
+    variance = (q * (r - mean) ** 2).sum()
+    return float(variance / max((q * (r - baseline) ** 2 * leverage).sum() - variance, 1e-8))
+
+
 REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "student_entropy": lambda p, q, y: _entropy(q),
     "teacher_entropy": lambda p, q, y: _entropy(p),
@@ -78,6 +90,14 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "hellinger": lambda p, q, y: np.sqrt(sum((np.sqrt(a) - np.sqrt(b)) ** 2 for a, b in zip(p, q, strict=True)) / 2),
     "jsd": lambda p, q, y: (_kl(p, (p + q) / 2) + _kl(q, (p + q) / 2)) / 2,
     "excess_loss": lambda p, q, y: np.log(p[y]) - np.log(q[y]),
+    "trust": lambda p, q, y: min(p[y] / q[y], 1.0),
+    "dial": lambda p, q, y: abs(p[y] - q[y]),
+    "ier": lambda p, q, y: _ier(p, q, y, 16),
+    "ea_kd": lambda p, q, y: (_entropy(p) + _entropy(p) * _entropy(q) / np.log(VOCAB)) / 2,
+    "accepted": lambda p, q, y: float(np.argmax(q) in np.argsort(-p)[:5]),
+    "entropy_times_jsd": lambda p, q, y: (
+        max(_entropy(q) / np.log(VOCAB), 1e-8) * max(REFERENCES["jsd"](p, q, y) / np.log(2), 1e-8)
+    ),
     "student_entropy_normalised": lambda p, q, y: _entropy(q) / np.log(VOCAB),
     "ce_ratio_plus_student_entropy_normalised": lambda p, q, y: (
         np.log(q[y]) / np.log(p[y]) + _entropy(q) / np.log(VOCAB)
@@ -91,9 +111,25 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return (np.clip(values, least, most) - least) / (most - least)
 
 
+def _either(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return 1 - (1 - a) * (1 - b)
+
+
 def _soft_or(parts: dict[str, np.ndarray]) -> np.ndarray:
     h, d = (_scaled(parts[name], 0, 0.98) for name in ("student_entropy_normalised", "reverse_kl"))
-    return 1 - (1 - h) * (1 - d)
+    return _either(h, d)
+
+
+def _ranked(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values, kind="stable")) / (len(values) - 1)
+
+
+def _fire(parts: dict[str, np.ndarray]) -> np.ndarray:
+    sure = 1 - parts["teacher_entropy"] / parts["teacher_entropy"].max()
+    weight = (1 + sure) * (1 + parts["student_entropy"] / parts["student_entropy"].max())
+    likely = -parts["teacher_ce"].reshape(-1, LENGTH).mean(-1)
+    kept = np.repeat(likely >= np.quantile(likely, 0.2), LENGTH)
+    return np.where(kept, weight / weight.mean(), 0.0)
 
 
 def _standardised_sum(parts: dict[str, np.ndarray], *, prefilter: float = 1.0) -> np.ndarray:
@@ -112,6 +148,15 @@ def _standardised_sum(parts: dict[str, np.ndarray], *, prefilter: float = 1.0) -
 BATCH_REFERENCES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     "tip_soft_or": _soft_or,
     "kl_plus_student_entropy_z": _standardised_sum,
+    "fire": _fire,
+    "ca_soft_or": lambda parts: _either(
+        _scaled(parts["student_entropy_normalised"], 0.05, 0.95),
+        _scaled(parts["kl"] * parts["teacher_mass_on_student_top"], 0.05, 0.95),
+    ),
+    "entropy_ier_or": lambda parts: _either(
+        _scaled(parts["student_entropy_normalised"], 0.05, 0.95), _ranked(parts["ier"])
+    ),
+    "entropy_ier_and": lambda parts: _scaled(parts["student_entropy_normalised"], 0.05, 0.95) * _ranked(parts["ier"]),
     "tip_q3": lambda parts: parts["kl"] * (1 - _scaled(parts["student_entropy_normalised"], 0, 0.98)),
     "teachability": lambda parts: (
         _scaled(parts["kl"], 0.05, 0.95) * _scaled(parts["teacher_mass_on_student_top"], 0.05, 0.95)
@@ -320,12 +365,68 @@ def test_jsd_is_symmetric_and_bounded_by_the_disjoint_case() -> None:
     assert float(score("jsd", student, student, targets).max()) < 1e-15
 
 
-@pytest.mark.parametrize("name", sorted(BATCH_REFERENCES))
+@pytest.mark.parametrize("name", sorted(set(BATCH_REFERENCES) - {"fire"} - RANKED))
 def test_a_batch_in_which_all_positions_are_alike_or_none_is_valid_scores_zero(name: str) -> None:
     inputs = [key for key in SIGNALS[name].inputs if key != "valid"]
     alike = dict.fromkeys(inputs, torch.zeros((2, 3)))
     for valid in (torch.ones((2, 3), dtype=torch.bool), torch.zeros((2, 3), dtype=torch.bool)):
         assert not function(name)(**alike, valid=valid).any()
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.2, 0.6])
+def test_fire_equals_its_reference(drop: float) -> None:
+    draws = np.random.RandomState(0)
+    hs, ht, ce = (torch.from_numpy(draws.exponential(size=(5, 7))) for _ in range(3))
+    valid = torch.from_numpy(draws.random_sample((5, 7)) < 0.7)
+    valid[4] = False
+    options = {"drop": drop, "teacher_gain": 0.5, "student_gain": 2.0}
+    found = function("fire")(student_entropy=hs, teacher_entropy=ht, teacher_ce=ce, valid=valid, **options)
+    likely = [-float(ce[row][valid[row]].mean()) for row in range(4)]
+    weight = (1 + 0.5 * (1 - ht / ht[valid].max())) * (1 + 2 * hs / hs[valid].max())
+    wanted = torch.where(valid, weight / weight[valid].mean(), 0.0)
+    for row in range(4):
+        if likely[row] < np.quantile(likely, drop):
+            wanted[row] = 0.0
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
+def test_ier_is_what_the_official_test_expects() -> None:
+    # The rows of IER-OPD's tests/test_selectors.py: three candidates, whose log-ratios are 0, 1 and 2.
+    student = torch.tensor([[1 / 2, 1 / 3, 1 / 6]], dtype=torch.float64).log()
+    teacher = (student - torch.tensor([0.0, 1.0, 2.0])).log_softmax(-1)
+    found = function("ier")(teacher_logprobs=teacher, student_logprobs=student, targets=torch.tensor([0]))
+    assert float(found) == pytest.approx(10 / 13, rel=1e-12)
+
+
+def test_ier_counts_its_candidates_only() -> None:
+    student, teacher, targets = logits(13)
+    q, p = ([_softmax(row) for row in rows.numpy()] for rows in (student, teacher))
+    given = {"teacher_logprobs": log_probs(teacher), "student_logprobs": log_probs(student), "targets": targets}
+    for num in (1, 3, 100):
+        wanted = [_ier(p[i], q[i], int(targets[i]), num) for i in range(NUM)]
+        np.testing.assert_allclose(function("ier")(**given, num=num).numpy(), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_dial_is_a_log_ratio_times_a_power_of_the_logarithmic_mean(power: float) -> None:
+    p, q = np.array([0.5, 0.3, 0.9, 0.2]), np.array([0.1, 0.4, 1e-12, 0.2])
+    given = {"student_ce": torch.from_numpy(-np.log(q)), "teacher_ce": torch.from_numpy(-np.log(p))}
+    gap = np.log(p / q)
+    mean = np.array([(a - b) / g if g else a for a, b, g in zip(p, q, gap, strict=True)])
+    found = function("dial")(**given, power=power).numpy()
+    np.testing.assert_allclose(found, np.abs(gap) * mean**power, rtol=1e-12)
+
+
+def test_acceptance_and_powers_are_options() -> None:
+    student = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]).log()
+    teacher = torch.tensor([[0.3, 0.6, 0.1], [0.3, 0.6, 0.1]]).log()
+    given = {"teacher_logprobs": teacher, "student_logprobs": student}
+    assert function("accepted")(**given, num=2).tolist() == [1.0, 0.0]
+    assert function("accepted")(**given, num=2, rejected=0.25).tolist() == [1.0, 0.25]
+    parts = {"student_entropy_normalised": torch.tensor([0.5, 0.0]), "jsd": torch.tensor([0.25, 0.0]) * np.log(2)}
+    weigh = function("entropy_times_jsd")
+    assert weigh(**parts, entropy_power=2.0, jsd_power=0.0).tolist() == pytest.approx([0.25, 1e-16])
+    assert weigh(**parts, entropy_power=0.0, jsd_power=0.5).tolist() == pytest.approx([0.5, 1e-4])
 
 
 def test_clipping_percentiles_are_options_and_take_outliers_off() -> None:
