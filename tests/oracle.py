@@ -54,6 +54,15 @@ def reference(name: str, student: Tensor, teacher: Tensor, targets: Tensor, opti
         t, s = p.argmax(-1), q.argmax(-1)
         gap = (q[rows, t] / q[rows, s]).log() - (p[rows, t] / p[rows, s]).log()
         return -(1 / (1 + (-options["beta"] * gap).exp())).log()
+    if name == "ab_divergence":
+        return ab_reference(p, q, **options)
+    if name == "amid":
+        s, share = (1 - options["alpha"]) / 2, options["share"]
+        r = (share * p**s + (1 - share) * q**s) ** (1 / s)
+        r = r / r.sum(-1, keepdim=True)
+        return (p * (p / r).log()).sum(-1) if options["divergence"] == "forward_kl" else ab_reference(p, r, 0.2, 0.7)
+    if name == "local_reverse_kl":
+        return torch.stack([local_reference(p[i], q[i], **options) for i in range(len(p))])
     if name == "csd":
         known = {"teacher": p, "student": q.detach(), "uniform": torch.full_like(p, 1 / p.shape[1])}
         w, v = known[options["first"]], known[options["second"]]
@@ -67,6 +76,20 @@ def reference(name: str, student: Tensor, teacher: Tensor, targets: Tensor, opti
         "tvd": 1 - torch.minimum(p, q).sum(-1),
         "squared_hellinger": 1 - (p * q).sqrt().sum(-1),
     }[name]
+
+
+def ab_reference(p: Tensor, q: Tensor, alpha: float, beta: float) -> Tensor:
+    s = alpha + beta
+    return (alpha / s * p**s + beta / s * q**s - p**alpha * q**beta).sum(-1) / (alpha * beta)
+
+
+def local_reference(p: Tensor, q: Tensor, support: str, num: int) -> Tensor:
+    theirs, ours = ({*each.detach().argsort(descending=True)[:num].tolist()} for each in (p, q))
+    kept = {"teacher": theirs, "student": ours, "intersection": theirs & ours, "union": theirs | ours}[support]
+    if not kept:
+        return 0 * q.sum()
+    p, q = (each[sorted(kept)] / each[sorted(kept)].sum() for each in (p, q))
+    return (q * (q / p).log()).sum()
 
 
 def mixture_reference(name: str, p: Tensor, q: Tensor, *, alpha: float = 0.0, beta: float = 0.0) -> Tensor:
@@ -399,7 +422,7 @@ def oracle_class_weights(classes: Choice, log_p: Tensor, sequence: int, position
     return torch.tensor(weight, dtype=log_p.dtype)
 
 
-def oracle_class_distance(classes: Choice, log_p: Tensor, log_q: Tensor, index: Tensor) -> Tensor:
+def oracle_class_distance(classes: Choice, log_p: Tensor, log_q: Tensor, index: Tensor, criterion: str) -> Tensor:
     rows = [
         [oracle_class_weights(classes, log_p[i, t], int(index[i]), t) for t in range(log_p.shape[1])]
         for i in range(len(log_p))
@@ -407,7 +430,11 @@ def oracle_class_distance(classes: Choice, log_p: Tensor, log_q: Tensor, index: 
     weight = torch.stack([torch.stack(row) for row in rows])
     distance = (weight * (weight.clamp(min=1e-300).log() - log_q)).masked_fill(weight == 0, 0.0).sum(-1)
     if classes.name == "top_k_tail":
-        p_rest, q_rest = 1 - weight.sum(-1), 1 - log_q.exp().masked_fill(weight == 0, 0.0).sum(-1)
+        q = log_q.exp().masked_fill(weight == 0, 0.0)
+        p_rest, q_rest = 1 - weight.sum(-1), 1 - q.sum(-1)
+        if criterion == "reverse_kl":
+            ratio = (log_q - weight.clamp(min=1e-300).log()).masked_fill(weight == 0, 0.0)
+            return (q * ratio).sum(-1) + q_rest * (q_rest / p_rest).log()
         distance = distance + p_rest * (p_rest / q_rest).log()
     return distance
 
@@ -436,7 +463,7 @@ def oracle_loss(strategy: Strategy, pair: Pair, batch: Batch, *, seed: int, step
     heat = temperature[..., None]
     hot_p, hot_q = F.log_softmax(teacher / heat, dim=-1), F.log_softmax(student / heat, dim=-1)
     if strategy.classes is not None:
-        distance = oracle_class_distance(strategy.classes, hot_p, hot_q, batch.index)
+        distance = oracle_class_distance(strategy.classes, hot_p, hot_q, batch.index, strategy.criterion.name)
     elif strategy.criterion.name == "forward_kl":
         distance = (hot_p.exp() * (hot_p - hot_q)).sum(-1)
     elif strategy.criterion.name == "cross_entropy":

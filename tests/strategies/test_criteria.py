@@ -30,6 +30,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("akl", {"head": 0.05}),
     ("akl", {"head": 1.0}),
     ("eopd", {"threshold": 0.0}),
+    ("ab_divergence", {"alpha": 0.5, "beta": 0.5}),
+    ("ab_divergence", {"alpha": 1.5, "beta": 0.3}),
+    ("amid", {"alpha": -1.0, "divergence": "forward_kl"}),
+    ("amid", {"alpha": 0.5, "share": 0.1, "divergence": "forward_kl"}),
+    ("amid", {"alpha": -3.0, "share": 0.9}),
+    *(("local_reverse_kl", {"support": each, "num": 3}) for each in ("teacher", "student", "intersection", "union")),
+    ("local_reverse_kl", {"support": "intersection", "num": 1}),
     ("csd", {"first": "teacher"}),
     ("csd", {"first": "uniform"}),
     ("csd", {"first": "teacher", "second": "teacher"}),
@@ -188,6 +195,44 @@ def test_a_step_down_the_gradient_brings_the_student_closer(name: str) -> None:
     (grad,) = torch.autograd.grad(loss.sum(), student)
     moved = compare(name, student.detach() - 1e-3 * grad, teacher, targets)
     assert float(moved.sum()) < float(loss.sum().detach())
+
+
+def test_the_alpha_beta_divergence_goes_through_the_ones_it_names() -> None:
+    parts = rows()
+    hellinger = compare("squared_hellinger", *parts)
+    torch.testing.assert_close(compare("ab_divergence", *parts, alpha=0.5, beta=0.5), 4 * hellinger)
+    for name, alpha, beta in (("forward_kl", 1 - 1e-7, 1e-7), ("reverse_kl", 1e-7, 1 - 1e-7)):
+        limit = compare("ab_divergence", *parts, alpha=alpha, beta=beta)
+        torch.testing.assert_close(limit, compare(name, *parts), rtol=1e-5, atol=1e-7)
+
+
+def test_amids_plain_mixture_is_distillms() -> None:
+    parts = rows()
+    found = compare("amid", *parts, alpha=-1.0, share=0.3, divergence="forward_kl")
+    torch.testing.assert_close(found, compare("skewed_forward_kl", *parts, alpha=0.3), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("support", ["teacher", "student", "intersection", "union"])
+def test_a_support_of_every_class_is_the_reverse_kl(support: str) -> None:
+    parts = rows()
+    found = compare("local_reverse_kl", *parts, support=support, num=100)
+    torch.testing.assert_close(found, compare("reverse_kl", *parts), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ab_divergence", {"alpha": 0.0}),
+        ("amid", {"alpha": 1.0}),
+        ("amid", {"share": 1.0}),
+        ("amid", {"divergence": "tvd"}),
+        ("local_reverse_kl", {"support": "nobody"}),
+        ("local_reverse_kl", {"num": 0}),
+    ],
+)
+def test_options_out_of_range_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.* {next(iter(options.values()))!r:.1}"):
+        compare(name, *rows(), **options)
 
 
 def test_forward_kl_has_the_gradient_q_minus_p() -> None:
