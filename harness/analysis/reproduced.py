@@ -11,6 +11,9 @@ from harness.analysis import settings
 from harness.analysis.metrics import describe
 from harness.records.record import Record
 
+# What a record's workload is not held to: what its trials are found by, and where its files are.
+PLACES = ("name", "seeds", "data.data_files", "teacher.path", "student.path")
+
 _UNKNOWN = "not recorded"
 
 

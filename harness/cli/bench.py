@@ -38,7 +38,7 @@ Threads = Annotated[int, typer.Option(help="Threads; 0 for torch's own choice.",
 Rounds = Annotated[int, typer.Option(help="Rounds that count.", min=1)]
 OptimizerName = Annotated[Optimizer, typer.Option("--optimizer", help="Optimiser that the table and figure show.")]
 
-EFFICIENCY = Path("reports/efficiency")
+EFFICIENCY = Path("results/reports/efficiency")  # the committed ones: --reports reports/efficiency
 
 
 @bench_app.callback()

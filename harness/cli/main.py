@@ -14,6 +14,7 @@ from harness.cli.cache import cache_app
 from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
 from harness.cli.new import new_app
+from harness.cli.report import report
 from harness.cli.reproduce import reproduce
 from harness.cli.shared import (
     AcceptCheckpoints,
@@ -83,7 +84,7 @@ def options(
 def run(
     grid: GridFile,
     results: ResultsFolder = Path("results"),
-    reports: Reports = Path("reports"),
+    reports: Reports = None,
     workload: WorkloadName = None,
     settings: Settings = None,
     split: SplitName = None,
@@ -121,7 +122,7 @@ def run(
 
     terminal = console()
     load_plugins(plugin or ())
-    check_writable(results, reports)
+    check_writable(results, reports or results)
     place = Results.at(results, mirror)
     if not dry_run:
         sync_mirror(place, terminal)
@@ -157,9 +158,8 @@ def run(
         print_plan(terminal, plan, place)
         print_mirror_status(plan, place, terminal)
         return
-    raise typer.Exit(
-        code=run_plan(plan, place, reports, terminal, command=_whole_command(plan, place), options=options)
-    )
+    command, destination = _whole_command(plan, place), reports or place.reports
+    raise typer.Exit(code=run_plan(plan, place, destination, terminal, command=command, options=options))
 
 
 @app.command()
@@ -224,31 +224,7 @@ def plan(
     print_plan(console(), checked, place)
 
 
-@app.command()
-def report(
-    folder: Annotated[
-        Path, typer.Argument(help="A grid's results (results/position_axis) or a report (reports/position_axis).")
-    ],
-    reports: Annotated[
-        Path | None,
-        typer.Option(help="Where it is written: reports, or the place of the report it is made from.", metavar="DIR"),
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Results or a report of another run to compare with.", metavar="FOLDER")
-    ] = None,
-    pdf: Pdf = False,
-) -> None:
-    """Write a grid's report from its records, and print its main table; needs no torch."""
-    from harness.analysis.report import print_report, rebuild, write_report
-
-    if (folder / "records").is_dir():
-        written = rebuild(folder, destination=reports, compare=compare, pdf=pdf)
-    else:
-        whole = folder.resolve()
-        written = write_report(whole.parent, whole.name, reports or Path("reports"), compare=compare, pdf=pdf)
-    print_report(written, console())
-
-
+app.command()(report)
 app.command()(claims)
 app.command()(reproduce)
 

@@ -55,16 +55,17 @@ def reproduce(
     take_arithmetic(made["workload"] or str(made["grid"]), made["overrides"])
     if kind is not None:
         set_arithmetic(kind)
+    from harness.analysis.original import read_original
     from harness.analysis.write.reproduced import show, write
     from harness.config.plugins import load_plugins
-    from harness.run.reproduce import Command, plan_again, read_report, run_again
+    from harness.run.reproduce import Command, plan_again, run_again
 
     terminal = console()
     try:
         load_plugins(made["plugin"] or ())
     except UserError as error:
         raise UserError(f"{report} cannot be reproduced: {error}") from None
-    original = read_report(report)
+    original = read_original(report)
     command = Command(**{field.name: made[field.name] for field in fields(Command)})
     drawn = secrets.randbelow(_SEEDS) if seed is None else seed
     with _folder(results) as folder:

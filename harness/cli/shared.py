@@ -37,7 +37,9 @@ CheckpointEvery = Annotated[
 ]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit-identical results on a GPU too, slower.")]
 Pdf = Annotated[bool, typer.Option("--pdf", help="Write the report's figures as PDF too.")]
-Reports = Annotated[Path, typer.Option(help="Where reports are written.", metavar="DIR")]
+Reports = Annotated[
+    Path | None, typer.Option(help="Where the report is written; RESULTS/reports if left out.", metavar="DIR")
+]
 WorkloadName = Annotated[
     str | None,
     typer.Option("--workload", help="Run on this workload instead of the grid's (name or YAML).", metavar="NAME"),

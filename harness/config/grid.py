@@ -30,7 +30,7 @@ class Grid(Frozen):
     """A question put to the harness: which strategies, on which workload, over which seeds.
 
     Attributes:
-        name: the grid's folder under results/ and reports/.
+        name: the grid's folder under results/, and that of its report.
         hypothesis: the file's first comment.
         baseline: label of the row that the others are compared with.
         split: what the reported numbers are measured on; choose budgets on validation only.

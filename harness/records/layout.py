@@ -120,6 +120,11 @@ class Results:
         """Return the file that says which trials a grid consists of."""
         return self.root / grid / "manifest.json"
 
+    @property
+    def reports(self) -> Path:
+        """Reports of what has run here, a folder for each grid."""
+        return self.root / "reports"
+
     def tensorboard(self, grid: str) -> Path:
         """Return the folder of a grid's event files."""
         return self.root / "tensorboard" / grid

@@ -1,8 +1,8 @@
 """A grid's report, written again only where it could be another one.
 
 A report is a function of the manifest, the trials' files, the code and the packages that write it. `report.json`,
-beside the manifest, keeps one digest of all of these and of the report's own files, with what was printed: where the
-digest is still the same, the report is too.
+beside the manifest, keeps one digest of all of these, of the report's own files and of the committed report, with what
+was printed: where the digest is still the same, all of it is too.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from rich.text import Text
 
 import harness
 import strategies
+from harness.config.errors import UserError
 from harness.records.files import write_text
 from harness.records.layout import Results
 from harness.records.store import read_manifest
@@ -25,8 +26,14 @@ from harness.records.store import read_manifest
 _PACKAGES = ("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich", "scipy", "seaborn")
 
 
+# Where the reports are that a checkout commits.
+COMMITTED = Path("reports")
+
+
 def refresh_report(results: Results, grid: str, reports: Path, console: Console, *, pdf: bool = False) -> None:
     """Write and print a grid's report, with `pdf` its figures as PDF too; only print it where it is what it would be.
+
+    Where another report of the grid is committed, one more line compares the records with its own.
 
     Raises:
         UserError: as `harness.analysis.report.write_report`.
@@ -39,12 +46,28 @@ def refresh_report(results: Results, grid: str, reports: Path, console: Console,
         report = write_report(results.root, grid, reports, pdf=pdf)
         recorder = Console(width=console.width, file=StringIO(), force_terminal=True, record=True)
         print_report(report, recorder)
+        if line := _beside_the_committed(results, grid, folder):
+            recorder.print(line, highlight=False, markup=False, soft_wrap=True)
         text = recorder.export_text(styles=True)
         stored = {"digest": _digest(results, grid, folder, pdf), "width": console.width, "text": text}
         write_text(stamp, json.dumps(stored) + "\n")
     else:
         console.print("The report is up to date.")
     console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True, highlight=False)
+
+
+def _beside_the_committed(results: Results, grid: str, folder: Path) -> str | None:
+    """Compare a grid's records with those of its committed report; None where there is none, or this is it."""
+    from harness.analysis.frame import is_report
+    from harness.analysis.original import read_original, say_difference
+
+    committed = COMMITTED / grid
+    if not is_report(committed) or committed.resolve() == folder.resolve():
+        return None
+    try:
+        return say_difference(read_original(committed), read_manifest(results.manifest(grid)), results)
+    except UserError as error:
+        return f"The records cannot be compared with the committed ones: {error}"
 
 
 def _printed(stamp: Path, digest: str, width: int) -> str | None:
@@ -61,7 +84,7 @@ def _digest(results: Results, grid: str, folder: Path, pdf: bool) -> str:
     """Return one digest of all that a report depends on, and of what it consists of."""
     total = hashlib.sha256()
     total.update(repr([platform.python_version(), *((name, version(name)) for name in _PACKAGES), pdf]).encode())
-    for path in (*_code(), *_records(results, grid), *_files(folder)):
+    for path in (*_code(), *_records(results, grid), *_files(folder), *_files(COMMITTED / grid)):
         total.update(f"{path}\n".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from harness.analysis import reproduced
-from harness.analysis.frame import Frames, is_report, load
+from harness.analysis.original import Original
 from harness.analysis.reproduced import Reproduced
 from harness.config import Workload
 from harness.config.arithmetic import Arithmetic
@@ -18,16 +17,13 @@ from harness.config.overrides import Overrides
 from harness.config.strategy import read_strategy
 from harness.data.documents.corpus import installed_versions
 from harness.records.layout import Results
-from harness.records.record import Manifest, ManifestEntry, Record
-from harness.records.store import read_manifest, read_record, read_table
+from harness.records.record import ManifestEntry, Record
+from harness.records.store import read_record
 from harness.run.needs import check_needs
 from harness.run.options import Options
 from harness.run.plan import Plan, make_plan
 from harness.run.run import run_missing
 from harness.trial.trial import NOT_IDENTITY, Trial
-
-# What a record's workload is not held to: how it is run, and what its trials are found by.
-_IGNORED = ("name", "seeds", "data.data_files", "teacher.path", "student.path")
 
 
 @dataclass(frozen=True)
@@ -51,47 +47,6 @@ class Command:
     diagnostics: int | None = None
     teacher: str | None = None
     cpu: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """A report that is to be reproduced.
-
-    Attributes:
-        folder: where it is.
-        manifest: its trials.
-        frames: its records and their tables.
-    """
-
-    folder: Path
-    manifest: Manifest
-    frames: Frames
-
-    @property
-    def finished(self) -> list[tuple[ManifestEntry, Record]]:
-        """The trials that have a finished record."""
-        pairs = zip(self.manifest.trials, self.frames.records, strict=True)
-        return [(entry, record) for entry, record in pairs if record is not None and record.status == "finished"]
-
-    def table(self, trial_id: str, name: str) -> pd.DataFrame | None:
-        """Return a trial's table, None where the report has none of this name."""
-        whole = self.frames.tables.get(name)
-        if whole is None:
-            return None
-        rows = whole[whole["trial_id"] == trial_id].drop(columns=["trial_id", "label", "seed"])
-        return rows.reset_index(drop=True)
-
-
-def read_report(folder: Path) -> Original:
-    """Read a report's records.
-
-    Raises:
-        UserError: it is no report's folder, or a file in it cannot be read.
-    """
-    if not is_report(folder):
-        raise UserError(f"{folder} is no report: it has no manifest.json beside records/")
-    manifest = read_manifest(folder / "manifest.json")
-    return Original(folder=folder, manifest=manifest, frames=load(folder, manifest))
 
 
 def plan_again(
@@ -182,9 +137,7 @@ def run_again(
             failure = None if measured is None else measured.failure
             reason = "it was stopped" if failure is None else first_line(f"{failure.kind}: {failure.message}")
             raise UserError(f"{trial.name} did not finish: {reason}")
-        siblings = [record for other, record in original.finished if other.label == entry.label]
-        tables = _tables(original, recorded, measured, results)
-        outcomes.append(reproduced.compare_records(entry.label, recorded, measured, siblings=siblings, tables=tables))
+        outcomes.append(original.compare(entry, recorded, measured, results))
     return outcomes
 
 
@@ -231,7 +184,9 @@ def _check_workload(original: Original, record: Record, workload: Workload) -> N
 def _changes(record: Record, workload: Workload) -> list[str]:
     """Say in what a workload computes something else than a record's."""
     sections = [f"{name}.{key}" for name, keys in NOT_IDENTITY.items() if isinstance(keys, set) for key in keys]
-    return reproduced.changed_workload(record.workload, workload.model_dump(mode="json"), [*_IGNORED, *sections])
+    return reproduced.changed_workload(
+        record.workload, workload.model_dump(mode="json"), [*reproduced.PLACES, *sections]
+    )
 
 
 def _with(trial: Trial, arithmetic: Arithmetic | None) -> Trial:
@@ -239,22 +194,3 @@ def _with(trial: Trial, arithmetic: Arithmetic | None) -> Trial:
         return trial
     resources = trial.workload.resources.model_copy(update={"arithmetic": arithmetic})
     return replace(trial, workload=trial.workload.model_copy(update={"resources": resources}))
-
-
-def _tables(original: Original, recorded: Record, measured: Record, results: Results) -> dict[str, str]:
-    """Say of each table that is not equal to the byte how it differs."""
-    said = {}
-    for name in dict.fromkeys([*recorded.tables, *measured.tables]):
-        if recorded.tables.get(name) == measured.tables.get(name):
-            continue
-        before = original.table(recorded.trial_id, name) if name in recorded.tables else None
-        now = read_table(results, measured.trial_id, name)
-        if now is None or name not in recorded.tables:
-            said[name] = "only now" if name not in recorded.tables else "only in the report"
-        elif before is None:
-            said[name] = "other bytes; the report left it out"
-        else:
-            shared = now[[column for column in before.columns if column in now]]
-            same = list(before.columns) == list(now.columns) and before.astype(now.dtypes.to_dict()).equals(shared)
-            said[name] = "same content in other bytes" if same else "other content"
-    return said

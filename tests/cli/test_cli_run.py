@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,22 +14,28 @@ from typing import Any
 import pytest
 
 from harness.cli import main as cli
+from harness.records.files import sealed, unsealed
 from harness.records.store import read_manifest, read_record
 
 PROJECT = Path(__file__).parents[2]
 
 
-def harness(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def harness(*arguments: object, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "harness.cli", *map(str, arguments)],
-        cwd=PROJECT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
         check=False,
     )
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> tuple[Path, Path, str]:
-    """A grid of four trials, of which one diverges, that has run once: its file, its folder and what was printed."""
+    """A grid of four trials, of which one diverges, that has run once in a checkout: file, folder, what was printed."""
     folder = tmp_path_factory.mktemp("run")
     grid = folder / "question.yaml"
     grid.write_text(
@@ -60,7 +67,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, workload_file: Path) -> t
         "  - {preset: full_kd, label: diverges, feature: {distance: cosine, weight: 1.0e38}}\n"
         "  - no_kd\n  - full_kd\n  - se_kd\n"
     )
-    done = harness("run", grid, "--results", folder / "results", "--reports", folder / "reports")
+    shutil.copyfile(PROJECT / ".gitignore", folder / ".gitignore")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "as it is cloned")
+    done = harness("run", grid.name, cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr, "it is in the record, and under --debug"
     return grid, folder, done.stdout
@@ -84,7 +95,47 @@ def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple
     assert all(label in printed for label in ("No KD", "Full KD", "SE-KD 20%"))
     assert "3 finished, 1 failed, 0 not run" in printed
     for name in ("report.html", "report.md", "tables/main.csv", "figures/overview.svg", "manifest.json"):
-        assert (folder / "reports" / "question" / name).stat().st_size > 0
+        assert (folder / "results" / "reports" / "question" / name).stat().st_size > 0
+
+
+def test_a_run_leaves_a_checkout_clean(finished: tuple[Path, Path, str]) -> None:
+    _, folder, printed = finished
+    assert git(folder, "status", "--porcelain") == ""
+    assert f"Report: {Path('results/reports/question/report.html')}" in printed
+    assert "the committed ones" not in printed
+
+
+def test_a_run_is_compared_with_the_committed_report(
+    finished: tuple[Path, Path, str], here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, folder, _ = finished
+    monkeypatch.chdir(tmp_path)
+    chosen = [option for label in ("no kd", "full kd", "se-kd") for option in ("--only", label)]
+    committed = tmp_path / "reports" / "question"
+
+    def last_line() -> str:
+        code, out, err = here("run", grid, "--results", folder / "results", *chosen)
+        assert (code, err) == (0, "")
+        return str(out.splitlines()[-1])
+
+    here("report", folder / "results" / "question", "--reports", "reports")
+    assert last_line() == "3 of 4 records equal the committed ones to the byte (reports/question); 1 not finished."
+    assert last_line().startswith("3 of 4"), "said again where the report is up to date"
+    for path in (committed / "records").glob("*.json"):
+        record = unsealed(path.read_text())
+        if record["label"] == "Full KD":
+            record["metrics"]["heldout_loss"]["value"] += 0.25
+            record["workload"]["optimisation"]["learning_rate"] = 0.5
+            record["core"] = "another"
+            path.write_text(sealed(record))
+    line = last_line()
+    assert line.startswith("2 of 4 records equal the committed ones to the byte (reports/question); 1 differing in ")
+    assert "differing in heldout_loss by up to 0.25; 1 not finished. What was otherwise: " in line
+    assert "optimisation.learning_rate was 0.5 and is 0.001; core: another, now " in line
+    (committed / "manifest.json").write_text("{}")
+    assert last_line().startswith("The records cannot be compared with the committed ones: reports/question/manifest")
+    code, out, _ = here("run", grid, "--results", folder / "results", "--reports", tmp_path / "reports", *chosen)
+    assert (code, "the committed ones" in out) == (0, False), "it is the committed report that was written"
 
 
 def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Callable[..., Any]) -> None:
@@ -92,7 +143,7 @@ def test_a_second_run_starts_no_trial(finished: tuple[Path, Path, str], here: Ca
     before = {path: path.stat().st_mtime_ns for path in (folder / "results" / "trials").rglob("*") if path.is_file()}
     # What failed would run again.
     chosen = [option for label in ("no kd", "full kd", "se-kd") for option in ("--only", label)]
-    code, out, _ = here("run", grid, "--results", folder / "results", "--reports", folder / "reports", *chosen)
+    code, out, _ = here("run", grid, "--results", folder / "results", *chosen)
     assert code == 0
     assert "All 3 chosen trials of question are finished, 1 not chosen; nothing to run" in " ".join(out.split())
     # The report is of all trials, whichever command made them.
@@ -104,8 +155,8 @@ def test_a_report_is_written_again_only_where_something_has_changed(
     finished: tuple[Path, Path, str], here: Callable[..., Any]
 ) -> None:
     grid, folder, _ = finished
-    command = ("run", grid, "--results", folder / "results", "--reports", folder / "reports", "--only", "full kd")
-    page = folder / "reports" / "question" / "report.md"
+    command = ("run", grid, "--results", folder / "results", "--only", "full kd")
+    page = folder / "results" / "reports" / "question" / "report.md"
     here(*command)
     text, written = page.read_text(), page.stat().st_mtime_ns
     _, out, _ = here(*command)
@@ -143,7 +194,7 @@ def test_force_and_only_run_one_finished_trial_again(
     finished: tuple[Path, Path, str], here: Callable[..., Any]
 ) -> None:
     grid, folder, _ = finished
-    options = ("--results", folder / "results", "--reports", folder / "reports", "--only", "se-kd", "--force")
+    options = ("--results", folder / "results", "--only", "se-kd", "--force")
     _, out, err = here("run", grid, *options, "--dry-run")
     assert "1 of 4 trials to run (3 not chosen)" in out, err
 
@@ -152,7 +203,7 @@ def test_asking_for_diagnostics_runs_trained_trials_again(
     finished: tuple[Path, Path, str], here: Callable[..., Any]
 ) -> None:
     grid, folder, _ = finished
-    options = ("--results", folder / "results", "--reports", folder / "reports", "--diagnostics", 2)
+    options = ("--results", folder / "results", "--diagnostics", 2)
     _, out, err = here("run", grid, *options, "--dry-run")
     assert "3 of 4 trials to run" in out, err
 
@@ -167,7 +218,7 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(finished: tupl
     assert "step" in diverged.failure.message
     assert "Traceback" in diverged.failure.traceback
     assert "FAILED" in printed
-    assert "NotFiniteError" in (folder / "reports" / "question" / "report.md").read_text()
+    assert "NotFiniteError" in (folder / "results" / "reports" / "question" / "report.md").read_text()
 
 
 @pytest.mark.faults

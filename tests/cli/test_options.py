@@ -47,7 +47,7 @@ CARRIES_OUT = {
     "torch.set_num_threads": None,
     "harness.cli.shared.set_arithmetic": None,
     "harness.cli.reproduce.set_arithmetic": None,
-    "harness.run.reproduce.read_report": "the report",
+    "harness.analysis.original.read_original": "the report",
     "harness.run.reproduce.plan_again": ("a plan", {}),
     "harness.run.reproduce.run_again": (),
     "harness.analysis.claims.judge_claims": (),

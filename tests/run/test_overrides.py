@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.analysis.figures.varied import references, sweeps
+from harness.analysis.original import read_original
 from harness.analysis.report import read_run, write_report
 from harness.api import distil
 from harness.config.errors import UnknownNameError, UserError
@@ -18,7 +19,7 @@ from harness.records.store import read_record
 from harness.run.attempt import run_and_write
 from harness.run.options import Options
 from harness.run.plan import Plan, make_plan
-from harness.run.reproduce import Command, plan_again, read_report
+from harness.run.reproduce import Command, plan_again
 from harness.run.run import write_plan
 
 WriteGrid = Callable[..., Path]
@@ -210,7 +211,7 @@ def test_a_learning_rate_as_an_axis_runs_goes_on_and_is_reproduced(
     assert list(swept.lines[0].labels) == [0.001, 0.01, 0.1]
     assert list(references(run_of, swept)) == ["Full KD 0.001"], "other rates are the line, not held against it"
 
-    original = read_report(report)
+    original = read_original(report)
     again, records = plan_again(
         original, Command(grid=grid, overrides=settings), Results(tmp_path / "again"), arithmetic=None
     )
