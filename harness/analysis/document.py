@@ -53,6 +53,7 @@ class Plot:
     caption: str  # what is shown, what bars and bands mean, where the numbers come from
     alt: str  # what a reader who cannot see it should know
     figure: Figure | None = None  # the drawing; None once it is saved
+    vector: str = ""  # the drawing as SVG, once it is saved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 <destination>/<grid>/
   report.html  report.md           the same content, for a browser and for a repository
   tables/<name>.{csv,md,tex}       every table
-  figures/<name>.{svg,png}         every figure; .pdf too where it was asked for
+  figures/<name>.png               every figure, as SVG in report.html; .pdf too where it was asked for
   manifest.json  records/          what all of it is made from
   compared/                        the same of another run, where the report compares with one
 """

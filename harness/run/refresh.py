@@ -23,7 +23,7 @@ from harness.records.files import write_text
 from harness.records.layout import Results
 from harness.records.store import read_manifest
 
-_PACKAGES = ("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich", "scipy", "seaborn")
+_PACKAGES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "scipy", "seaborn")
 
 
 # Where the reports are that a checkout commits.

@@ -97,7 +97,7 @@ def test_saved_twice_a_figure_has_the_same_bytes(budgets: Run, tmp_path: Path) -
                 plot.figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
                 found.append(written.getvalue())
         (small,) = curves.make(grid)
-        style.save(small, tmp_path, pdf=True)
+        found.append(style.save(small, tmp_path, pdf=True).vector.encode())
         found += [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     assert len(drawn[0]) == 1 + 3
     assert drawn[0] == drawn[1]

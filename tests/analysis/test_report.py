@@ -192,7 +192,7 @@ def test_every_table_and_figure_is_a_file_of_each_format(report: Report):
     names = {path.name for path in (report.folder / "tables").iterdir()}
     assert names == {f"{table.name}.{suffix}" for table in report.document.tables for suffix in ("csv", "md", "tex")}
     names = {path.name for path in (report.folder / "figures").iterdir()}
-    assert names == {f"{plot.name}.{suffix}" for plot in report.document.plots for suffix in ("png", "svg")}
+    assert names == {f"{plot.name}.png" for plot in report.document.plots}
     assert {"main", "comparisons", "failures", "trials"} <= {table.name for table in report.document.tables}
     text, page = read(report, "report.md"), read(report, "report.html")
     for block in (*report.document.tables, *report.document.plots):
@@ -276,7 +276,7 @@ def test_rebuilding_gives_the_same_bytes(report: Report):
     after = contents(report.folder)
     assert before.keys() == after.keys()
     assert [str(name) for name in before if before[name] != after[name]] == []
-    assert {"report.html", "figures/overview.svg", "records/items.parquet", "records/t00.json"} <= {
+    assert {"report.html", "figures/overview.png", "records/items.parquet", "records/t00.json"} <= {
         str(name) for name in before
     }
     assert [path.name for path in report.folder.parent.iterdir()] == [GRID]

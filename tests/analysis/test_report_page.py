@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -76,8 +77,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         pytest.skip("needs chromium and chromedriver on PATH (Debian: chromium, chromium-driver)")
     folder = tmp_path_factory.mktemp("page")
     made = document()
-    for plot in made.plots:
-        save(plot, folder)
+    results = made.sections[0]
+    drawn = tuple(save(block, folder) if isinstance(block, Plot) else block for block in results.blocks)
+    made = replace(made, sections=(replace(results, blocks=drawn), *made.sections[1:]))
     (folder / "report.html").write_text(to_html(made, folder), encoding="utf-8")
     options = ChromeOptions()
     options.binary_location = binary

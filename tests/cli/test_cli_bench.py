@@ -52,9 +52,9 @@ def test_a_command_prints_its_table_and_leaves_numbers_page_and_figure(
     result = CliRunner().invoke(bench_app, [*given, "--reports", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert {path.name for path in tmp_path.glob("*.*")} == {f"{name}.{kind}" for kind in ("csv", "md", "tex", "json")}
-    assert {path.name for path in tmp_path.glob("figures/*")} == {f"{name}.{kind}" for kind in ("png", "svg")}
+    assert {path.name for path in tmp_path.glob("figures/*")} == {f"{name}.png"}
     page = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
-    assert f"](figures/{name}.svg)" in page
+    assert f"](figures/{name}.png)" in page
     found = pd.read_csv(tmp_path / f"{name}.csv")
     assert list(found.columns)[: len(KEYS[name])] == KEYS[name]
     assert len(found) > 0
@@ -75,7 +75,7 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     for number in (0, 1):
         given = ["storage", *SMALL["storage"], "--reports", str(tmp_path / str(number))]
         CliRunner().invoke(bench_app, given, catch_exceptions=False)
-    for kind in ("storage.csv", "figures/storage.svg", "figures/storage.png"):
+    for kind in ("storage.csv", "figures/storage.png"):
         files = [tmp_path / number / kind for number in "01"]
         assert files[0].read_bytes() == files[1].read_bytes(), kind
 

@@ -94,7 +94,7 @@ def test_run_leaves_a_record_of_every_trial_and_prints_the_table(finished: tuple
         assert record.cost.wall_s.keys() >= {"load", "eval"}
     assert all(label in printed for label in ("No KD", "Full KD", "SE-KD 20%"))
     assert "3 finished, 1 failed, 0 not run" in printed
-    for name in ("report.html", "report.md", "tables/main.csv", "figures/overview.svg", "manifest.json"):
+    for name in ("report.html", "report.md", "tables/main.csv", "figures/overview.png", "manifest.json"):
         assert (folder / "results" / "reports" / "question" / name).stat().st_size > 0
 
 

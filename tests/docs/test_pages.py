@@ -80,3 +80,9 @@ def test_every_noun_of_the_glossary_is_defined_where_it_says() -> None:
         }
         constants = set(re.findall(r"^([A-Z_]+)\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
         assert name.strip("`") in defined | constants, f"{name} is not defined in {owner}"
+
+
+def test_committed_reports_stay_small() -> None:
+    files = [path for path in (PROJECT / "reports").rglob("*") if path.is_file()]
+    assert not [path.name for path in files if path.suffix in (".svg", ".pdf")], "on request, or inside a page"
+    assert sum(path.stat().st_size for path in files) < 40e6

@@ -206,7 +206,7 @@ def test_a_learning_rate_as_an_axis_runs_goes_on_and_is_reproduced(
     shown = (report / "tables" / "settings.csv").read_text()
     assert "optimisation.learning_rate,0.1; 0.01; 0.001" in shown
     assert "optimisation.warmup,0.5" in shown
-    assert (report / "figures" / "sweep_learning_rate.svg").exists()
+    assert (report / "figures" / "sweep_learning_rate.png").exists()
     (swept,) = sweeps(run_of := read_run(report))
     assert list(swept.lines[0].labels) == [0.001, 0.01, 0.1]
     assert list(references(run_of, swept)) == ["Full KD 0.001"], "other rates are the line, not held against it"

@@ -48,7 +48,7 @@ def saving(run: Run, folder: Path, *, pdf: bool = False) -> Iterator[Callable[[]
     Where none can be spared they are drawn when they are asked for; the bytes are the same whoever draws.
 
     Yields:
-        What waits for the figures and returns them in reading order, without their drawings.
+        What waits for the figures and returns them in reading order, as `style.save` leaves them.
     """
     draw = partial(_draw, run, folder, pdf)
     # A copy of a process whose other threads hold locks, as Ray's do, may wait for them for ever.

@@ -37,7 +37,7 @@ def to_html(document: Contents, figures: Path) -> str:
     """Write a whole document as one page.
 
     The page's content security policy names the hashes of its own style and script, so that nothing else can be loaded
-    or run, whatever a label or a message of a failure contains. `figures` holds <name>.svg and <name>.png of each.
+    or run, whatever a label or a message of a failure contains. `figures` holds <name>.png of each figure.
     """
     style, script = _asset("page.css"), _asset("page.js")
     return (
@@ -71,7 +71,7 @@ def sort_key(cell: Cell, column: Column) -> str | None:
 
 
 def _image(plot: Plot, figures: Path) -> Image:
-    text = (figures / f"{plot.name}.svg").read_text(encoding="utf-8")
+    text = plot.vector
     points = re.search(r'<svg [^>]*?width="([\d.]+)pt"', text)
     assert points is not None
     width = round(float(points[1]) / 72 * _PIXELS_PER_INCH)

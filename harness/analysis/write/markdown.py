@@ -10,7 +10,7 @@ _LINE_START = re.compile(r"^([#>+-]|\d{1,9}(?=[.)](?:\s|$)))")
 
 
 def to_markdown(document: Contents) -> str:
-    """Write a whole document; its figures are expected in figures/<name>.svg."""
+    """Write a whole document; its figures are expected in figures/<name>.png."""
     lead = [f"> {escape(line)}".rstrip() for line in document.lead.strip().splitlines()]
     parts = [f"# {escape(document.title)}", "\n".join(lead)]
     parts += ["\n".join(f"- {escape(name)}: {escape(value)}" for name, value in document.facts)]
@@ -49,7 +49,7 @@ def _block(block: Block) -> str:
         case Table():
             return f"### {escape(block.title)}\n\n{to_markdown_table(block).rstrip()}"
         case Plot():
-            image = f"![{escape(block.alt)}](figures/{block.name}.svg)"
+            image = f"![{escape(block.alt)}](figures/{block.name}.png)"
             return f"### {escape(block.title)}\n\n{image}\n\n{escape(block.caption)}"
         case Code():
             return f"```sh\n{block.text.strip()}\n```"

@@ -61,7 +61,7 @@ class Output:
         device: str = "fake tensors",
         notes: Sequence[str] = (),
     ) -> None:
-        """Print a table, its targets and notes; write NAME.csv, .md, .tex and .json, and figures/NAME.{png,svg}.
+        """Print a table, its targets and notes; write NAME.csv, .md, .tex and .json, and figures/NAME.png.
 
         Args:
             name: the benchmark.
@@ -92,7 +92,7 @@ class Output:
         texts = {"csv": numbers, "md": to_markdown(document), "tex": to_latex(table)}
         for suffix, text in {**texts, "json": json.dumps(about, indent=2) + "\n"}.items():
             write_text(self.folder / f"{name}.{suffix}", text)
-        self.console.print(f"{self.folder / name}.csv, .md, .tex, .json; figures/{name}.svg, .png", highlight=False)
+        self.console.print(f"{self.folder / name}.csv, .md, .tex, .json; figures/{name}.png", highlight=False)
 
 
 def document_of(table: Table, plot: Plot, about: Mapping[str, Any]) -> Contents:
