@@ -10,7 +10,7 @@ from harness.analysis.metrics import QUALITY
 from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.record import TABLES, Manifest, ManifestEntry, Record
-from harness.records.store import read_record
+from harness.records.store import read_manifest, read_record
 
 _IDENTITY = ("trial_id", "label", "seed")
 
@@ -59,6 +59,29 @@ def load(folder: Path, manifest: Manifest) -> Frames:
         records=records,
         tables={name: table for name, table in tables.items() if table is not None},
     )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a grid's records are: a results folder, or a report's, and which trials of it."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def find(folder: Path) -> Origin:
+    """Find the records behind a grid's results (results/<grid>) or behind a report (reports/<grid>).
+
+    Raises:
+        UserError: there is no manifest, it is unreadable, or it is another grid's.
+    """
+    if is_report(folder):
+        return Origin(folder, read_manifest(folder / "manifest.json"))
+    whole = folder.resolve()
+    manifest = read_manifest(folder / "manifest.json")
+    if manifest.grid != whole.name:
+        raise UserError(f"{folder / 'manifest.json'} is the manifest of {manifest.grid!r}, not of {whole.name!r}")
+    return Origin(whole.parent, manifest)
 
 
 def record_path(folder: Path, trial_id: str) -> Path:

@@ -21,7 +21,7 @@ from harness.analysis.archive import copy_run
 from harness.analysis.compose import compose
 from harness.analysis.document import Contents
 from harness.analysis.figures import saving
-from harness.analysis.frame import Frames, is_report, load
+from harness.analysis.frame import Frames, Origin, find, is_report, load
 from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
 from harness.analysis.write.csv import to_csv
@@ -31,7 +31,6 @@ from harness.analysis.write.markdown import to_markdown, to_markdown_table
 from harness.analysis.write.terminal import print_table
 from harness.config.errors import UserError
 from harness.records.files import clear_litter, temporary
-from harness.records.record import Manifest
 from harness.records.store import read_manifest
 
 COMPARED = "compared"
@@ -50,29 +49,6 @@ class Report:
     def page(self) -> Path:
         """The report for a browser."""
         return self.folder / "report.html"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a grid's records are: a results folder, or a report's, and which trials of it."""
-
-    folder: Path
-    manifest: Manifest
-
-
-def find(folder: Path) -> Origin:
-    """Find the records behind a grid's results (results/<grid>) or behind a report (reports/<grid>).
-
-    Raises:
-        UserError: there is no manifest, it is unreadable, or it is another grid's.
-    """
-    if is_report(folder):
-        return Origin(folder, read_manifest(folder / "manifest.json"))
-    whole = folder.resolve()
-    manifest = read_manifest(folder / "manifest.json")
-    if manifest.grid != whole.name:
-        raise UserError(f"{folder / 'manifest.json'} is the manifest of {manifest.grid!r}, not of {whole.name!r}")
-    return Origin(whole.parent, manifest)
 
 
 def write_report(

@@ -13,6 +13,7 @@ from harness.cli.bench import bench_app
 from harness.cli.cache import cache_app
 from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
+from harness.cli.export_table import export_table
 from harness.cli.new import new_app
 from harness.cli.report import report
 from harness.cli.reproduce import reproduce
@@ -226,6 +227,7 @@ def plan(
 
 app.command()(report)
 app.command()(claims)
+app.command("export-table")(export_table)
 app.command()(reproduce)
 
 
