@@ -75,6 +75,7 @@ class Evidence:
     cells: dict[tuple[str, str], SeedValues]  # by (label, metric), sorted by both
     measured: dict[str, Measured]  # the metrics that the items give
     labels: frozenset[str]  # every label, finished or not
+    looks: int = 1  # how often verdicts are looked at before more seeds are run; tests allow for them (Bonferroni)
 
     @property
     def metrics(self) -> list[str]:
@@ -86,20 +87,21 @@ class Evidence:
         return {label: cell for (label, name), cell in self.cells.items() if name == metric}
 
 
-def gather(metrics: pd.DataFrame, items: pd.DataFrame | None = None) -> Evidence:
+def gather(metrics: pd.DataFrame, items: pd.DataFrame | None = None, *, looks: int = 1) -> Evidence:
     """Gather finished values and single items.
 
     Args:
         metrics: rows of trial_id, label, seed, status, metric, value, stderr, num, as in `Frames.metrics`; in any
             order.
         items: rows of single items, as in `Frames.tables["items"]`; None where there are none.
+        looks: how often verdicts are looked at.
     """
     cells = _by_cell(metrics)
     recorded: dict[str, dict[str, float]] = {}
     for (_, metric), cell in cells.items():
         recorded.setdefault(metric, {}).update(zip(cell.trials, cell.values.tolist(), strict=True))
     measured = {} if items is None else measure(items, recorded)
-    return Evidence(cells=cells, measured=measured, labels=frozenset(metrics["label"]))
+    return Evidence(cells=cells, measured=measured, labels=frozenset(metrics["label"]), looks=looks)
 
 
 def _by_cell(metrics: pd.DataFrame) -> dict[tuple[str, str], SeedValues]:

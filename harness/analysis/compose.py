@@ -15,6 +15,7 @@ from harness.analysis.comparison import compare_runs
 from harness.analysis.document import Block, Code, Contents, Plot, Section, Table, Text
 from harness.analysis.frame import Frames
 from harness.analysis.read import Run
+from harness.analysis.tables import noted
 from harness.analysis.tables.build import SEED, STRATEGY, build, counts, words
 from harness.records.record import Manifest, Record
 
@@ -47,7 +48,7 @@ def compose(
         Section(title="Findings", blocks=told[:headlines]),
         Section(title="Results", blocks=(*main, *plots[:1])),
         Section(title="Every difference", blocks=told[headlines:], folded=True),
-        Section(title="Further tables", blocks=(*tables[len(main) :], *([claimed] if claimed else []))),
+        Section(title="Further tables", blocks=(*tables[len(main) :], *([noted(run, claimed)] if claimed else []))),
         Section(title="Further figures", blocks=plots[1:]),
         Section(title="What is noise", blocks=findings.noise(run)),
         Section(title="Failures", blocks=_failures(run.frames)),

@@ -15,7 +15,7 @@ from harness.analysis.cells import Evidence
 from harness.analysis.inference import Spread, half_width, holm, tail
 from harness.analysis.metrics import MetricInfo, describe
 from harness.analysis.read import Run
-from harness.analysis.statistics import LEVEL, pair_with
+from harness.analysis.statistics import LEVEL, at_looks, pair_with
 
 Side = Literal["apart", "above", "below"]
 
@@ -33,6 +33,7 @@ class Advantage:
         own: variance of the difference as the row's own seeds show it; one estimate.
         moderated: the same, steadied by all comparisons with the other row.
         seeds: pairs of trials that it is the mean of.
+        looks: how often it is looked at.
     """
 
     info: MetricInfo
@@ -41,6 +42,7 @@ class Advantage:
     own: Spread
     moderated: Spread
     seeds: int
+    looks: int = 1
 
     @property
     def tested(self) -> bool:
@@ -53,6 +55,8 @@ class Advantage:
     def keys(self, side: Side, beyond: float = 0.0) -> tuple[float, float]:
         """Return the p-values, of its own seeds and moderated, that the true advantage is not what is said.
 
+        They allow for the number of looks.
+
         Args:
             side: said is that it is apart from `beyond` (two-sided), above or below it (one-sided).
             beyond: in the metric's unit.
@@ -63,11 +67,11 @@ class Advantage:
         if abs(distance) <= 1e-12 * abs(self.scale):
             distance = 0.0
         both = [float(tail(np.array([distance]), spread)[0]) for spread in (self.own, self.moderated)]
-        if side == "apart":
-            return both[0], both[1]
-        agrees = distance > 0 if side == "above" else distance < 0
-        own, moderated = (p / 2 if agrees else 1 - p / 2 for p in both)
-        return own, moderated
+        if side != "apart":
+            agrees = distance > 0 if side == "above" else distance < 0
+            both = [p / 2 if agrees else 1 - p / 2 for p in both]
+        own, moderated = at_looks(np.array(both), self.looks)
+        return float(own), float(moderated)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -106,6 +110,7 @@ def advantages(evidence: Evidence, metric: str, against: str) -> dict[str, Advan
             own=paired.pairs.spread[one],
             moderated=paired.moderated[one],
             seeds=len(paired.pairs.differences[place]),
+            looks=paired.looks,
         )
     return found
 

@@ -78,22 +78,25 @@ def _power(evidence: Evidence, metric: str, baseline: str | None) -> dict[str, o
         return nothing
     prior, pairs = prior_of(found.pairs.spread[~found.pairs.constant]), found.pairs
     spread = pairs.spread[np.isfinite(pairs.spread.error) & (pairs.spread.error > 0)]
-    family = len(spread.error)
+    family, level = len(spread.error), LEVEL / evidence.looks
     if not family:
         return nothing
     seed_df, item_df = round(float(np.median(spread.seed_df))), round(float(np.median(spread.item_df)))
     covers = " and ".join(name for name, df in (("seeds", seed_df), ("items", item_df)) if df > 0)
-    seeds, items, single = (np.array([part.mean()]) for part in (spread.seeds, spread.items, spread.single))
+    # Of rows with other numbers of seeds, what it would be with as many as most have.
+    share = np.where(spread.seed_df > 0, (spread.seed_df + 1) / (seed_df + 1), 1.0)
+    parts = (spread.seeds * share, spread.items, spread.single * share)
+    seeds, items, single = (np.array([part.mean()]) for part in parts)
     typical = Spread(seeds, np.array([float(seed_df)]), items, np.array([float(item_df)]), single)
 
     def both_keys(possible: Spread) -> Values:
-        steadied = half_width(prior.moderate(possible), LEVEL / family)
-        return np.asarray(np.maximum(steadied, half_width(possible, LEVEL)))
+        steadied = half_width(prior.moderate(possible), level / family)
+        return np.asarray(np.maximum(steadied, half_width(possible, level)))
 
     bounds: dict[str, Callable[[Spread], Values]] = {
-        "detectable_one": lambda possible: half_width(possible, LEVEL),
+        "detectable_one": lambda possible: half_width(possible, level),
         "detectable": both_keys,
-        "detectable_own": lambda possible: half_width(possible, LEVEL / family),
+        "detectable_own": lambda possible: half_width(possible, level / family),
     }
     least = {name: detectable(typical, bound, power=POWER) for name, bound in bounds.items()}
     return {"family": family, "num_pairs": seed_df + 1, "covers": covers} | least

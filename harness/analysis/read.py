@@ -67,6 +67,19 @@ class Run:
         """The planned seeds, in ascending order."""
         return sorted(int(seed) for seed in self.frames.trials["seed"].dropna().unique())
 
+    @property
+    def seeds_note(self) -> str:
+        """What a caption says of rows that have more seeds than others; empty where a run was not looked at."""
+        second = self.manifest.second_look
+        if second is None:
+            return ""
+        first = len(self.seeds) - len(second.seeds) * bool(second.labels)
+        rows = ", ".join(second.labels) or "none, as all were decided"
+        return (
+            f"Rows with {first + len(second.seeds)} seeds, because {first} had not decided them against the baseline: "
+            f"{rows}; tests allow for the two looks."
+        )
+
     @cached_property
     def records(self) -> dict[str, tuple[Record, ...]]:
         """The finished records of each label."""
@@ -125,7 +138,8 @@ class Run:
     @cached_property
     def evidence(self) -> Evidence:
         """The finished values and single items."""
-        return gather(self.frames.metrics, self.frames.tables.get("items"))
+        looks = 1 if self.manifest.second_look is None else 2
+        return gather(self.frames.metrics, self.frames.tables.get("items"), looks=looks)
 
     @cached_property
     def costs(self) -> pd.DataFrame:

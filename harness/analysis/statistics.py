@@ -57,7 +57,8 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
     Two constants differ over items only. A single shared seed says nothing about seeds and is not tested.
 
     A difference is found with two keys: by the moderated test (`moderation`), corrected for the number of comparisons
-    by Holm's procedure, the family being all comparisons of one metric; and by its own seeds alone, uncorrected.
+    by Holm's procedure, the family being all comparisons of one metric; and by its own seeds alone, uncorrected. Where
+    verdicts were looked at before more seeds were run, both keys allow for the number of looks (`Evidence.looks`).
 
     A metric that the items do not give (held-out loss, say) is compared over seeds alone: its interval does not cover
     the choice of held-out text.
@@ -99,7 +100,9 @@ def compare(evidence: Evidence, baseline: str, *, seed: int = 0) -> pd.DataFrame
             levels.append(level)
     if not blocks:
         return pd.DataFrame(columns=_COLUMNS)
-    table = _bounded(pd.concat(blocks, ignore_index=True), join(spreads), join(steadied), np.concatenate(levels))
+    table = _bounded(
+        pd.concat(blocks, ignore_index=True), join(spreads), join(steadied), np.concatenate(levels), evidence.looks
+    )
     return table[_COLUMNS].sort_values(["label", "metric"], ignore_index=True)
 
 
@@ -111,17 +114,19 @@ class Versus:
         labels: of the other rows, N of them.
         pairs: their differences from it, N.
         moderated: the spread of the differences as all of them together say it.
+        looks: how often they are looked at.
     """
 
     labels: tuple[str, ...]
     pairs: PairedLabels
     moderated: Spread
+    looks: int = 1
 
     @classmethod
-    def of(cls, labels: Iterable[str], pairs: PairedLabels) -> "Versus":
+    def of(cls, labels: Iterable[str], pairs: PairedLabels, *, looks: int = 1) -> "Versus":
         """Steady the differences' spread by each other."""
         prior = prior_of(pairs.spread[~pairs.constant])
-        return cls(tuple(labels), pairs, prior.moderate(pairs.spread))
+        return cls(tuple(labels), pairs, prior.moderate(pairs.spread), looks)
 
 
 def pair_with(evidence: Evidence, metric: str, baseline: str) -> Versus | None:
@@ -131,7 +136,8 @@ def pair_with(evidence: Evidence, metric: str, baseline: str) -> Versus | None:
     shared = {} if reference is None else {label: cell for label, cell in cells.items() if cell.meets(reference)}
     if reference is None or not shared:
         return None
-    return Versus.of(shared, pair([(cell, reference) for cell in shared.values()], evidence.measured.get(metric)))
+    pairs = pair([(cell, reference) for cell in shared.values()], evidence.measured.get(metric))
+    return Versus.of(shared, pairs, looks=evidence.looks)
 
 
 def judge(metric: str, compared: Versus) -> tuple[pd.DataFrame, Values]:
@@ -142,8 +148,8 @@ def judge(metric: str, compared: Versus) -> tuple[pd.DataFrame, Values]:
     """
     pairs = compared.pairs
     own, steadied = _p_values(pairs, pairs.spread), _p_values(pairs, compared.moderated)
-    corrected, levels = holm(steadied, level=LEVEL)
-    corrected = np.maximum(corrected, own)
+    corrected, levels = holm(at_looks(steadied, compared.looks), level=LEVEL)
+    corrected = np.maximum(corrected, at_looks(own, compared.looks))
     table = pd.DataFrame(
         {
             "label": compared.labels,
@@ -161,7 +167,12 @@ def judge(metric: str, compared: Versus) -> tuple[pd.DataFrame, Values]:
             "effect_size": [_effect(one) for one in pairs.differences],
         }
     )
-    return table, levels
+    return table, levels / compared.looks
+
+
+def at_looks(p: Values, looks: int) -> Values:
+    """Correct p-values for the number of times that they are looked at, by Bonferroni's inequality."""
+    return np.asarray(np.minimum(p * looks, 1.0))
 
 
 def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
@@ -193,7 +204,7 @@ def rank(evidence: Evidence, among: Sequence[str]) -> pd.DataFrame:
             ahead[first, second] = (pairs.mean > 0) == (direction == "higher")
             ahead[second, first] = (pairs.mean < 0) == (direction == "higher")
         for row, label in enumerate(ranked):
-            apart = holm(p[row])[0] <= LEVEL
+            apart = holm(at_looks(p[row], evidence.looks))[0] <= LEVEL
             best, worst = 1 + int((apart & ~ahead[row]).sum()), len(ranked) - int((apart & ahead[row]).sum())
             rows.append((label, metric, best, worst, len(ranked)))
     frame = pd.DataFrame(rows, columns=["label", "metric", "rank", "rank_worst", "num_ranked"])
@@ -216,9 +227,9 @@ _COLUMNS = [
 ]
 
 
-def _bounded(table: pd.DataFrame, spread: Spread, moderated: Spread, levels: Values) -> pd.DataFrame:
+def _bounded(table: pd.DataFrame, spread: Spread, moderated: Spread, levels: Values, looks: int) -> pd.DataFrame:
     """Add the intervals of differences: of each alone, and the wider of those that the two keys imply."""
-    both = half_width(moderated, np.nan_to_num(levels, nan=LEVEL)), half_width(spread, LEVEL)
+    both = half_width(moderated, np.nan_to_num(levels, nan=LEVEL)), half_width(spread, LEVEL / looks)
     for name, margin in (("ci", half_width(spread, LEVEL, matching=True)), ("corrected", np.maximum(*both))):
         # Where the test has no answer, neither has the interval.
         margin = np.where(np.isnan(table["p_value"]), np.nan, margin)

@@ -21,11 +21,13 @@ from harness.cli.shared import (
     AcceptCheckpoints,
     Address,
     CheckpointEvery,
+    Decide,
     Deterministic,
     DiagnosticsEvery,
     Fresh,
     GridFile,
     HowTaught,
+    KeepStudents,
     MirrorUri,
     OnCpu,
     Only,
@@ -44,6 +46,7 @@ from harness.cli.shared import (
     command_line,
     console,
     explain_missing,
+    parse_seeds,
     take_arithmetic,
 )
 from harness.cli.workload import workload_app
@@ -91,6 +94,7 @@ def run(
     split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
+    decide: Decide = None,
     sample: Sample = None,
     diagnostics: DiagnosticsEvery = None,
     teacher: HowTaught = None,
@@ -101,9 +105,7 @@ def run(
     accept_checkpoints: AcceptCheckpoints = False,
     checkpoint_every: CheckpointEvery = "10m",
     deterministic: Deterministic = False,
-    keep_students: Annotated[
-        bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
-    ] = False,
+    keep_students: KeepStudents = False,
     address: Address = None,
     mirror: MirrorUri = None,
     track: Trackers = None,
@@ -145,8 +147,9 @@ def run(
         workload=workload,
         overrides=overrides,
         split=split,
-        seeds=_seeds(seeds),
+        seeds=parse_seeds(seeds),
         labels=tuple(only or ()),
+        decide=decide,
         sample=sample,
         diagnostics=diagnostics,
         teacher=teacher,
@@ -175,6 +178,7 @@ def plan(
     split: SplitName = None,
     seeds: Seeds = None,
     only: Only = None,
+    decide: Decide = None,
     sample: Sample = None,
     teacher: HowTaught = None,
     plugin: Plugins = None,
@@ -201,7 +205,7 @@ def plan(
         from harness.cost.forecast.forecast import MFU
         from harness.cost.forecast.show import forecast_and_print
 
-        part = (split, seeds, only, sample) != (None, None, None, None)
+        part = (split, seeds, only, sample, decide) != (None,) * 5
         share = MFU if mfu is None else mfu
         forecast_and_print(
             console(), grid, workload, overrides=overrides, teacher=teacher, gpu=gpu, mfu=share, results=place,
@@ -217,8 +221,9 @@ def plan(
         workload=workload,
         overrides=overrides,
         split=split,
-        seeds=_seeds(seeds),
+        seeds=parse_seeds(seeds),
         labels=labels,
+        decide=decide,
         sample=sample,
         teacher=teacher,
     )
@@ -274,7 +279,6 @@ def doctor(
 ) -> None:
     """Show versions and devices, and whether the hub can be reached; check a workload's teacher."""
     from harness.cli.doctor import check_workload, examine
-    from harness.config.errors import UserError
 
     if workload is None and results is not None:
         raise UserError("--results says where a workload's models are: it goes with --workload")
@@ -307,16 +311,6 @@ def main() -> None:
             raise
         typer.echo(f"harness: {explanation}", err=True)
         sys.exit(2)
-
-
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        chosen = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
-    return tuple(dict.fromkeys(chosen))
 
 
 def _whole_command(plan: "Plan", results: Results) -> str:

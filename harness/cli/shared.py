@@ -59,6 +59,14 @@ SplitName = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Only these seeds, e.g. 1337,1338.", metavar="N,N")]
+Decide = Annotated[
+    int | None,
+    typer.Option(
+        "--decide",
+        help="After the grid's seeds, more for the rows that are undecided against the baseline, up to N in all.",
+        metavar="N",
+    ),
+]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),
@@ -82,6 +90,9 @@ DiagnosticsEvery = Annotated[
         help="Look at every N-th step while training: overlap of signals, what is kept. Changes no result.",
         metavar="N",
     ),
+]
+KeepStudents = Annotated[
+    bool, typer.Option("--keep-students", help="Keep trained weights under RESULTS/students, for harness export.")
 ]
 Address = Annotated[
     str | None, typer.Option(help="Of a running Ray cluster that shares the results folder.", metavar="HOST:PORT")
@@ -154,6 +165,21 @@ def take_arithmetic(what: str, overrides: Overrides = NOTHING) -> None:
     name = grid.get("workload") if "strategies" in grid else what
     if isinstance(name, str):
         set_arithmetic(read_workload(name, overrides).resources.arithmetic)
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    """Read `--seeds`, each seed once; None where it is left out.
+
+    Raises:
+        UserError: it is not whole numbers separated by commas.
+    """
+    if text is None:
+        return None
+    try:
+        chosen = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, e.g. 1337,1338; it is {text!r}") from None
+    return tuple(dict.fromkeys(chosen))
 
 
 def check_writable(*folders: Path) -> None:

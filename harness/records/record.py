@@ -266,6 +266,18 @@ class ManifestEntry(_Frozen):
     seed: int | None
 
 
+class SecondLook(_Frozen):
+    """What `harness run --decide` ran after it had looked at the verdicts of the grid's own seeds.
+
+    Attributes:
+        seeds: those beyond the grid's.
+        labels: the rows that got them: undecided ones, and the baseline beside them.
+    """
+
+    seeds: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+
+
 class Manifest(_Frozen):
     """The trials one grid consists of.
 
@@ -277,6 +289,7 @@ class Manifest(_Frozen):
         command: how to produce this again.
         margin: by metric, how much worse than the baseline is still not worse, where the grid says so.
         claims: what the report is to judge.
+        second_look: more seeds where the grid's own did not decide; None where nobody looked in between.
     """
 
     schema_version: int = SCHEMA
@@ -288,4 +301,5 @@ class Manifest(_Frozen):
     command: str
     margin: dict[str, float] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    second_look: SecondLook | None = Field(default=None, exclude_if=lambda value: value is None)
     trials: tuple[ManifestEntry, ...]

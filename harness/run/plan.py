@@ -1,7 +1,7 @@
 """What a grid would do and what it would cost, before anything is trained."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from harness.models import layers_of
 from harness.models.shapes import num_layers, shape_model
 from harness.models.vocabulary import num_tokens
 from harness.records.layout import Results
+from harness.records.record import Manifest, ManifestEntry, SecondLook
 from harness.records.store import finished, is_whole, read_record
+from harness.run.decide import with_further_seeds
 from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_reads_cache
@@ -42,6 +44,9 @@ class Plan:
         chosen: those that are asked for.
         todo: those to run: chosen, and without a finished record that has the diagnostics the grid asks for.
         rows: label and trial of every row and seed; labels that compute the same share a trial.
+        second_look: the seeds that undecided rows may get beyond these; None if they may have none.
+        further: label and trial of every row that trains and each of those seeds.
+        further_todo: those of them, by id, that would have to be run.
     """
 
     grid: Grid
@@ -50,6 +55,25 @@ class Plan:
     chosen: tuple[Trial, ...]
     todo: tuple[Trial, ...]
     rows: tuple[tuple[str, Trial], ...]
+    second_look: SecondLook | None = None
+    further: tuple[tuple[str, Trial], ...] = ()
+    further_todo: frozenset[str] = frozenset()
+
+    def manifest(self, command: str) -> Manifest:
+        """Say which trials the grid consists of, and by which command."""
+        grid, labels = self.grid, {label for label, _ in self.rows}
+        return Manifest(
+            grid=grid.name,
+            hypothesis=grid.hypothesis,
+            workload=self.workload.name,
+            baseline=grid.baseline if grid.baseline in labels else None,
+            split=grid.split,
+            command=command,
+            margin=grid.margin,
+            claims=tuple(claim for claim in grid.claims if set(claim.rows) <= labels),
+            second_look=self.second_look,
+            trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in self.rows),
+        )
 
     @property
     def needs_train_cache(self) -> bool:
@@ -79,6 +103,7 @@ def make_plan(
     sample: int | None = None,
     diagnostics: int | None = None,
     teacher: str | None = None,
+    decide: int | None = None,
     cpu: bool = False,
     force: bool = False,
     rebuild: bool = False,
@@ -98,6 +123,7 @@ def make_plan(
             without replacement, the same ones every time.
         diagnostics: look at every so many steps while training, instead of what the grid says.
         teacher: `online` for every strategy that would read the teacher's cached states.
+        decide: let rows that are undecided after the grid's seeds have more, up to so many in all.
         cpu: ask for no GPU.
         force: run finished trials again.
         rebuild: run trials again whose record is damaged; without it they are refused.
@@ -111,6 +137,7 @@ def make_plan(
     """
     grid = _question(path, split, sample, diagnostics, teacher)
     grid, loaded, own = _on_workload(grid, workload, overrides, results.models, cpu=cpu)
+    grid, more = with_further_seeds(grid, loaded, decide, part=bool(labels or seeds))
     probe(*(strategy for strategy in grid.strategies if strategy.train))
     if grid.diagnostics is not None:
         check_diagnostics(loaded)
@@ -119,22 +146,46 @@ def make_plan(
     if admit is not None and new:
         admit(only(make_trials(grid, loaded, {}, own=own), labels=labels, seeds=seeds))
     digests = fingerprints(loaded, results)
-    check_split(loaded.evaluation, grid.split, loaded.folder)
-    for lora in {each.lora for each in (loaded, *own.values())} - {None}:
-        shape_model(loaded.student, loaded.folder, lora=lora)  # refuses layers that the student does not have
-    if loaded.resources.shard_student:
-        layers_of(shape_model(loaded.student, loaded.folder))  # refuses a student that does not name its layers
+    _check_models(grid, loaded, own)
     trials = make_trials(grid, loaded, digests, _facts(grid, loaded), own=own)
+    again = make_trials(grid.model_copy(update={"seeds": more}), loaded, digests, own=own) if more else []
     wanted = {trial.id for trial in only(trials, labels=labels, seeds=seeds)}
-    unique = dict[str, Trial]()
-    for trial in trials:
-        unique.setdefault(trial.id, trial)  # the first row's name and source stand in the record
-    chosen = tuple(trial for trial in unique.values() if trial.id in wanted)
-    todo = tuple(trial for trial in chosen if force or not _done(results, trial, rebuild=rebuild))
+    chosen = tuple(trial for trial in unique(trials) if trial.id in wanted)
+    further = [trial for trial in again if trial.strategy.train]
+    todo, further_todo = (
+        tuple(trial for trial in some if force or not _done(results, trial, rebuild=rebuild))
+        for some in (chosen, unique(further))
+    )
     if admit is not None and not new:
-        admit(todo)
-    rows = tuple((trial.strategy.label, trial) for trial in trials)
-    return Plan(grid=grid, workload=loaded, trials=tuple(unique.values()), chosen=chosen, todo=todo, rows=rows)
+        admit((*todo, *further_todo))
+    return Plan(
+        grid=grid,
+        workload=loaded,
+        trials=unique(trials),
+        chosen=chosen,
+        todo=todo,
+        rows=tuple((trial.strategy.label, trial) for trial in trials),
+        second_look=SecondLook(seeds=more) if more else None,
+        further=tuple((trial.strategy.label, trial) for trial in further),
+        further_todo=frozenset(trial.id for trial in further_todo),
+    )
+
+
+def unique(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Keep each trial once, as the first row has it: that one's name and source stand in the record."""
+    first = dict[str, Trial]()
+    for trial in trials:
+        first.setdefault(trial.id, trial)
+    return tuple(first.values())
+
+
+def _check_models(grid: Grid, workload: Workload, own: Mapping[str, Workload]) -> None:
+    """Refuse a split that the workload's tasks do not have, and what its student cannot do."""
+    check_split(workload.evaluation, grid.split, workload.folder)
+    for lora in {each.lora for each in (workload, *own.values())} - {None}:
+        shape_model(workload.student, workload.folder, lora=lora)  # refuses layers that the student does not have
+    if workload.resources.shard_student:
+        layers_of(shape_model(workload.student, workload.folder))  # refuses a student that does not name its layers
 
 
 def _on_workload(
@@ -255,6 +306,13 @@ def print_plan(console: Console, plan: Plan, results: Results) -> None:
         + f", {total / 1e9:,.0f} GFLOP of training in all"
         + ("; the teacher runs once over the training text unless its cache exists" if plan.needs_train_cache else "")
     )
+    if plan.second_look is not None:
+        most = [trial for trial in unique(trial for _, trial in plan.further) if trial.id in plan.further_todo]
+        flops = sum(sum(predict_flops(trial).values()) for trial in most)
+        console.print(
+            f"After these, seeds {', '.join(map(str, plan.second_look.seeds))} for the baseline and the rows that are "
+            f"undecided against it: at most {len(most)} trials more, {flops / 1e9:,.0f} GFLOP"
+        )
     print_other_versions(plan, console)
 
 

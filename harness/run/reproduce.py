@@ -37,6 +37,7 @@ class Command:
         split: instead of the grid's, None for that one.
         diagnostics: at every so many steps, None for what the grid says.
         teacher: `online` for every strategy that would read the teacher's cached states.
+        decide: the most seeds of a row that is undecided, None for those of the grid.
         cpu: whether it asks for no GPU.
     """
 
@@ -46,6 +47,7 @@ class Command:
     split: str | None = None
     diagnostics: int | None = None
     teacher: str | None = None
+    decide: int | None = None
     cpu: bool = False
 
 
@@ -89,6 +91,7 @@ def plan_again(
             split=command.split,
             diagnostics=command.diagnostics,
             teacher=command.teacher,
+            decide=command.decide,
             cpu=command.cpu,
         )
     except (UserError, UnknownNameError) as error:
@@ -108,7 +111,8 @@ def plan_again(
             )
         _check_workload(original, record, trial.workload)
         records[trial.id] = (entry, record)
-    trials = tuple(_with(trial, arithmetic) for trial in plan.trials if trial.id in records)
+    every = {trial.id: trial for _, trial in (*plan.rows, *plan.further)}
+    trials = tuple(_with(trial, arithmetic) for trial in every.values() if trial.id in records)
     workload = plan.workload if not trials else trials[0].workload
     return replace(plan, chosen=trials, todo=trials, workload=workload), records
 
@@ -160,7 +164,8 @@ def _counterpart(plan: Plan, entry: ManifestEntry, record: Record) -> Trial | No
         identity = read_strategy(record.strategy).identity()
     except UserError:  # a setting that strategies do not have any more
         return None
-    found = [row for row in plan.rows if (row[1].strategy.identity(), row[1].seed) == (identity, record.seed)]
+    rows = (*plan.rows, *plan.further)
+    found = [row for row in rows if (row[1].strategy.identity(), row[1].seed) == (identity, record.seed)]
     alike = [(not _changes(record, trial.workload), label == entry.label) for label, trial in found]
     return found[alike.index(max(alike))][1] if found else None
 

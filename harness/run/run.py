@@ -12,8 +12,8 @@ from rich.console import Console
 
 from harness.config.arithmetic import set_arithmetic
 from harness.records.layout import Results
-from harness.records.record import Manifest, ManifestEntry
 from harness.records.store import write_manifest
+from harness.run.decide import stages
 from harness.run.options import Options
 from harness.run.plan import Plan, print_other_versions
 from harness.run.refresh import refresh_report
@@ -69,16 +69,17 @@ def run_plan(plan: Plan, results: Results, reports: Path, console: Console, *, c
     """
     code = 0
     set_arithmetic(plan.workload.resources.arithmetic)
-    if plan.todo:
-        _prepare(plan, results, console, options)
-    write_plan(plan, results, command)
-    if not plan.todo:
-        console.print(f"{plan.state}; nothing to run.", highlight=False, soft_wrap=True)
-    else:
-        outcome = _schedule(plan, results, console, options)
+    for stage in stages(plan, results, console):
+        if stage.todo:
+            _prepare(stage, results, console, options)
+        write_plan(stage, results, command)
+        if not stage.todo:
+            console.print(f"{stage.state}; nothing to run.", highlight=False, soft_wrap=True)
+            continue
+        outcome = _schedule(stage, results, console, options)
         if outcome.pending:
             return outcome.interrupted or _INTERRUPTED
-        code = 1 if outcome.failed else 0
+        code = 1 if outcome.failed else code
     refresh_report(results, plan.grid.name, reports, console, pdf=options.pdf)
     return code
 
@@ -92,18 +93,7 @@ def run_missing(plan: Plan, results: Results, console: Console, options: Options
 
 def write_plan(plan: Plan, results: Results, command: str) -> None:
     """Say which trials the grid consists of."""
-    manifest = Manifest(
-        grid=plan.grid.name,
-        hypothesis=plan.grid.hypothesis,
-        workload=plan.workload.name,
-        baseline=plan.grid.baseline if plan.grid.baseline in {label for label, _ in plan.rows} else None,
-        split=plan.grid.split,
-        command=command,
-        margin=plan.grid.margin,
-        claims=tuple(claim for claim in plan.grid.claims if set(claim.rows) <= {label for label, _ in plan.rows}),
-        trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in plan.rows),
-    )
-    write_manifest(results, manifest)
+    write_manifest(results, plan.manifest(command))
 
 
 def _prepare(plan: Plan, results: Results, console: Console, options: Options) -> None:

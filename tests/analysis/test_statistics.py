@@ -412,3 +412,25 @@ def test_the_layer_needs_no_torch():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_row_with_more_seeds_is_paired_over_all_of_them_and_another_over_those_it_has():
+    base = [2.0, 2.2, 2.1, 2.3, 2.15, 2.05]
+    long, short = [1.9, 2.15, 2.04, 2.18, 2.11, 1.97], [2.05, 2.2, 2.21]
+    table = compare(frame({"base": base, "long": [*long], "short": [*short]}), "base")
+    for label, values in (("long", long), ("short", short)):
+        row, num = only(table, label), len(values)
+        assert row["num_pairs"] == num
+        assert row["difference"] == pytest.approx(np.mean(values) - np.mean(base[:num]))
+        assert row["p_value"] == pytest.approx(stats.ttest_rel(values, base[:num]).pvalue)
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_the_corrected_interval_and_the_verdict_agree_however_often_they_are_looked_at(looks: int):
+    draw = np.random.default_rng(3)
+    base = draw.normal(size=(6, 80))
+    rows = {f"row {n}": base[: 3 + 3 * (n % 2)] + 0.15 * n + draw.normal(size=(3 + 3 * (n % 2), 80)) for n in range(6)}
+    table = statistics.compare(gather(*answered({"base": base, **rows}), looks=looks), "base")
+    assert 0 < table["distinguishable"].sum() < 6
+    outside = (table["corrected_low"] > 0) | (table["corrected_high"] < 0)
+    assert (outside == table["distinguishable"]).all()

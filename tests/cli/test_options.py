@@ -101,6 +101,7 @@ VALUES = {
     "--compare": "results/other",
     "--counted": "small",
     "--data-files": "piqa=rows.jsonl",
+    "--decide": "6",
     "--destination": "there",
     "--diagnostics": "5",
     "--dtype": "bfloat16",

@@ -23,7 +23,7 @@ from harness.analysis.tables.quality import (
 from harness.analysis.tables.savings import runtime_table, storage_table
 from harness.analysis.tables.validity import validity_table
 
-__all__ = ["document_tables"]
+__all__ = ["document_tables", "noted"]
 
 
 def document_tables(run: Run) -> tuple[Table, ...]:
@@ -60,7 +60,12 @@ def document_tables(run: Run) -> tuple[Table, ...]:
         method_table(run),
     ]
     reconstructed = [label for label, one in run.methods.items() if one.reconstructed]
-    return tuple(_labelled(table, reconstructed) for table in built if table is not None)
+    return tuple(noted(run, _labelled(table, reconstructed)) for table in built if table is not None)
+
+
+def noted(run: Run, table: Table) -> Table:
+    """Say below a table which rows got more seeds than the grid has, if any could."""
+    return replace(table, caption=f"{table.caption} {run.seeds_note}".strip())
 
 
 def _labelled(table: Table, reconstructed: Sequence[str]) -> Table:

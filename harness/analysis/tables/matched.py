@@ -130,7 +130,10 @@ def _points(
         return {}
     values = dict(zip(cell.seeds, cell.values.tolist(), strict=True))
     found = {}
+    more = () if run.manifest.second_look is None else run.manifest.second_look.seeds
     for record in run.records[label]:
+        if record.seed in more:  # the controls need not have them
+            continue
         cost = read(record)
         if cost and np.isfinite(values.get(record.seed, np.nan)):
             found[record.seed] = (cost, values[record.seed])
