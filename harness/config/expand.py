@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from harness.config import Grid, Method, Strategy
+from harness.config import Grid, Method, Strategy, Workload
 from harness.config.errors import UserError, unknown
 from harness.config.labels import describe
 from harness.config.legality import check_strategy
@@ -59,6 +59,36 @@ def taught(rows: Sequence[Strategy], teacher: str) -> tuple[Strategy, ...]:
     for one in changed:
         check_strategy(one, where=f"{one.label} with --teacher {teacher}")
     return changed
+
+
+def with_further_seeds(grid: Grid, workload: Workload, most: int | None, *, part: bool) -> tuple[Grid, tuple[int, ...]]:
+    """Return a grid under the name of its report, and the seeds that undecided rows may get beyond its own.
+
+    They are those after its largest. The report has a name of its own: its table must not replace the grid's.
+
+    Args:
+        grid: the grid.
+        workload: whose seeds the grid has, unless it names its own.
+        most: seeds of a row, in all; None for those of the grid.
+        part: whether a part of its rows or seeds was asked for.
+
+    Raises:
+        UserError: that, or the grid has no baseline, fewer than two seeds, or as many as are asked for.
+    """
+    if most is None:
+        return grid, ()
+    seeds = grid.seeds or workload.seeds
+    if part:
+        raise UserError(f"--decide {most} looks at every row and seed of {grid.name}: leave out --only and --seeds")
+    if grid.baseline is None:
+        raise UserError(f"--decide {most}: {grid.name} names no baseline that rows could be undecided against")
+    if len(seeds) < 2:
+        raise UserError(f"--decide {most}: {grid.name} has one seed, and nothing is tested with fewer than two")
+    if most <= len(seeds):
+        raise UserError(f"--decide is {most}; {grid.name} has {len(seeds)} seeds, so it takes {len(seeds) + 1} or more")
+    first = max(seeds) + 1
+    further = tuple(range(first, first + most - len(seeds)))
+    return grid.model_copy(update={"name": f"{grid.name}-decide-{most}"}), further
 
 
 @cache

@@ -5,50 +5,15 @@ The rows are chosen from the records of the grid's own seeds alone, so a run tha
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness.config import Grid, Workload
-from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.record import SecondLook
-
-if TYPE_CHECKING:
-    from harness.run.plan import Plan
+from harness.run.plan import Plan
 
 
-def with_further_seeds(grid: Grid, workload: Workload, most: int | None, *, part: bool) -> tuple[Grid, tuple[int, ...]]:
-    """Return a grid under the name of its report, and the seeds that undecided rows may get beyond its own.
-
-    They are those after its largest. The report has a name of its own: its table must not replace the grid's.
-
-    Args:
-        grid: the grid.
-        workload: whose seeds the grid has, unless it names its own.
-        most: seeds of a row, in all; None for those of the grid.
-        part: whether a part of its rows or seeds was asked for.
-
-    Raises:
-        UserError: that, or the grid has no baseline, fewer than two seeds, or as many as are asked for.
-    """
-    if most is None:
-        return grid, ()
-    seeds = grid.seeds or workload.seeds
-    if part:
-        raise UserError(f"--decide {most} looks at every row and seed of {grid.name}: leave out --only and --seeds")
-    if grid.baseline is None:
-        raise UserError(f"--decide {most}: {grid.name} names no baseline that rows could be undecided against")
-    if len(seeds) < 2:
-        raise UserError(f"--decide {most}: {grid.name} has one seed, and nothing is tested with fewer than two")
-    if most <= len(seeds):
-        raise UserError(f"--decide is {most}; {grid.name} has {len(seeds)} seeds, so it takes {len(seeds) + 1} or more")
-    first = max(seeds) + 1
-    further = tuple(range(first, first + most - len(seeds)))
-    return grid.model_copy(update={"name": f"{grid.name}-decide-{most}"}), further
-
-
-def stages(plan: "Plan", results: Results, console: Console) -> Iterator["Plan"]:
+def stages(plan: Plan, results: Results, console: Console) -> Iterator[Plan]:
     """Yield a plan and, once that has run, the same with more seeds for its undecided rows, if it may have them."""
     yield plan
     if plan.second_look is None:
@@ -65,7 +30,7 @@ def stages(plan: "Plan", results: Results, console: Console) -> Iterator["Plan"]
     yield extended(plan, labels)
 
 
-def extended(plan: "Plan", undecided: Sequence[str]) -> "Plan":
+def extended(plan: Plan, undecided: Sequence[str]) -> Plan:
     """Add the further seeds of some rows, and of the baseline if there are any, to a plan."""
     assert plan.second_look is not None, "only for a plan that may have more seeds"
     wanted = {*undecided, plan.grid.baseline} if undecided else set()

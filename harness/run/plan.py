@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.config import Diagnostics, Grid, Workload
 from harness.config.errors import UserError
-from harness.config.expand import load_grid, taught
+from harness.config.expand import load_grid, taught, with_further_seeds
 from harness.config.legality import Facts, check_diagnostics
 from harness.config.overrides import NOTHING, Overrides
 from harness.config.workloads import load_workloads
@@ -23,7 +23,6 @@ from harness.models.vocabulary import num_tokens
 from harness.records.layout import Results
 from harness.records.record import Manifest, ManifestEntry, SecondLook
 from harness.records.store import finished, is_whole, read_record
-from harness.run.decide import with_further_seeds
 from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
 from harness.trial.samples import prepass_reads_cache
