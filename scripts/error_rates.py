@@ -164,11 +164,12 @@ def _tested(calibration: Calibration, noise: Values, items: Values, longer: Flag
     kept = np.arange(noise.shape[2]) < seeds[..., None]
     mean = np.where(kept, noise, 0.0).sum(axis=2) / seeds
     squares = np.where(kept, noise - mean[..., None], 0.0) ** 2
-    of_all = [
+    items_part, item_df = (
         np.broadcast_to(part, seeds.shape).ravel() for part in (calibration.spread.items, calibration.spread.item_df)
-    ]
+    )
     single = calibration.spread.single * calibration.seeds / seeds
-    spread = Spread((squares.sum(axis=2) / (seeds - 1) / seeds).ravel(), (seeds - 1.0).ravel(), *of_all, single.ravel())
+    own_part = squares.sum(axis=2) / (seeds - 1) / seeds
+    spread = Spread(own_part.ravel(), (seeds - 1.0).ravel(), items_part, item_df, single.ravel())
     tables = [spread[start : start + seeds.shape[1]] for start in range(0, seeds.size, seeds.shape[1])]
     moderated = join([prior_of(one[~calibration.constant]).moderate(one) for one in tables])
     estimate = (mean + items).ravel()
