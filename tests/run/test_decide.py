@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from harness.analysis import undecided
+from harness.analysis.original import read_original
 from harness.config.errors import UserError
 from harness.records.layout import Results
 from harness.records.store import read_manifest
@@ -16,7 +17,7 @@ from harness.run import run
 from harness.run.attempt import run_and_write
 from harness.run.options import Options
 from harness.run.plan import Plan, make_plan, print_plan
-from harness.run.reproduce import Command, plan_again, read_report
+from harness.run.reproduce import Command, plan_again
 from harness.run.watchers import Endings
 
 ROWS = ["no_kd", "full_kd", "se_kd", "random_pos"]
@@ -74,7 +75,7 @@ def test_undecided_rows_and_the_baseline_get_more_seeds_and_an_interrupted_run_e
     assert "Rows with 3 seeds, because 2 had not decided them" in (report / "tables" / "main.md").read_text()
     assert "Full KD, SE-KD 20%; tests allow for the two looks" in (report / "report.md").read_text()
     _, again = plan_again(
-        read_report(report), Command(grid=grid, decide=3), Results(tmp_path / "again"), arithmetic=None
+        read_original(report), Command(grid=grid, decide=3), Results(tmp_path / "again"), arithmetic=None
     )
     assert sorted(entry.label for entry, _ in again.values() if entry.seed == 3) == ["Full KD", "SE-KD 20%"]
 
