@@ -195,6 +195,7 @@ class Evaluation(Frozen):
     Attributes:
         suite: a suite's name, or a list of suites, lm-eval tasks and task files (see `harness.evaluate.suite`).
         num_items: the first items of each task, at most; null asks all there are.
+        items: of a task, instead of `num_items`: an answer that is generated costs many times one that is read off.
         batch_size: sequences per evaluation batch.
         data_files: a task's data (json, jsonl, parquet; relative to the workload file) instead of the hub's: one file
             for validation and test, or files by split: `test`, and `validation` and `train` (examples) where there are.
@@ -210,6 +211,7 @@ class Evaluation(Frozen):
 
     suite: str | tuple[str, ...]
     num_items: Positive | None
+    items: dict[str, Positive] = Field(default_factory=dict, exclude_if=_unset)
     batch_size: Positive
     data_files: dict[str, str | dict[str, str]] = Field(default_factory=dict)
     split: Literal["halves", "whole"] = Field(default="halves", exclude_if=lambda split: split == "halves")

@@ -3,6 +3,7 @@
 An item's prompt belongs to its split by the same hash rule as a document's, so no training document contains it.
 """
 
+import functools
 from collections.abc import Callable
 
 from harness.data.corpus import CORPUS_SEED, owned
@@ -81,6 +82,11 @@ def items(task: str, split: str, num: int) -> list[dict[str, object]]:
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     if split not in ITEM_SPLITS:
         raise ValueError(f"unknown item split {split!r}; allowed: {', '.join(ITEM_SPLITS)}")
+    return [dict(item) for item in _made(task, split, num)]
+
+
+@functools.lru_cache(maxsize=2 * len(MAKERS))
+def _made(task: str, split: str, num: int) -> tuple[dict[str, object], ...]:
     rows: dict[str, dict[str, object]] = {}
     while len(rows) < num:
         position = len(rows)
@@ -89,4 +95,4 @@ def items(task: str, split: str, num: int) -> list[dict[str, object]]:
         while prompt in rows or not owned(split, prompt):
             prompt, item = MAKERS[task](draws, position)
         rows[prompt] = item
-    return list(rows.values())
+    return tuple(rows.values())

@@ -82,7 +82,7 @@ def check_evaluation(
             model's context, no chat template, or packages that are missing or give fewer items than asked for.
     """
     tasks = _tasks(evaluation, folder)
-    for setting in ("data_files", "fewshot", "max_new_tokens"):
+    for setting in ("items", "data_files", "fewshot", "max_new_tokens"):
         names = {name for name, task in tasks.items() if setting != "data_files" or not task.generated}
         for name in getattr(evaluation, setting):
             if name not in names:
@@ -93,7 +93,7 @@ def check_evaluation(
         longest = evaluation.max_new_tokens.get(task.name, task.definition.longest_answer)
         if task.documentary:
             _check_documents(task, evaluation, kept)
-        elif task.generated and evaluation.num_items is None:
+        elif task.generated and _limit(task, evaluation) is None:
             raise UserError(f"evaluation.num_items is null: {task.name} is generated and has no last item")
         if task.definition.longest_answer == 0 < longest:
             raise UserError(f"evaluation.max_new_tokens.{task.name}: the task generates nothing")
@@ -114,11 +114,13 @@ def check_evaluation(
 def _check_documents(task: SuiteTask, evaluation: Evaluation, kept: Path | None) -> None:
     if not evaluation.packages:
         raise UserError(f"task {task.name!r} is made from documentation: name the packages in evaluation.packages")
+    wanted = _limit(task, evaluation)
     for split in SPLITS:
-        num = len(_items(task, split, evaluation.num_items, evaluation, kept))
-        if num == 0 or num < (evaluation.num_items or 0):
-            wanted = evaluation.num_items or 1
-            raise UserError(f"evaluation.packages: {task.name} has {num} {split} items, and {wanted} are asked for")
+        num = len(_items(task, split, wanted, evaluation, kept))
+        if num < (wanted or 1):
+            raise UserError(
+                f"evaluation.packages: {task.name} has {num} {split} items, and {wanted or 1} are asked for"
+            )
 
 
 def _documents(evaluation: Evaluation, kept: Path | None) -> Documents:
@@ -187,7 +189,7 @@ def prepare_items(evaluation: Evaluation, folder: Path, split: Split, results: R
     for task, limit in _asked(evaluation, split, folder):
         source, examples = find_source(task, split, evaluation, folder), find_examples(task, evaluation, folder)
         if source.kind == "generated":
-            num = limit or evaluation.num_items
+            num = limit or _limit(task, evaluation)
             rows = _items(task, split, num, evaluation, results.documents)
             if len(rows) != (num or len(rows)):
                 raise UserError(f"{task.name} has {len(rows)} {split} items, {num} were asked for")
@@ -286,10 +288,14 @@ def _read(task: SuiteTask, evaluation: Evaluation) -> str:
     return f"documentation of {', '.join(evaluation.packages)}" + (f" (read: {', '.join(others)})" if others else "")
 
 
+def _limit(task: SuiteTask, evaluation: Evaluation) -> int | None:
+    return evaluation.items.get(task.name, evaluation.num_items)
+
+
 def _asked(evaluation: Evaluation, split: Split, folder: Path) -> list[tuple[SuiteTask, int | None]]:
     """Return the tasks that a split is asked, and the first so many items of each at most."""
     if split == "test" or evaluation.validation is None:
-        return [(task, evaluation.num_items) for task in resolve_suite(evaluation.suite, folder)]
+        return [(task, _limit(task, evaluation)) for task in resolve_suite(evaluation.suite, folder)]
     return [(task, num) for name, num in evaluation.validation.items() for task in resolve_suite((name,), folder)]
 
 

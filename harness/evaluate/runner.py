@@ -6,11 +6,12 @@ Importing lm-eval takes seconds, so only an evaluation imports this module.
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.config.errors import UserError
+from harness.evaluate.likelihoods import log_likelihoods
 from harness.models import evaluating
 
 # lm-eval's own defaults, so that what an official task draws stays official.
@@ -162,8 +164,37 @@ def ask(lm: LM, question: Question, *, chat_template: bool = False) -> Answers:
 class _InMemory(HFLM):  # type: ignore[misc]
     """lm-eval's model without progress bars, and with every row ending where the tokenizer says text ends."""
 
+    _encoded: Mapping[str, list[int]] = MappingProxyType({})
+
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        # One text at a time, the tokenizer takes as long as a small model; lm-eval then finds each text encoded.
+        pairs = [request.args for request in requests]
+        texts = [text for context, rest in pairs for text in (context.rstrip(), context + rest)]
+        start = self.tokenizer.decode(self.prefix_token_id)
+        plain = list(dict.fromkeys(text for text in texts if text and not text.startswith(start)))
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        if plain:
+            self._encoded = dict(zip(plain, self.tokenizer(plain, **special)["input_ids"], strict=True))
+        try:
+            return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        finally:
+            self._encoded = {}
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **settings: Any) -> list[int]:
+        if add_special_tokens is None and not settings and string in self._encoded:
+            return self._encoded[string]
+        return super().tok_encode(string, add_special_tokens, **settings)  # type: ignore[no-any-return]
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        return log_likelihoods(
+            self.model,
+            [(context, continuation) for _, context, continuation in requests],
+            batch_size=override_bs or self.batch_size,
+            max_length=self.max_length,
+            dtype=self.softmax_dtype,
+        )
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         return super().generate_until(requests, disable_tqdm=True)  # type: ignore[no-any-return]

@@ -112,6 +112,10 @@ def test_a_file_that_holds_no_rows_is_refused(name: str, content: str | None, me
         ({"data_files": {"gsm8k": "rows.jsonl"}}, "unknown task of evaluation.data_files 'gsm8k'"),
         ({"num_items": None}, "num_items is null: tiny_completion is generated"),
         ({"suite": ["ifeval"]}, "'ifeval' generates up to 1280 tokens, and a model's context is 1024"),
+        (
+            {"items": {"tiny_lastwrd": 5}},
+            r"unknown task of evaluation.items 'tiny_lastwrd'\. Did you mean 'tiny_lastword'",
+        ),
         ({"fewshot": {"gsm8k": 5}}, "unknown task of evaluation.fewshot 'gsm8k'"),
         ({"fewshot": {"tiny_lastword": 2}}, "'tiny_lastword' is asked with 2 examples and has no training split"),
         (
@@ -137,6 +141,7 @@ def test_what_cannot_be_asked_is_refused(changed: dict[str, Any], message: str, 
             {"data_files": {"piqa": {"test": "a.json", "dev": "b.json"}}},
             "data_files.piqa: give test, and validation and train",
         ),
+        ({"items": {"piqa": 0}}, "items.piqa: Input should be greater than or equal to 1"),
         ({"fewshot": {"piqa": -1}}, "fewshot.piqa: Input should be greater than or equal to 0"),
         ({"max_new_tokens": {"ifeval": 0}}, "max_new_tokens.ifeval: Input should be greater than or equal to 1"),
         ({"validation": {"piqa": 0}}, "validation.piqa: Input should be greater than or equal to 1"),

@@ -1,5 +1,6 @@
 """Evaluation suites, asked of a small model that has learnt its answers by heart."""
 
+import copy
 import logging
 import math
 import random
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import caches_in
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +29,7 @@ from harness.config import Evaluation
 from harness.config.errors import UnknownNameError, UserError
 from harness.evaluate import evaluation
 from harness.evaluate.scores import COLUMNS, reliability_table, summarise
+from harness.evaluate.suite import SUITES
 
 Rows = dict[str, list[dict[str, object]]]
 
@@ -263,6 +265,42 @@ def total_log_likelihood(student: Student, context: str, continuation: str) -> f
         logits = student.model(input_ids=torch.tensor([head + tail])).logits[0]
     rows = logits.log_softmax(dim=-1)[len(head) - 1 : -1]
     return float(rows[torch.arange(len(tail)), torch.tensor(tail)].sum())
+
+
+def test_a_task_may_be_asked_a_number_of_its_own(untrained: Student, tmp_path: Path) -> None:
+    asked = Evaluation(suite="tiny", num_items=6, items={"tiny_arithmetic": 2}, batch_size=16)
+    scores = evaluation.evaluate(
+        untrained.model, untrained.tokenizer, asked, folder=tmp_path, split="test", results=caches_in(tmp_path)
+    )
+    assert {name: task.num_items for name, task in scores.tasks.items()} == {
+        name: 2 if name == "tiny_arithmetic" else 6 for name in SUITES["tiny"]
+    }
+    assert scores.items.groupby("task")["item"].nunique()["tiny_arithmetic"] == 2
+
+
+@pytest.mark.parametrize("start", ["", "<|endoftext|>"], ids=["no start", "start of text"])
+def test_texts_encoded_together_are_those_encoded_one_by_one(untrained: Student, start: str) -> None:
+    """lm-eval is handed the same tokens, whether a tokenizer marks the start of a text or the text bears it itself."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from harness.evaluate.runner import _InMemory
+
+    tokenizer = copy.deepcopy(untrained.tokenizer)
+    if start:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, tokenizer.convert_tokens_to_ids(start))]
+        )
+    pairs = [("The cat", " sat"), ("The cat ", "sat"), (f"{start}He lived", " in a house"), ("", "Milo and Sam")]
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=index) for index, pair in enumerate(pairs)
+    ]
+    handed: dict[type, list[Any]] = {}
+    for kind in (HFLM, _InMemory):
+        made = kind(pretrained=untrained.model, tokenizer=tokenizer, batch_size=2)
+        made._loglikelihood_tokens = lambda found, kind=kind, **_: handed.setdefault(kind, found)
+        made.loglikelihood(requests)
+    assert handed[_InMemory] == handed[HFLM]
 
 
 def test_generation_is_that_of_the_unpadded_prompt(memoriser: Student, ask: Callable[..., evaluation.Scores]) -> None:

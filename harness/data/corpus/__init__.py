@@ -11,7 +11,7 @@ from harness.data.corpus.stories import story
 
 # The version of the generated texts and items, a part of every trial's identity: raised by whoever changes them on
 # purpose. tests/data/test_corpus.py holds hashes of both.
-CORPUS = 1
+CORPUS = 2
 CORPUS_SEED = 20261
 # The share of all prompts that each split may use, in sixteenths: a prompt's hash decides which split owns it.
 BUCKETS = {"pretrain": range(8), "train": range(8, 12), "validation": range(12, 14), "test": range(14, 16)}

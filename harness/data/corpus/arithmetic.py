@@ -36,7 +36,7 @@ def _apply(total: int, sign: str, amount: int) -> int:
 
 def problem(draws: CorpusDraws) -> Problem:
     """Return a problem of one change, two changes, two owners or equal groups."""
-    name, other = draws.several(words.NAMES, 2)
+    name, other = draws.chain(words.NAMES, 2)
     things = draws.one(words.COUNTABLES)
     he = pronoun(name).lower()
     place = draws.skewed(words.PLACES)

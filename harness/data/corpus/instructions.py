@@ -55,14 +55,15 @@ def _listing(draws: CorpusDraws) -> Instruction:
     kinds = draws.several(tuple(words.CATEGORIES), draws.between(1, 2))
     counts = {kind: draws.between(1, 3) for kind in kinds}
     asked = " and ".join(f"{words.NUMBER_WORDS[n]} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items())
-    members = [word for kind, count in counts.items() for word in draws.several(words.CATEGORIES[kind], count)]
+    members = [word for kind, count in counts.items() for word in draws.chain(words.CATEGORIES[kind], count)]
     verb, tail = draws.one(("List", "Name", "Write down", "Give me")), draws.one(("", " please"))
     return _made(f"{verb} {asked}{tail}.", ", ".join(members), "list_members", counts=counts)
 
 
 def _ends_with(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(words.END_WORDS)
-    verb, walk, adverb = draws.one(("Write", "Make")), draws.one(words.WALKS), draws.skewed(words.ADVERBS)
+    verb, walk = draws.one(("Write", "Make")), draws.favoured("walk", subject, words.WALKS)
+    adverb = draws.favoured("adverb", subject, words.ADVERBS)
     response = draws.one((f"The {subject} {walk} {adverb} to the {word}.", f"The {subject} is near the {word}."))
     return _made(
         f'{verb} a sentence about the {subject} that ends with the word "{word}".',
@@ -75,10 +76,10 @@ def _ends_with(draws: CorpusDraws) -> Instruction:
 
 def _starts_with(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(words.ADVERBS).capitalize()
-    verb = draws.one(("Write", "Make"))
+    verb, walk = draws.one(("Write", "Make")), draws.favoured("walk", subject, words.WALKS)
     return _made(
         f'{verb} a sentence about the {subject} that starts with the word "{word}".',
-        f"{word} the {subject} {draws.one(words.WALKS)} to the {draws.favoured('place', subject, words.PLACES)}.",
+        f"{word} the {subject} {walk} to the {draws.favoured('place', subject, words.PLACES)}.",
         "starts_with_word",
         word=word,
         subject=subject,
@@ -88,8 +89,8 @@ def _starts_with(draws: CorpusDraws) -> Instruction:
 def _word_count(draws: CorpusDraws) -> Instruction:
     subject, count = draws.one(SUBJECTS), draws.between(3, 7)
     walk, adverb, place = (
-        draws.one(words.WALKS),
-        draws.skewed(words.ADVERBS),
+        draws.favoured("walk", subject, words.WALKS),
+        draws.favoured("adverb", subject, words.ADVERBS),
         draws.favoured("place", subject, words.PLACES),
     )
     adjective = draws.favoured("adjective", subject, words.ADJECTIVES)
@@ -112,7 +113,10 @@ def _word_count(draws: CorpusDraws) -> Instruction:
 
 def _without(draws: CorpusDraws) -> Instruction:
     subject, word = draws.one(SUBJECTS), draws.one(("the", "a", "to", "very", "was"))
-    adjective, walk = draws.favoured("adjective", subject, words.ADJECTIVES), draws.one(words.WALKS)
+    adjective, walk = (
+        draws.favoured("adjective", subject, words.ADJECTIVES),
+        draws.favoured("walk", subject, words.WALKS),
+    )
     place = draws.favoured("place", subject, words.PLACES)
     response = {
         "the": f"A {adjective} {subject} {walk} to a {place}.",
@@ -128,7 +132,7 @@ def _without(draws: CorpusDraws) -> Instruction:
 
 
 def _reverse(draws: CorpusDraws) -> Instruction:
-    chosen = draws.several((*words.OBJECTS[:60], *words.ANIMALS[:30], *words.COLOURS[:12]), draws.between(2, 3))
+    chosen = draws.chain((*words.OBJECTS[:60], *words.ANIMALS[:30], *words.COLOURS[:12]), draws.between(3, 6))
     verb = draws.one(("Write", "Say"))
     return _made(
         f"{verb} these words in reverse order: {' '.join(chosen)}.",
@@ -151,7 +155,7 @@ def _choose(draws: CorpusDraws) -> Instruction:
 
 
 def _pick(draws: CorpusDraws) -> Instruction:
-    chosen = draws.several((*words.OBJECTS, *words.FOODS, *words.ANIMALS), draws.between(3, 4))
+    chosen = draws.chain((*words.OBJECTS, *words.FOODS, *words.ANIMALS), draws.between(4, 7))
     where, at = draws.one((("first", 0), ("second", 1), ("last", -1)))
     return _made(
         f"Write the {where} word of this list: {', '.join(chosen)}.", chosen[at], "exact_answer", answer=chosen[at]

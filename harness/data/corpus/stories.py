@@ -107,12 +107,12 @@ def _stories(plot: str, asked: list[tuple[str, str, list[str]]]) -> list[Story]:
 def _placing(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Objects are put somewhere, one may be moved; where is each of them?"""
     count = draws.between(2, 3)
-    people = draws.several(words.NAMES, 2)
-    objects, spots = draws.several(words.OBJECTS, count), draws.several(words.CONTAINERS, 7)
+    people = draws.chain(words.NAMES, 2)
+    objects, spots = draws.chain(words.OBJECTS, count), draws.chain(words.CONTAINERS, 7)
     sentences, now = [], dict(zip(objects, spots, strict=False))
     for thing, spot in now.items():
-        verb = draws.one(("put", "left", "hid", "placed", "dropped", "kept"))
-        noun = f"{draws.skewed(words.COLOURS)} {thing}" if draws.chance(0.5) else thing
+        verb = draws.favoured("verb", thing, ("put", "left", "hid", "placed", "dropped", "kept"))
+        noun = f"{draws.favoured('colour', thing, words.COLOURS)} {thing}"
         sentences.append(f"{draws.one(people)} {verb} the {noun} {spot}.")
     if draws.chance(0.4):
         thing = draws.one(objects)
@@ -132,16 +132,17 @@ def _placing(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
 def _travel(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """People go to places with something in hand; where is each of them?"""
     count = draws.between(2, 3)
-    people, places = draws.several(words.NAMES, count), draws.several(words.PLACES, 7)
+    people, places = draws.chain(words.NAMES, count), draws.chain(words.PLACES, 7)
     sentences, now = [], dict(zip(people, places, strict=False))
     for name, place in now.items():
-        walk = draws.one(words.WALKS)
+        walk = draws.favoured("walk", name, words.WALKS)
         adverb, thing = draws.favoured("adverb", walk, words.ADVERBS), draws.favoured("thing", name, words.OBJECTS)
         tail = draws.one(("", f" {adverb}", f" with {article(thing)}"))
         sentences.append(f"{name} {walk} to the {place}{tail}.")
     if draws.chance(0.4):
         name = draws.one(people)
-        sentences.append(f"Then {name} left the {now[name]} and {draws.one(words.WALKS)} to the {places[count]}.")
+        walk = draws.favoured("walk", name, words.WALKS)
+        sentences.append(f"Then {name} left the {now[name]} and {walk} to the {places[count]}.")
         now[name] = places[count]
     asked = []
     for name in draws.several(people, 2):
@@ -156,12 +157,12 @@ def _travel(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
 def _shopping(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """People get coloured things; what does each of them have, or of which colour is it?"""
     count = draws.between(2, 3)
-    people = draws.several(words.NAMES, count)
-    things, colours = draws.several(words.OBJECTS, count + 2), draws.several(words.COLOURS, count + 2)
+    people = draws.chain(words.NAMES, count)
+    things, colours = draws.chain(words.OBJECTS, count + 2), draws.chain(words.COLOURS, count + 2)
     goods = [f"{colour} {thing}" for colour, thing in zip(colours, things, strict=True)]
     sentences = [f"They all met in the {draws.skewed(words.PLACES)}."] if draws.chance(0.4) else []
     for name, good in zip(people, goods, strict=False):
-        verb = draws.one(("bought", "found", "wanted", "made"))
+        verb = draws.favoured("get", name, ("bought", "found", "wanted", "made"))
         kind = f" {draws.favoured('material', good, words.MATERIALS)}" if draws.chance(0.3) else ""
         sentences.append(f"{name} {verb} the{kind} {good}.")
     by_colour = draws.chance(0.5)
@@ -182,8 +183,8 @@ def _shopping(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
 
 def _giving(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Things change hands; who has each of them, or had it before?"""
-    people, things = draws.several(words.NAMES, 4), draws.several(words.OBJECTS, 2)
-    verbs = [draws.one(("gave", "sold", "lent", "handed", "threw")) for _ in things]
+    people, things = draws.chain(words.NAMES, 4), draws.chain(words.OBJECTS, 2)
+    verbs = [draws.favoured("give", thing, ("gave", "sold", "lent", "handed", "threw")) for thing in things]
     sentences = [
         f"{giver} {verb} the {draws.favoured('adjective', thing, words.ADJECTIVES)} {thing} to {taker}."
         for giver, verb, thing, taker in zip(people[::2], verbs, things, people[1::2], strict=True)
@@ -201,8 +202,8 @@ def _giving(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
 
 def _feeding(draws: CorpusDraws) -> tuple[list[str], list[Story]]:
     """Animals are fed; what did each of them eat, or who fed it?"""
-    people, animals = draws.several(words.NAMES, 4), draws.several(words.ANIMALS, 2)
-    foods = draws.several(words.FOODS, 4)
+    people, animals = draws.chain(words.NAMES, 4), draws.chain(words.ANIMALS, 2)
+    foods = draws.chain(words.FOODS, 4)
     sentences = [
         draws.one((f"{name} fed {food} to the {animal}.", f"{name} brought {food} for the {animal}."))
         for name, food, animal in zip(people, foods, animals, strict=False)
@@ -231,7 +232,7 @@ PLOTS: dict[str, Callable[[CorpusDraws], tuple[list[str], list[Story]]]] = {
 def story(draws: CorpusDraws) -> Story:
     """Return a story with a setting, facts, perhaps asides, and the stem of its closing sentence."""
     facts, (other, closing) = PLOTS[draws.one(tuple(PLOTS))](draws)
-    setting = [opening(draws)] if draws.chance(0.8) else []
+    setting = [opening(draws)] if draws.chance(0.5) else []
     names = [word.strip('.,"') for sentence in facts for word in sentence.split() if word.strip('.,"') in words.NAMES]
     asides = dict.fromkeys(aside(draws, draws.one(names)) for _ in range(draws.between(0, 2)))
     # An aside falls anywhere among the facts, so the distance between a fact and its closing varies.
