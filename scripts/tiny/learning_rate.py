@@ -18,7 +18,7 @@ from harness.trial.execute import run_trial
 from harness.trial.identity import fingerprints
 from harness.trial.trial import Trial
 
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 # Not the seeds that results are reported on.
 SEEDS = (11, 12)
 METRICS = ("heldout_loss", "teacher_kl", "accuracy", "adherence", "perplexity")

@@ -140,6 +140,13 @@ def test_the_teacher_is_stronger_on_every_task() -> None:
             assert log["teacher"]["scores"][split][task] > log["student"]["scores"][split][task] + 0.1
 
 
+def test_the_models_are_uncertain_in_different_places() -> None:
+    """Else no experiment could tell the student's entropy from the teacher's: it was 0.83 in the first edition."""
+    overlap = build_tiny.entropy_overlap(ASSETS)
+    assert overlap == pytest.approx(json.loads((ASSETS / "build_log.json").read_text())["entropy_overlap"], abs=0.01)
+    assert overlap["0.2"] <= 0.6
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
