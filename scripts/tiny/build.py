@@ -2,7 +2,8 @@
 
 The recipes below are what the shipped files were made from. The teacher reads a fresh stream of the pretrain split; the
 student reads the first part of the same split three times and stops before its rate decays, as base models are published
-before they are tuned, so that it is at a loss where the teacher knows and has something to gain. Neither reads the train split, which is kept for distillation.
+before they are tuned, so that it is at a loss where the teacher knows and has something to gain. Neither reads the train
+split, which is kept for distillation.
 """
 
 import copy
