@@ -1,9 +1,9 @@
 """Build the embedded workload: a tokenizer, a teacher and a student, all trained on the embedded corpus.
 
 The recipes below are what the shipped files were made from. The teacher reads a fresh stream of the pretrain split; the
-student reads the first part of the same split three times and stops before its rate decays, as base models are published
-before they are tuned, so that it is at a loss where the teacher knows and has something to gain. Neither reads the train
-split, which is kept for distillation.
+student reads the first part of the same split three times and stops before its rate decays, as base models are
+published before they are tuned, so that it is at a loss where the teacher knows and has something to gain. Neither
+reads the train split, which is kept for distillation.
 """
 
 import copy
