@@ -28,7 +28,7 @@ def copy_run(source: Path, manifest: Manifest, folder: Path, *, tables: bool = T
     """
     (folder / "records").mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    for trial in dict.fromkeys(entry.trial_id for entry in manifest.trials):
+    for trial in manifest.trial_ids:
         path = record_path(source, trial)
         if path.exists():
             text = _publishable(path.read_text(encoding="utf-8"))

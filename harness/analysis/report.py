@@ -24,6 +24,8 @@ from harness.analysis.figures import saving
 from harness.analysis.frame import Frames, Origin, find, is_report, load
 from harness.analysis.read import Run
 from harness.analysis.tables import document_tables
+from harness.analysis.tables.tuning import tuning_tables
+from harness.analysis.tuning import read_tuned
 from harness.analysis.write.csv import to_csv
 from harness.analysis.write.html import to_html
 from harness.analysis.write.latex import to_latex
@@ -138,7 +140,7 @@ def _write(partial: Path, folder: Path, *, pdf: bool) -> Report:
     for name in ("tables", "figures"):
         (partial / name).mkdir()
     with saving(run, partial / "figures", pdf=pdf) as plots:
-        tables = document_tables(run)
+        tables = (*document_tables(run), *tuning_tables(run, read_tuned(partial, run.manifest)))
         document = compose(run, tables, plots(), folder=partial, other=other)
         for table in document.tables:
             for suffix, text in (("csv", to_csv(table)), ("md", to_markdown_table(table)), ("tex", to_latex(table))):

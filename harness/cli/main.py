@@ -5,12 +5,13 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli.bench import bench_app
 from harness.cli.cache import cache_app
+from harness.cli.carry import carry_out, check_whole
 from harness.cli.claims import claims
 from harness.cli.evaluate import evaluate
 from harness.cli.export_table import export_table
@@ -41,6 +42,7 @@ from harness.cli.shared import (
     Settings,
     SplitName,
     Trackers,
+    Tunes,
     WorkloadName,
     check_writable,
     command_line,
@@ -54,13 +56,8 @@ from harness.config.errors import UnknownNameError, UserError, one_line
 from harness.config.overrides import parse_settings
 from harness.records.layout import Results
 
-if TYPE_CHECKING:
-    from harness.run.plan import Plan
-
 # What a shell says of a process that Ctrl-C or SIGTERM ended.
 INTERRUPTED = (130, TERMINATED := 143)
-# Options of `harness run` that choose what is run, with whether a value follows.
-_OF_A_PART = {"--only": True, "--seeds": True, "--force": False, "--fresh": False, "--rebuild": False}
 
 app = typer.Typer(
     name="harness",
@@ -95,6 +92,7 @@ def run(
     seeds: Seeds = None,
     only: Only = None,
     decide: Decide = None,
+    tune: Tunes = False,
     sample: Sample = None,
     diagnostics: DiagnosticsEvery = None,
     teacher: HowTaught = None,
@@ -114,13 +112,14 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
 ) -> None:
     """Run the missing trials of a grid, then write and print its report."""
+    check_whole(tune=tune, only=only, seeds=seeds, decide=decide)
     overrides = parse_settings(settings or ())
     take_arithmetic(workload or str(grid), overrides)
     from harness.config.plugins import load_plugins
     from harness.run.needs import check_needs
     from harness.run.options import Options, parse_trackers
-    from harness.run.plan import make_plan, print_plan
-    from harness.run.run import print_mirror_status, run_plan, sync_mirror
+    from harness.run.plan import make_plan
+    from harness.run.run import sync_mirror
     from harness.trial.checkpoint import parse_interval
 
     terminal = console()
@@ -141,7 +140,8 @@ def run(
         cpu=cpu,
         pdf=pdf,
     )
-    plan = make_plan(
+    ask = partial(
+        make_plan,
         grid,
         place,
         workload=workload,
@@ -158,12 +158,7 @@ def run(
         rebuild=rebuild,
         admit=None if dry_run else partial(check_needs, results=place, options=options),
     )
-    if dry_run:
-        print_plan(terminal, plan, place)
-        print_mirror_status(plan, place, terminal)
-        return
-    command, destination = _whole_command(plan, place), reports or place.reports
-    raise typer.Exit(code=run_plan(plan, place, destination, terminal, command=command, options=options))
+    raise typer.Exit(code=carry_out(ask, place, reports or place.reports, terminal, options, tune=tune, dry_run=dry_run))
 
 
 @app.command()
@@ -179,6 +174,7 @@ def plan(
     seeds: Seeds = None,
     only: Only = None,
     decide: Decide = None,
+    tune: Tunes = False,
     sample: Sample = None,
     teacher: HowTaught = None,
     plugin: Plugins = None,
@@ -198,6 +194,7 @@ def plan(
 
     if mfu is not None and gpu is None:
         raise UserError("--mfu is a share of a GPU's peak: name the GPU with --gpu")
+    check_whole(tune=tune, only=only, seeds=seeds, decide=decide)
     overrides = parse_settings(settings or ())
     load_plugins(plugin or ())
     place = Results(results)
@@ -205,7 +202,7 @@ def plan(
         from harness.cost.forecast.forecast import MFU
         from harness.cost.forecast.show import forecast_and_print
 
-        part = (split, seeds, only, sample, decide) != (None,) * 5
+        part = (split, seeds, only, sample, decide, tune) != (*(None,) * 5, False)
         share = MFU if mfu is None else mfu
         forecast_and_print(
             console(), grid, workload, overrides=overrides, teacher=teacher, gpu=gpu, mfu=share, results=place,
@@ -213,9 +210,11 @@ def plan(
         )  # fmt: skip
         return
     from harness.run.plan import make_plan, print_plan
+    from harness.run.tune import print_tuned
 
     labels = tuple(only or ())
-    checked = make_plan(
+    ask = partial(
+        make_plan,
         grid,
         place,
         workload=workload,
@@ -227,7 +226,10 @@ def plan(
         sample=sample,
         teacher=teacher,
     )
-    print_plan(console(), checked, place)
+    if tune:
+        print_tuned(ask, place, console())
+    else:
+        print_plan(console(), ask(), place)
 
 
 app.command()(report)
@@ -311,12 +313,3 @@ def main() -> None:
             raise
         typer.echo(f"harness: {explanation}", err=True)
         sys.exit(2)
-
-
-def _whole_command(plan: "Plan", results: Results) -> str:
-    """Return what makes a report again: the command as typed, without what chose a part where nothing is missing.
-
-    The report shows all trials that have a record, whichever command made them.
-    """
-    missing = {trial.id for trial in plan.trials if not results.record(trial.id).exists()}
-    return command_line(without=_OF_A_PART if missing <= {trial.id for trial in plan.todo} else None)

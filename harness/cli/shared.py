@@ -67,6 +67,12 @@ Decide = Annotated[
         metavar="N",
     ),
 ]
+Tunes = Annotated[
+    bool,
+    typer.Option(
+        "--tune", help="Choose each row's own settings first, as the grid's `tune` says, and report those too."
+    ),
+]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Only strategies whose label begins like this; repeatable.", metavar="LABEL"),

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from harness.config.base import Frozen, Positive, Slug, Split
 from harness.config.claims import QUALITIES, Claim, Margin
 from harness.config.strategy import Strategy
+from harness.config.tune import Tune
 
 
 class Diagnostics(Frozen):
@@ -38,6 +39,7 @@ class Grid(Frozen):
         margin: by metric, in its own unit, how much worse than the baseline is still not worse; a tenth of what
             lies between the student as it is and the teacher if left out.
         claims: what the report is to judge.
+        tune: how `harness run --tune` chooses each row's own settings; None where it does not.
         overrides: by label, what a row changes of the workload, by dotted path; written as the row's `workload`.
     """
 
@@ -50,6 +52,7 @@ class Grid(Frozen):
     diagnostics: Diagnostics | None = None
     margin: dict[str, Margin] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    tune: Tune | None = None
     strategies: tuple[Strategy, ...]
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
 

@@ -278,6 +278,36 @@ class SecondLook(_Frozen):
     labels: tuple[str, ...] = ()
 
 
+class TuningTrial(_Frozen):
+    """One tuning trial: which row's, at which draw of the settings."""
+
+    label: str
+    draw: int
+    settings: dict[str, float]
+    trial_id: Slug
+    seed: int
+
+
+class Tuning(_Frozen):
+    """The trials by which `harness run --tune` chose each row's own settings.
+
+    Attributes:
+        metric: by whose mean over seeds a draw was chosen.
+        split: that they were evaluated on.
+        seeds: theirs, none of which is reported.
+        trials: the same draws for each row.
+        chosen: by row, its settings by dotted path; none where every trial diverged.
+        common: the trials of all rows at the workload's own settings, on the seeds that are reported.
+    """
+
+    metric: str
+    split: str
+    seeds: tuple[int, ...]
+    trials: tuple[TuningTrial, ...]
+    chosen: dict[str, dict[str, float]]
+    common: tuple[ManifestEntry, ...]
+
+
 class Manifest(_Frozen):
     """The trials one grid consists of.
 
@@ -290,6 +320,7 @@ class Manifest(_Frozen):
         margin: by metric, how much worse than the baseline is still not worse, where the grid says so.
         claims: what the report is to judge.
         second_look: more seeds where the grid's own did not decide; None where nobody looked in between.
+        tuning: how each row's own settings were chosen; None where all have the workload's.
     """
 
     schema_version: int = SCHEMA
@@ -302,4 +333,11 @@ class Manifest(_Frozen):
     margin: dict[str, float] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     second_look: SecondLook | None = Field(default=None, exclude_if=lambda value: value is None)
+    tuning: Tuning | None = Field(default=None, exclude_if=lambda value: value is None)
     trials: tuple[ManifestEntry, ...]
+
+    @property
+    def trial_ids(self) -> list[str]:
+        """Every trial that the report reads, each once: the rows', and those that tuned them."""
+        further = () if self.tuning is None else (*self.tuning.common, *self.tuning.trials)
+        return list(dict.fromkeys(entry.trial_id for entry in (*self.trials, *further)))

@@ -21,7 +21,7 @@ from harness.models import layers_of
 from harness.models.shapes import num_layers, shape_model
 from harness.models.vocabulary import num_tokens
 from harness.records.layout import Results
-from harness.records.record import Manifest, ManifestEntry, SecondLook
+from harness.records.record import Manifest, ManifestEntry, SecondLook, Tuning
 from harness.records.store import finished, is_whole, read_record
 from harness.trial.flops import predict_flops
 from harness.trial.identity import fingerprints
@@ -44,6 +44,7 @@ class Plan:
         todo: those to run: chosen, and without a finished record that has the diagnostics the grid asks for.
         rows: label and trial of every row and seed; labels that compute the same share a trial.
         second_look: the seeds that undecided rows may get beyond these; None if they may have none.
+        tuning: how the rows' own settings were chosen; None where all have the workload's.
         further: label and trial of every row that trains and each of those seeds.
         further_todo: those of them, by id, that would have to be run.
     """
@@ -55,6 +56,7 @@ class Plan:
     todo: tuple[Trial, ...]
     rows: tuple[tuple[str, Trial], ...]
     second_look: SecondLook | None = None
+    tuning: Tuning | None = None
     further: tuple[tuple[str, Trial], ...] = ()
     further_todo: frozenset[str] = frozenset()
 
@@ -71,6 +73,7 @@ class Plan:
             margin=grid.margin,
             claims=tuple(claim for claim in grid.claims if set(claim.rows) <= labels),
             second_look=self.second_look,
+            tuning=self.tuning,
             trials=tuple(ManifestEntry(trial_id=trial.id, label=label, seed=trial.seed) for label, trial in self.rows),
         )
 
@@ -107,6 +110,7 @@ def make_plan(
     force: bool = False,
     rebuild: bool = False,
     admit: Callable[[Sequence[Trial]], None] | None = None,
+    change: Callable[[Grid], Grid] = lambda grid: grid,
 ) -> Plan:
     """Read and check a grid and everything it names, and find out which trials are missing.
 
@@ -128,13 +132,14 @@ def make_plan(
         rebuild: run trials again whose record is damaged; without it they are refused.
         admit: refuses trials that could not end. It is asked once: before what a workload names is looked for, which
             may have to be fetched; or of the missing trials alone, where the folder has some that ran.
+        change: changes the grid before it meets its workload.
 
     Raises:
         UserError: anything that would go wrong later: a wrong file, an impossible combination, a missing model, a
             broken plug-in.
         UnknownNameError: a name nobody registered.
     """
-    grid = _question(path, split, sample, diagnostics, teacher)
+    grid = change(_question(path, split, sample, diagnostics, teacher))
     grid, loaded, own = _on_workload(grid, workload, overrides, results.models, cpu=cpu)
     grid, more = with_further_seeds(grid, loaded, decide, part=bool(labels or seeds))
     probe(*(strategy for strategy in grid.strategies if strategy.train))

@@ -98,8 +98,8 @@ def _code() -> Iterator[Path]:
 
 def _records(results: Results, grid: str) -> Iterator[Path]:
     yield results.manifest(grid)
-    for entry in read_manifest(results.manifest(grid)).trials:
-        yield from _files(results.trial(entry.trial_id))
+    for trial_id in read_manifest(results.manifest(grid)).trial_ids:
+        yield from _files(results.trial(trial_id))
 
 
 def _files(folder: Path) -> list[Path]:

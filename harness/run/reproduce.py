@@ -23,6 +23,7 @@ from harness.run.needs import check_needs
 from harness.run.options import Options
 from harness.run.plan import Plan, make_plan
 from harness.run.run import run_missing
+from harness.run.tune import tuned
 from harness.trial.trial import NOT_IDENTITY, Trial
 
 
@@ -82,6 +83,7 @@ def plan_again(
             for than there are.
         UnknownNameError: no row of the report is called that.
     """
+    tuning = original.manifest.tuning
     try:
         plan = make_plan(
             command.grid,
@@ -93,6 +95,7 @@ def plan_again(
             teacher=command.teacher,
             decide=command.decide,
             cpu=command.cpu,
+            change=lambda grid: grid if tuning is None else tuned(grid, tuning.chosen),
         )
     except (UserError, UnknownNameError) as error:
         raise UserError(f"{original.folder} cannot be reproduced: {first_line(error)}") from None

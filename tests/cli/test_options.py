@@ -24,6 +24,8 @@ CARRIES_OUT = {
     "harness.run.run.run_plan": 0,
     "harness.run.plan.make_plan": SimpleNamespace(trials=(), todo=()),
     "harness.run.plan.print_plan": None,
+    "harness.run.tune.run_tuned": 0,
+    "harness.run.tune.print_tuned": None,
     "harness.run.prepare.build_caches": None,
     "harness.cost.forecast.show.forecast_and_print": None,
     "harness.analysis.report.rebuild": None,

@@ -51,8 +51,8 @@ def forecast_and_print(
     """
     if part:
         raise UserError(
-            "--split, --seeds, --only, --sample and --decide choose what to run; a forecast is of every row of a grid, "
-            "without evaluation"
+            "--split, --seeds, --only, --sample, --decide and --tune choose what to run; a forecast is of every row of "
+            "a grid, without evaluation"
         )
     with console.status("") as status:
         found = make_forecast(
