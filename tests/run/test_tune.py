@@ -44,7 +44,7 @@ def test_every_row_has_the_same_draws_and_is_reported_at_its_own_choice_and_at_t
     tuning = manifest.tuning
     assert tuning is not None
     by_row = {label: [t.settings[RATE] for t in tuning.trials if t.label == label] for label in tuning.chosen}
-    assert by_row == dict.fromkeys(["Full KD", "SE-KD 20%"], [1e-4, 1e-4, 1e-3, 1e-3, 1e-2, 1e-2])
+    assert by_row == {label: [1e-4, 1e-4, 1e-3, 1e-3, 1e-2, 1e-2] for label in ("Full KD", "SE-KD 20%")}
     assert {trial.seed for trial in tuning.trials} == {11, 12}
     assert [entry.seed for entry in manifest.trials] == [None, 1, 2, 1, 2]
     # A row that chose the workload's own rate shares its trials with the common table.
@@ -88,7 +88,7 @@ def test_a_row_that_sets_what_is_tuned_and_a_grid_without_a_budget_are_refused(
 ) -> None:
     rows = [{"preset": "full_kd", "workload": {RATE: 2e-3}}]
     results = Results(tmp_path / "results")
-    with pytest.raises(UserError, match="sets optimisation.learning_rate itself"):
+    with pytest.raises(UserError, match=r"sets optimisation\.learning_rate itself"):
         plans(partial(make_plan, write_grid(rows, workload=str(workload_file), tune=TUNE), results))
     with pytest.raises(UserError, match="has no `tune`"):
         plans(partial(make_plan, write_grid(["full_kd"], workload=str(workload_file)), results))
