@@ -86,8 +86,8 @@ def expected_best(costs: Values, num: int, *, replacement: bool) -> float:
     Args:
         costs: one of each draw.
         num: trials that are drawn from them, from 1 to D.
-        replacement: draw with replacement, which is biased upwards and varies less (arXiv:1909.03004, equation 3); without,
-            which is unbiased (arXiv:2004.13705, equation 2).
+        replacement: draw with replacement, which is biased upwards and varies less (arXiv:1909.03004, equation 3);
+            without, which is unbiased (arXiv:2004.13705, equation 2).
     """
     ordered, size = np.sort(costs)[::-1], len(costs)
     rank = np.arange(1, size + 1)

@@ -158,7 +158,9 @@ def run(
         rebuild=rebuild,
         admit=None if dry_run else partial(check_needs, results=place, options=options),
     )
-    raise typer.Exit(code=carry_out(ask, place, reports or place.reports, terminal, options, tune=tune, dry_run=dry_run))
+    raise typer.Exit(
+        code=carry_out(ask, place, reports or place.reports, terminal, options, tune=tune, dry_run=dry_run)
+    )
 
 
 @app.command()

@@ -53,7 +53,7 @@ def test_every_row_has_the_same_draws_and_is_reported_at_its_own_choice_and_at_t
         assert (own[label, 1] == common[label, 1]) == (settings[RATE] == 1e-3)
     report = reports / "question-tuned"
     assert {"tuning", "expected_best", "tuned"} <= {path.stem for path in (report / "tables").glob("*.csv")}
-    assert (reports / "question-tuning" / "figures" / "sweep_learning_rate.svg").exists()
+    assert (reports / "question-tuning" / "figures" / "sweep_learning_rate.png").exists()
     before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
     rebuild(report)
     assert {path: path.read_bytes() for path in report.rglob("*") if path.is_file()} == before

@@ -80,8 +80,9 @@ def _best(run: Run, tuned: Tuned) -> Table:
         f"Expected best {info.title.lower()} of so many tuning trials",
         labels,
         [STRATEGY, *map(column, shown)],
-        caption="Means over the tuning seeds. First: drawn with replacement (arXiv:1909.03004), which is biased for the "
-        "worse; second: without (arXiv:2004.13705), which is not, and varies more. A dash: it may be a trial that diverged.",
+        caption="Means over the tuning seeds. First: drawn with replacement (arXiv:1909.03004), which is biased for "
+        "the worse; second: without (arXiv:2004.13705), which is not, and varies more. A dash: it may be a trial that "
+        "diverged.",
         numbers=pd.DataFrame(numbers),
     )
 
