@@ -50,6 +50,7 @@ class ReportData:
         """
         numbers = self.run.numbers
         numbers = numbers[~numbers["metric"].map(lambda key: describe(key).cost)].reset_index(drop=True)
+        numbers = numbers.drop(columns="busy", errors="ignore")  # of seconds, and there only where any were
         # Missing for the baseline, which numpy's truth values cannot be.
         return _described(numbers.astype({name: "boolean" for name in numbers if name == "distinguishable"}))
 
