@@ -339,5 +339,7 @@ class Manifest(_Frozen):
     @property
     def trial_ids(self) -> list[str]:
         """Every trial that the report reads, each once: the rows', and those that tuned them."""
-        further = () if self.tuning is None else (*self.tuning.common, *self.tuning.trials)
-        return list(dict.fromkeys(entry.trial_id for entry in (*self.trials, *further)))
+        ids = [entry.trial_id for entry in self.trials]
+        if self.tuning is not None:
+            ids += [entry.trial_id for entry in self.tuning.common] + [trial.trial_id for trial in self.tuning.trials]
+        return list(dict.fromkeys(ids))
