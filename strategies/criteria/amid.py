@@ -51,8 +51,8 @@ def amid(
         raise ValueError(f"divergence of amid must be forward_kl or ab, not {divergence!r}")
     # Made again for their gradients: what those need is several rows of the vocabulary's size.
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    assistant = again(_assistant, teacher_logprobs, student_logprobs, share, (1.0 - alpha) / 2.0)
-    log_mass = again(_log_mass, teacher_logprobs, assistant)
+    assistant: Tensor = again(_assistant, teacher_logprobs, student_logprobs, share, (1.0 - alpha) / 2.0)
+    log_mass: Tensor = again(_log_mass, teacher_logprobs, assistant)
     if divergence == "forward_kl":
         return expectation(teacher_logprobs, teacher_logprobs - assistant) + log_mass
     return alpha_beta(teacher_logprobs, assistant - log_mass[:, None], alpha=0.2, beta=0.7)
