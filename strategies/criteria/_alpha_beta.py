@@ -35,7 +35,10 @@ def alpha_beta(
         raise ValueError(f"alpha and beta must be above 0, they are {alpha:g} and {beta:g}")
     top, gap = gap_below(logprobs, other)
     total = alpha + beta
-    # Everything in units of the greater one's power; the exponent that counts is that of the smaller.
-    power = alpha + (beta - alpha) * (logprobs > other).to(gap.dtype)
-    part = power / total * torch.expm1(total * gap) - torch.expm1(power * gap)
+    # Everything in units of the greater one's power; the exponent that counts is that of the smaller. Chosen among
+    # numbers, not multiplied by a row of exponents, which would be kept for the gradient.
+    first = logprobs > other
+    whole = torch.expm1(total * gap)
+    lesser = torch.expm1(torch.where(first, beta * gap, alpha * gap))
+    part = torch.where(first, beta / total * whole, alpha / total * whole) - lesser
     return ((total * top).exp() * part).sum(dim=-1) / (alpha * beta)
