@@ -132,7 +132,7 @@ def claims_table(judged: Sequence[tuple[str, Judgement]], name: str, title: str)
         [
             *([words("Report", "report")] if len({report for report, _ in judged}) > 1 else []),
             words("Claim", "claim"),
-            words("ClaimVerdict", "verdict"),
+            words("Verdict", "verdict"),
             words("Evidence", "evidence"),
             words("Published", "published"),
             words("What would decide it", "decider"),

@@ -69,8 +69,13 @@ def _claims(judged: tuple[Judgement, ...]) -> tuple[Block, ...]:
         return ()
     tally = Counter(each.verdict for each in judged)
     said = ", ".join(f"{num} {word[num > 1]}" for verdict, word in _VERDICTS.items() if (num := tally[verdict]))
+    lines = (
+        f"Of {len(judged)} claims that the grid makes, {said}.",
+        "In brackets the 95% interval of the single difference; verdicts are of one-sided tests that allow for the "
+        "number of claims, so one may stand where that interval ends close beyond zero.",
+    )
     return (
-        Text(lines=(f"Of {len(judged)} claims that the grid makes, {said}.",)),
+        Text(lines=lines),
         Text(lines=tuple(each.sentence for each in judged), points=True),
     )
 

@@ -95,7 +95,7 @@ def test_a_report_opens_with_its_verdicts(run: Run, tmp_path: Path) -> None:
     tally, verdicts = first.blocks
     assert isinstance(tally, Text)
     assert isinstance(verdicts, Text)
-    assert tally.lines == ("Of 2 claims that the grid makes, 1 holds, 1 is undecided.",)
+    assert tally.lines[0] == "Of 2 claims that the grid makes, 1 holds, 1 is undecided."
     assert [line.partition(":")[0] for line in verdicts.lines] == ["Holds", "Undecided"]
 
 
